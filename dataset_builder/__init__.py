@@ -1,0 +1,1 @@
+"""Exports to messages, threads and variants. No torch in here."""

@@ -1,0 +1,150 @@
+"""Where things lie, how they are written so that a kill loses nothing, and how rows are digested.
+
+A directory is built under a temporary name, flushed, given its JSON last, and renamed. Without its JSON it does not exist.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+
+from dataset_builder.errors import InputError
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+# A directory being built is called so, with the builder's pid, until it is renamed.
+BUILDING = ".building-"
+
+
+def artifacts_root() -> Path:
+    """The folder of all artefacts: `artifacts`, or what the variable ARTIFACTS says."""
+    return Path(os.environ.get("ARTIFACTS") or "artifacts")
+
+
+def write_json(record: Any, out: Path) -> None:
+    """Write `record` (a struct, a dict, a list) to `out` as indented JSON: whole or not at all, and flushed."""
+    text = json.dumps(msgspec.to_builtins(record), indent=2, ensure_ascii=False) + "\n"
+    write_text(text, out)
+
+
+def write_text(text: str, out: Path) -> None:
+    """Write `text` to `out`: whole or not at all, and flushed to disk."""
+    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, out)
+
+
+def read_json(path: Path, struct: type[Record]) -> Record:
+    """The `struct` stored at `path`. Raises InputError where it is absent or is not one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=struct)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: not what treetune wrote: {error}", "delete its folder and build it again") from error
+
+
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """A fresh directory that becomes `out` when the block ends well, and is removed when it does not.
+
+    The block writes the directory's JSON last. A finished `out` is never overwritten: where one stands already, the new one
+    is dropped, since names carry digests and equal names hold equal rows.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sweep(out.parent)
+    temporary = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        flush(temporary)
+        if out.exists():
+            shutil.rmtree(temporary)
+        else:
+            os.rename(temporary, out)
+            flush_directory(out.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what builders that are no longer alive left unfinished in `folder`."""
+    for left in folder.glob(f"{BUILDING}*"):
+        pid = left.name.removeprefix(BUILDING).partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def flush(directory: Path) -> None:
+    """Flush every file below `directory`, and the directories themselves, to disk."""
+    for path in directory.rglob("*"):
+        if path.is_dir():
+            flush_directory(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    flush_directory(directory)
+
+
+def flush_directory(directory: Path) -> None:
+    """Make the names in `directory` durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def rows_digest(table: pa.Table) -> str:
+    """The sha256 of a table's rows in their order, in hexadecimal: of values, never of a file's bytes.
+
+    Chunking, compression and the library that wrote the file do not change it; a column's name or order does.
+    """
+    digest = hashlib.sha256(json.dumps(table.column_names).encode())
+    for batch in table.to_batches(max_chunksize=4096):
+        # A JSON line per row: slow beside a hash of buffers, but the same on any machine and Arrow version.
+        for row in batch.to_pylist():
+            digest.update(json.dumps(list(row.values()), ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
+            digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def hash_order(salt: str, key: str) -> str:
+    """Where `key` stands in the order that `salt` draws: sort by this and take the first n.
+
+    Chance is a hash, not a generator: the first thousand lie inside the first four thousand.
+    """
+    return hashlib.sha256(f"{salt}\x00{key}".encode()).hexdigest()
+
+
+def hash_share(salt: str, key: str) -> float:
+    """A number in [0, 1) that `salt` and `key` fix, uniform over keys."""
+    return int(hash_order(salt, key)[:13], 16) / 16**13
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,96 @@
+"""What stands in source.json and manifest.json: values only, read by every package."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.errors import InputError
+
+
+class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that was read, and what it held."""
+
+    name: str  # file name, or `repository@revision/file` from the Hub
+    sha256: str
+    bytes: int
+    form: str  # trees, messages or parquet
+    rows: int  # lines or rows met, blank ones aside
+    messages: int  # messages met in them
+    refused: dict[str, int]  # messages (or unreadable rows) refused, by reason
+    merged: int  # messages that stood already, with the same text, role and parent
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """tables/<digest12>/source.json: the messages of some sources, threaded and split."""
+
+    digest: str  # of messages' rows and the held-out share
+    files: list[SourceFile]
+    held_out: float  # share of root texts
+    trees: int
+    messages: int
+    threads: int
+    trees_by_split: dict[str, int]  # train, validation, test
+    prompts_by_split: dict[str, int]  # held-out prompts: validation, test
+    word_counter: str
+
+
+class SplitCount(msgspec.Struct, frozen=True, kw_only=True):
+    """The size of one split of a variant."""
+
+    rows: int
+    words: int  # in replies
+    concise: int  # rows whose reply has at most 100 words
+    limits_stated: int  # rows whose prompt states a limit
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """variants/<name>-<digest12>/manifest.json: everything that determines a variant, and what came of it."""
+
+    name: str
+    digest: str  # of the train and validation rows
+    title: str
+    recipe: dict[str, Any]  # whole
+    sources: list[SourceFile]
+    tables: str  # digest of the tables it was made from
+    held_out: float
+    funnel: dict[str, int]  # threads, then dropped by each rule in order, then kept: rows of `train`
+    validation_funnel: dict[str, int]
+    splits: dict[str, SplitCount]  # train, validation
+    notes: dict[str, Any]  # what a rule decided for the whole, such as the n of `concise_share`
+    word_counter: str
+
+
+def find_variant(name: str) -> tuple[Path, Manifest]:
+    """The current build of the variant `name`, or the build that `name` is a path or a full name of.
+
+    Raises InputError where there is none, listing those that exist.
+    """
+    folder = artifacts_root() / "variants"
+    pointer = folder / f"{name}.json"
+    candidates = [Path(name), folder / name]
+    if "/" not in name and pointer.is_file():
+        candidates.insert(0, folder / read_json(pointer, Pointer).build)
+    for directory in candidates:
+        if (directory / "manifest.json").is_file():
+            return directory, read_json(directory / "manifest.json", Manifest)
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    raise InputError(
+        f"no variant `{name}` has been built",
+        f"built: {', '.join(known)}; or type `just build-data {name}`" if known else f"type `just build-data {name}`",
+    )
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """variants/<name>.json: which build is the current one."""
+
+    build: str  # the directory's name
+
+
+def find_tables(digest: str) -> Path:
+    """The tables with this digest. Raises InputError where they are gone."""
+    directory = artifacts_root() / "tables" / digest[:12]
+    if not (directory / "source.json").is_file():
+        raise InputError(f"{directory}: these tables are gone", "type `just build-data` with the same sources")
+    return directory

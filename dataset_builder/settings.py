@@ -1,0 +1,114 @@
+"""Recipes, presets and suites: one small TOML file each, read strictly into a frozen struct.
+
+A misspelt key is an error with the near miss. Were it ignored, two "different" variants would be the same one.
+"""
+
+import difflib
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from dataset_builder.errors import InputError
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+
+
+def load_settings(name: str, folder: Path, kind: str, struct: type[Settings]) -> Settings:
+    """The `struct` that `name` stands for: a file of `folder` without its ending, or the path of a TOML file.
+
+    Raises InputError for an unknown name (listing the known ones), an unreadable file, broken TOML, an unknown key or a
+    value of the wrong type. `kind` is the word for the thing: recipe, preset or suite.
+    """
+    path = settings_path(name, folder, kind)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"{path}: not valid TOML: {error}", "compare it with one that ships"
+        ) from error
+    return parse_settings(table, struct, path.name)
+
+
+def settings_path(name: str, folder: Path, kind: str) -> Path:
+    """The file that `name` stands for. Raises InputError where there is none."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"no {kind} file `{name}`", f"known {kind}s: {_known(folder)}")
+        return path
+    known = settings_names(folder)
+    if name in known:
+        return folder / f"{name}.toml"
+    raise InputError(f"unknown {kind} `{name}`", _near(name, known) or f"known {kind}s: {_known(folder)}")
+
+
+def settings_names(folder: Path) -> list[str]:
+    """The names in `folder`, sorted."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def parse_settings(table: dict[str, Any], struct: type[Settings], where: str) -> Settings:
+    """`table` as a `struct`. Raises InputError that names `where`, the key, what was found and what was wanted."""
+    try:
+        return msgspec.convert(table, struct)
+    except msgspec.ValidationError as error:
+        raise _explained(error, struct, where) from error
+
+
+def settings_digest(settings: msgspec.Struct) -> str:
+    """The sha256 of the settings as canonical JSON, in hexadecimal: equal settings, equal digest, any key order."""
+    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()
+
+
+def _explained(error: msgspec.ValidationError, struct: type, where: str) -> InputError:
+    text = str(error)
+    inside = re.search(r" - at `\$\.?([^`]*)`$", text)
+    place = inside.group(1) if inside else ""
+    section = f" in `[{place}]`" if place else ""
+    unknown = re.search(r"contains unknown field `(.*?)`", text)
+    if unknown:
+        keys = _keys(struct, place)
+        hint = _near(unknown.group(1), keys) or f"known keys: {', '.join(keys)}"
+        return InputError(f"{where}: unknown key `{unknown.group(1)}`{section}", hint)
+    missing = re.search(r"missing required field `(.*?)`", text)
+    if missing:
+        return InputError(f"{where}: no key `{missing.group(1)}`{section}", "add it; it has no default")
+    found = re.sub(r" - at `.*`$", "", text)
+    found = found[0].lower() + found[1:]
+    return InputError(f"{where}: `{place}`: {found}" if place else f"{where}: {found}", _near_value(found))
+
+
+def _near_value(found: str) -> str | None:
+    return "numbers, lists and true or false stand without quotes" if ", got `str`" in found else None
+
+
+def _keys(struct: type, place: str) -> list[str]:
+    """The keys that the struct at the dotted `place` below `struct` takes."""
+    for part in filter(None, place.split(".")):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+        inner = fields.get(re.sub(r"\[.*\]$", "", part))
+        struct = next((each for each in _members(inner) if _is_struct(each)), struct)
+    return [field.encode_name for field in msgspec.structs.fields(struct)]
+
+
+def _members(annotation: Any) -> list[Any]:
+    return [annotation, *getattr(annotation, "__args__", ())]
+
+
+def _is_struct(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+
+
+def _near(name: str, known: list[str]) -> str | None:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
+def _known(folder: Path) -> str:
+    return ", ".join(settings_names(folder))

@@ -1,0 +1,208 @@
+"""Tables as declared once: columns, types, key. Reading and writing both check them.
+
+Declared in Arrow, which every package has, so that a GPU host reads them without Polars or DuckDB.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dataset_builder.errors import InputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, its columns in order, and the columns whose values name a row."""
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+
+
+# What TRL calls a conversational message.
+CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+# A message inside a thread's history, oldest first.
+_TURNS = pa.list_(
+    pa.struct([("message_id", pa.string()), ("role", pa.string()), ("text", pa.string())])
+)
+
+MESSAGES = Table(
+    "messages",
+    pa.schema(
+        [
+            ("message_id", pa.string()),
+            ("parent_id", pa.string()),  # null at a root
+            ("tree_id", pa.string()),
+            ("tree_state", pa.string()),
+            ("role", pa.string()),  # prompter or assistant
+            ("lang", pa.string()),
+            ("text", pa.string()),
+            ("rank", pa.int32()),  # 0 is best; null: not a reply, only child, or not ranked by all
+            ("place", pa.int32()),  # among its siblings as the source lists them, from 0
+            ("deleted", pa.bool_()),
+            ("synthetic", pa.bool_()),
+            ("model_name", pa.string()),
+            ("review_result", pa.bool_()),
+            ("review_count", pa.int32()),
+            ("created_date", pa.string()),  # as exported, ISO 8601
+            ("labels", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64()), ("count", pa.int32())]))),
+            ("emojis", pa.list_(pa.struct([("name", pa.string()), ("count", pa.int32())]))),
+            ("words", pa.int32()),  # by dataset_builder.words.count_words
+            ("source", pa.string()),  # sha256 of the file it came from
+        ]
+    ),
+    ("message_id",),
+)
+
+THREADS = Table(
+    "threads",
+    pa.schema(
+        [
+            ("thread_id", pa.string()),  # the reply's message id
+            ("tree_id", pa.string()),
+            ("prompt_id", pa.string()),  # the message it replies to
+            ("split", pa.string()),  # train, validation or test: its tree's
+            ("tree_state", pa.string()),
+            ("root_lang", pa.string()),
+            ("lang", pa.string()),  # the reply's
+            ("langs", pa.list_(pa.string())),  # of all its messages: distinct, sorted
+            ("turns", pa.int32()),  # prompter messages
+            ("history", _TURNS),  # before the question; empty at the first turn
+            ("question", pa.string()),
+            ("reply", pa.string()),
+            ("rank", pa.int32()),  # as exported
+            # `rank` with null settled: 0 for an only reply; null only for one left out of its siblings' ranking.
+            ("standing", pa.int32()),
+            ("worst_standing", pa.int32()),  # the largest over its replies; null where one of them has none
+            ("is_complete", pa.bool_()),  # reaches a root
+            ("has_deleted", pa.bool_()),  # any message of it
+            ("has_synthetic", pa.bool_()),  # any message of it
+            ("review_failed", pa.bool_()),  # the reply's review_result is false
+            # Ends a path by Open Assistant's own rule: no follow-up, or its first follow-up was never answered.
+            ("is_leaf", pa.bool_()),
+            ("is_best_path", pa.bool_()),  # the tree's path of lowest rank present, to its end
+            ("near_held_out", pa.bool_()),  # a question of it is near a held-out prompt
+            ("reply_words", pa.int32()),
+            ("question_words", pa.int32()),
+        ]
+    ),
+    ("thread_id",),
+)
+
+HELDOUT = Table(
+    "heldout",
+    pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("tree_id", pa.string()),
+            ("split", pa.string()),  # validation or test
+            ("lang", pa.string()),
+            ("is_root", pa.bool_()),
+            ("turns", pa.int32()),
+            ("history", _TURNS),
+            ("question", pa.string()),
+            # Usable human replies, best first: not deleted, not synthetic, review not failed. May be empty.
+            (
+                "replies",
+                pa.list_(
+                    pa.struct(
+                        [("reply_id", pa.string()), ("text", pa.string()), ("rank", pa.int32()), ("words", pa.int32())]
+                    )
+                ),
+            ),
+        ]
+    ),
+    ("prompt_id",),
+)
+
+EXAMPLES = Table(
+    "examples",
+    pa.schema(
+        [
+            ("example_id", pa.string()),  # the thread's id
+            ("tree_id", pa.string()),
+            ("prompt_id", pa.string()),
+            ("lang", pa.string()),
+            ("turns", pa.int32()),
+            ("rank", pa.int32()),
+            ("reply_words", pa.int32()),
+            ("limit", pa.int32()),  # words, as stated in the prompt; null where none is
+            ("prompt", CHAT),  # ends with the user's message; carries the stated limit
+            ("completion", CHAT),  # one assistant message
+        ]
+    ),
+    ("example_id",),
+)
+
+LEDGER = Table(
+    "ledger",
+    pa.schema(
+        [
+            ("thread_id", pa.string()),
+            ("tree_id", pa.string()),
+            ("split", pa.string()),
+            ("dropped_by", pa.string()),  # the first rule it failed; null where it was kept
+        ]
+    ),
+    ("thread_id",),
+)
+
+REJECTS = Table(
+    "rejects",
+    pa.schema(
+        [
+            ("source", pa.string()),  # file name
+            ("line", pa.int64()),  # from 1; of parquet, the row from 1
+            ("byte_offset", pa.int64()),  # of the line in the unpacked file; null for parquet
+            ("message_id", pa.string()),  # null where it could not be read
+            ("reason", pa.string()),  # a short fixed word
+            ("detail", pa.string()),
+        ]
+    ),
+    (),
+)
+
+
+def write_table(table: pa.Table, declared: Table, out: Path) -> None:
+    """Write `table` as Parquet to `out`, checked against `declared`.
+
+    Raises ValueError (our bug) on a missing or extra column, a type that does not cast, or a repeated key.
+    """
+    pq.write_table(checked(table, declared), out, compression="zstd", store_schema=False)
+
+
+def read_table(path: Path, declared: Table) -> pa.Table:
+    """The table stored at `path`. Raises InputError where it is absent, damaged or not this table."""
+    try:
+        # Opened as a file, so that a name with `*` in it is a name.
+        with path.open("rb") as file:
+            return checked(pq.read_table(file), declared)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}", "build it again") from error
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise InputError(f"{path}: not the table `{declared.name}`: {error}", "build it again") from error
+
+
+def checked(table: pa.Table, declared: Table) -> pa.Table:
+    """`table` with the declared columns in the declared order and types. Raises ValueError as `write_table` says."""
+    names = declared.schema.names
+    if sorted(table.column_names) != sorted(names):
+        missing = sorted(set(names) - set(table.column_names))
+        extra = sorted(set(table.column_names) - set(names))
+        raise ValueError(f"columns missing: {missing}, not declared: {extra}")
+    table = table.select(names).cast(declared.schema)
+    if declared.key and table.num_rows:
+        keys = table.select(list(declared.key)).group_by(list(declared.key)).aggregate([([], "count_all")])
+        if keys.num_rows != table.num_rows:
+            repeated = keys.filter(pc.greater(keys["count_all"], 1)).slice(0, 1).to_pylist()[0]
+            raise ValueError(f"repeated key in `{declared.name}`: {repeated}")
+    return table
+
+
+def table_of(rows: list[dict], declared: Table) -> pa.Table:
+    """`rows` as the declared table; an absent key is null."""
+    return checked(pa.Table.from_pylist(rows, schema=declared.schema), declared)

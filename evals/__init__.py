@@ -1,0 +1,1 @@
+"""A run and a suite make generations, scores and comparisons."""

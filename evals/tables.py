@@ -1,0 +1,136 @@
+"""Generations, scores and comparisons as declared tables, and what stands in eval.json and comparison.json."""
+
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from dataset_builder.tables import Table
+
+GENERATIONS = Table(
+    "generations",
+    pa.schema(
+        [
+            ("prompt_id", pa.string()),  # a held-out message's id, or `<file>:<line>`
+            ("tree_id", pa.string()),  # the cluster; of a prompt file's prompt, its own id
+            ("origin", pa.string()),  # held_out, or the prompt file's name
+            ("lang", pa.string()),
+            ("prompt", pa.string()),  # as asked by a person: without the limit
+            ("limit", pa.int32()),  # words; null where none was stated
+            ("wording", pa.string()),  # null where no limit was stated
+            ("sample", pa.int32()),  # 0, 1, ... of the same prompt and limit
+            ("answer", pa.string()),
+            ("tokens", pa.int32()),  # of the answer, the end of text counted
+            ("is_stopped", pa.bool_()),  # ended by itself; false where it was cut at the allowed tokens
+        ]
+    ),
+    ("prompt_id", "limit", "wording", "sample"),
+)
+
+SCORES = Table(
+    "scores",
+    pa.schema(
+        [
+            # Who answered: `run`; and, beside a base model only, human, human_cut, other_human, one_word, base_cut.
+            ("answerer", pa.string()),
+            ("prompt_id", pa.string()),
+            ("tree_id", pa.string()),
+            ("limit", pa.int32()),
+            ("wording", pa.string()),
+            ("sample", pa.int32()),
+            ("metric", pa.string()),
+            ("value", pa.float64()),
+        ]
+    ),
+    ("answerer", "prompt_id", "limit", "wording", "sample", "metric"),
+)
+
+COMPARISON = Table(
+    "comparison",
+    pa.schema(
+        [
+            ("arm", pa.string()),
+            ("baseline", pa.string()),  # the first arm
+            ("metric", pa.string()),
+            ("limit", pa.int32()),  # null: without a limit
+            ("is_pooled", pa.bool_()),  # over all limits that were stated
+            ("prompts", pa.int32()),  # shared by both
+            ("trees", pa.int32()),  # clusters
+            ("seeds", pa.int32()),  # the smaller number of the two arms
+            ("baseline_mean", pa.float64()),
+            ("arm_mean", pa.float64()),
+            ("difference", pa.float64()),  # arm minus baseline
+            ("low", pa.float64()),  # 95 % interval of the difference; null where it cannot be had
+            ("high", pa.float64()),
+            ("p", pa.float64()),
+            ("p_holm", pa.float64()),  # over arms and metrics of the verdict
+            ("detectable", pa.float64()),  # the smallest difference this n shows with 80 % power
+            ("verdict", pa.string()),  # better, worse, cannot tell; of one seed: this run beats, this run loses, cannot tell
+        ]
+    ),
+    ("arm", "metric", "limit", "is_pooled"),
+)
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a quality scorer ranks a relevant human reply above the trivial winners (the design's rule 7)."""
+
+    metric: str
+    passed: bool
+    # Per limit: `over human_cut`, `over other_human`, `over one_word` -> share of prompts won, and n.
+    wins: list[dict[str, Any]]
+    reason: str  # one line for the reader
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """eval.json: what was asked of whom, and how it went."""
+
+    name: str  # <suite>-<digest8>
+    suite_name: str
+    suite: dict[str, Any]  # whole
+    run: str | None  # the run's name; None for a base model
+    base: str  # the base model, as the preset says it
+    base_digest: str
+    tables: str  # digest of the tables the held-out prompts came from
+    adapter_sha256: str | None
+    template: str
+    settings: dict[str, Any]  # of generation: precision, merged or not, greedy, batch
+    prompts: int
+    prompts_by_origin: dict[str, int]
+    generations: int
+    unscored: dict[str, int]  # generations without a score, by metric
+    gates: list[Gate]  # beside a base model only
+    contamination: dict[str, int]  # suite prompts found in the run's training rows, by origin
+    seconds: float
+    tokens_per_second: float
+    versions: dict[str, str]
+    device: dict[str, Any]
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm of a comparison as reports need it."""
+
+    label: str  # short and unique within the comparison, such as the variant's name
+    arm: str  # <preset>-<digest8>/<variant>-<digest12>, or `base`
+    runs: list[str]  # directories, one per seed
+    evaluations: list[str]  # directories, one per seed
+    is_baseline: bool
+    summary: dict[str, float]  # rows, steps, trained_tokens, epochs, concise_share_before, concise_share_after, ...
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """comparison.json: the arms, the verdict and everything a report shows beside the table."""
+
+    name: str
+    suite: str
+    suite_digest: str
+    created: str
+    sentence: str  # the verdict in one sentence
+    warnings: list[str]
+    arms: list[Arm]
+    trivial: list[dict[str, Any]]  # rows for base, human, one_word, base_cut: answerer, limit, metric, mean, n
+    limits: list[int | None]
+    gates: list[Gate]
+    differing: dict[str, dict[str, Any]]  # recipe and preset keys that differ -> label -> value
+    not_shared: int  # prompts left out because an arm trained on them or did not answer them
+    notes: dict[str, Any] = {}

@@ -1,0 +1,1 @@
+"""A variant and a preset make a run. No Polars and no DuckDB in here."""

@@ -1,0 +1,99 @@
+"""What a finished run says of itself, and how runs are found by name."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.errors import InputError
+from dataset_builder.manifest import Manifest
+
+
+class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The base a run was trained on, and the proof that every weight of it was loaded."""
+
+    model: str  # as the preset says it
+    revision: str | None  # the commit, or None for a directory or a package
+    digest: str  # sha256 over its weight files
+    parameters: int
+    matched: int  # weights loaded from the files
+    missing: list[str]  # empty: a run with any is refused; so are unexpected and mismatched ones
+    unexpected: list[str]
+    mismatched: list[str]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """run.json: everything that determines a run, and its final numbers."""
+
+    name: str  # <preset>-<digest8>/<variant>-<digest12>-s<seed>
+    variant: str  # the variant's name
+    manifest: Manifest  # the variant's, whole
+    preset_name: str
+    preset: dict[str, Any]  # whole
+    preset_digest: str
+    seed: int
+    base: BaseModel
+    started: str  # ISO 8601, UTC
+    finished: str
+    seconds: float  # of training, previews aside
+    preview_seconds: float
+    steps: int
+    examples_seen: int
+    epochs: float
+    trained_tokens: int  # tokens that carried loss
+    tokens: int  # tokens that went through the model, padding aside
+    train_loss: float  # mean of the last tenth of the steps
+    validation_loss: float | None  # None where the variant has no validation row
+    peak_memory: int | None  # bytes on the GPU; None on a CPU
+    device: dict[str, Any]
+    versions: dict[str, str]
+    adapter_sha256: str
+    resumed: list[int]  # steps at which it was resumed
+    notes: dict[str, Any] = {}
+
+
+def runs_root() -> Path:
+    """The folder of all runs."""
+    return artifacts_root() / "runs"
+
+
+def run_directories() -> list[Path]:
+    """Every finished run, sorted by name."""
+    return sorted(path.parent for path in runs_root().glob("*/*/run.json"))
+
+
+def find_runs(name: str) -> list[Path]:
+    """The finished runs that `name` means: one run, or all seeds of an arm where the seed is left out.
+
+    `name` is a path, or a unique prefix of `<preset>-<digest8>/<variant>-<digest12>-s<seed>` or of its second part.
+    Raises InputError where nothing or more than one arm matches, listing the choices.
+    """
+    if (Path(name) / "run.json").is_file():
+        return [Path(name)]
+    finished = run_directories()
+    full = {directory: f"{directory.parent.name}/{directory.name}" for directory in finished}
+    exact = [d for d in finished if name in {full[d], d.name}]
+    found = exact or [d for d in finished if full[d].startswith(name) or d.name.startswith(name)]
+    # A variant's whole name before its prefix: `concise` is not also `concise_best`.
+    found = [d for d in found if load_run(d).variant == name] or found
+    arms = {arm_of(d) for d in found}
+    if len(arms) == 1:
+        return found
+    known = "\n      ".join(sorted(str(full[d]) for d in (found or finished)))
+    if not found:
+        raise InputError(
+            f"no finished run `{name}`",
+            f"finished runs:\n      {known}" if finished else "type `just train VARIANT PRESET`",
+        )
+    raise InputError(f"`{name}` is the beginning of {len(found)} runs of {len(arms)} arms", f"choose one:\n      {known}")
+
+
+def arm_of(directory: Path) -> str:
+    """`<preset>-<digest8>/<variant>-<digest12>`: a run's name without its seed."""
+    return f"{directory.parent.name}/{directory.name.rpartition('-s')[0]}"
+
+
+def load_run(directory: Path) -> Run:
+    """The record of the run in `directory`. Raises InputError where it is absent or unfinished."""
+    return read_json(directory / "run.json", Run)

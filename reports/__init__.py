@@ -1,0 +1,1 @@
+"""Comparisons and variants for people. No torch in here."""
