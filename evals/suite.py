@@ -16,16 +16,16 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     title: str
     held_out: bool = True  # ask the roots of held-out test trees
-    languages: list[str] = ["en"]  # of held-out roots; empty means all
+    languages: tuple[str, ...] = ("en",)  # of held-out roots; empty means all
     max_prompts: int | None = None  # of held-out roots: the first n by hash
-    prompt_files: list[str] = []  # JSON Lines: a string, or an object with `prompt`, a line
-    limits: list[int]  # words, ascending
+    prompt_files: tuple[str, ...] = ()  # JSON Lines: a string, or an object with `prompt`, a line
+    limits: tuple[int, ...]  # words, ascending
     no_limit: bool = True  # ask without a limit too
-    wordings: list[str] = ["lift"]  # names of dataset_builder.wordings; each prompt gets one, by hash
+    wordings: tuple[str, ...] = ("lift",)  # names of dataset_builder.wordings; each prompt gets one, by hash
     tokens_per_word: int = 3  # allowed per requested word, plus `spare_tokens`
     spare_tokens: int = 64
     unlimited_tokens: int = 512  # allowed where no limit is stated
-    scorers: list[str]  # names of evals.scorers
+    scorers: tuple[str, ...]  # names of evals.scorers
     relevance_others: int = 4  # other prompts an answer's relevance is measured against
 
 

@@ -26,7 +26,7 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     r: int = 16
     alpha: int = 32
     dropout: float = 0.05
-    targets: list[str]  # every projection of attention and MLP, by name
+    targets: tuple[str, ...]  # every projection of attention and MLP, by name
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +50,7 @@ class Previews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     steps: int = 100  # optimizer steps between two; one more before the first step and after the last
     prompts: int = 4  # held-out validation prompts
-    limits: list[int] = [50]  # words; each prompt is also asked without a limit
+    limits: tuple[int, ...] = (50,)  # words; each prompt is also asked without a limit
     tokens: int = 200  # at most, per answer
 
 
@@ -62,7 +62,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     template: str  # a name of dataset_builder.template
     length: int  # tokens: prompt and answer together
     overflow: Literal["drop", "last_turns", "cut", "cut_keep_end", "refuse"] = "drop"
-    extra_tokens: list[str] = []  # added to the tokenizer and trained
+    extra_tokens: tuple[str, ...] = ()  # added to the tokenizer and trained
     base: Base
     lora: Lora
     training: Training
