@@ -1,0 +1,219 @@
+"""Messages as a model reads them: the one renderer, for every template.
+
+Only the template writes control tokens. What people wrote is encoded with special tokens split into plain text, so that a
+message holding `<|im_end|>` ends nothing. Unmarked structure cannot be masked so: a message with a line `Output:` looks like
+a turn of the `instruct` template, whose marks are plain text.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from dataset_builder.errors import InputError
+
+Message = dict[str, str]  # role and content
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a conversation is written: what stands before and after each role's content."""
+
+    name: str
+    system: tuple[str, str]
+    user: tuple[str, str]
+    assistant: tuple[str, str]  # of an earlier turn
+    invitation: str  # the end of a prompt, after which the answer begins
+    lead: str  # the answer's first characters, trained with it
+    end: str  # the end-of-text token, the last one trained
+    specials: tuple[str, ...]  # every control token that the parts above hold
+    stops: tuple[str, ...] = ()  # texts that end a generated answer too
+    also_end: tuple[str, ...] = ()  # other tokens that end a generated answer
+    default_system: str | None = None  # said where a conversation names no system message
+
+
+_CHATML = Template(
+    name="chatml",
+    system=("<|im_start|>system\n", "<|im_end|>\n"),
+    user=("<|im_start|>user\n", "<|im_end|>\n"),
+    assistant=("<|im_start|>assistant\n", "<|im_end|>\n"),
+    invitation="<|im_start|>assistant\n",
+    lead="",
+    end="<|im_end|>",
+    specials=("<|im_start|>", "<|im_end|>"),
+    also_end=("<|endoftext|>",),
+)
+
+TEMPLATES = {
+    "chatml": _CHATML,
+    # SmolLM2's own chat template speaks this line where no system message is given.
+    "smollm2": Template(
+        **{
+            **vars(_CHATML),
+            "name": "smollm2",
+            "default_system": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        }
+    ),
+    # The form of Phi-2's model card. The space stands on the answer, so that no token spans the border.
+    "instruct": Template(
+        name="instruct",
+        system=("", "\n"),
+        user=("Instruct: ", "\n"),
+        assistant=("Output: ", "\n"),
+        invitation="Output:",
+        lead=" ",
+        end="<|endoftext|>",
+        specials=("<|endoftext|>",),
+        stops=("\nInstruct:", "\nOutput:"),
+    ),
+}
+
+
+def find_template(name: str) -> Template:
+    """The template of that name. Raises InputError with the known ones."""
+    if name not in TEMPLATES:
+        raise InputError(f"unknown template `{name}`", f"known templates: {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+def text(template: Template, messages: Sequence[Message]) -> str:
+    """The whole conversation as text, for people and for files; ends with end-of-text where an answer ends it."""
+    *before, last = messages
+    if last["role"] != "assistant":
+        return "".join(part for part, _ in _prompt_parts(template, messages))
+    prompt = "".join(part for part, _ in _prompt_parts(template, before))
+    return prompt + template.lead + last["content"] + template.end
+
+
+def prompt_ids(template: Template, tokenizer: Any, prompt: Sequence[Message]) -> list[int]:
+    """The prompt's token ids, up to where the answer begins."""
+    return encode_prompts(template, tokenizer, [prompt])[0]
+
+
+def completion_ids(template: Template, tokenizer: Any, completion: Sequence[Message]) -> list[int]:
+    """The answer's token ids; the last is the end-of-text id."""
+    return encode_completions(template, tokenizer, [completion])[0]
+
+
+def encode_prompts(
+    template: Template, tokenizer: Any, prompts: Iterable[Sequence[Message]]
+) -> list[list[int]]:
+    """`prompt_ids` of many prompts, in one pass over the tokenizer."""
+    return _encode(tokenizer, template, [_prompt_parts(template, prompt) for prompt in prompts])
+
+
+def encode_completions(
+    template: Template, tokenizer: Any, completions: Iterable[Sequence[Message]]
+) -> list[list[int]]:
+    """`completion_ids` of many answers, in one pass over the tokenizer."""
+    rows = [
+        [(template.lead, True), (answer["content"], False), (template.end, True)]
+        for (answer,) in completions
+    ]
+    return _encode(tokenizer, template, rows)
+
+
+def end_id(template: Template, tokenizer: Any) -> int:
+    """The end-of-text token's id. Raises InputError where the tokenizer has no such token."""
+    return _special_id(tokenizer, template.end, template)
+
+
+def stop_ids(template: Template, tokenizer: Any) -> list[int]:
+    """Every token id that ends a generated answer; the end-of-text id first."""
+    vocabulary = tokenizer.get_vocab()
+    return [
+        end_id(template, tokenizer),
+        *(vocabulary[t] for t in template.also_end if t in vocabulary),
+    ]
+
+
+def answer_text(template: Template, tokenizer: Any, ids: Sequence[int]) -> str:
+    """A generated answer as text: up to end-of-text or a stop text, without surrounding white space."""
+    stops = set(stop_ids(template, tokenizer))
+    kept = list(ids)
+    for place, token in enumerate(kept):
+        if token in stops:
+            kept = kept[:place]
+            break
+    answer = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    for stop in template.stops:
+        answer = answer.partition(stop)[0]
+    return answer.strip()
+
+
+def _prompt_parts(template: Template, prompt: Sequence[Message]) -> list[tuple[str, bool]]:
+    """The prompt in parts: its text, and whether the template wrote it."""
+    parts: list[tuple[str, bool]] = []
+    messages = list(prompt)
+    if template.default_system and (not messages or messages[0]["role"] != "system"):
+        messages.insert(0, {"role": "system", "content": template.default_system})
+    for message in messages:
+        before, after = {
+            "system": template.system,
+            "user": template.user,
+            "assistant": template.assistant,
+        }[message["role"]]
+        parts += [(before, True), (message["content"], False), (after, True)]
+    return [*parts, (template.invitation, True)]
+
+
+def _encode(
+    tokenizer: Any, template: Template, rows: Sequence[Sequence[tuple[str, bool]]]
+) -> list[list[int]]:
+    """Each row's parts as ids: control tokens where the template wrote them, everything else as plain text.
+
+    Neighbouring plain parts are encoded as one text, so that the ids are those of the whole conversation.
+    """
+    ids = {special: _special_id(tokenizer, special, template) for special in template.specials}
+    split = [_runs(template, row) for row in rows]
+    plain = [run for run, is_special in chain.from_iterable(split) if not is_special]
+    # One call for all rows; a tokenizer refuses an empty batch.
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    encoded = iter(tokenizer(plain, **options)["input_ids"] if plain else [])
+    return [
+        list(
+            chain.from_iterable(
+                [ids[run]] if is_special else next(encoded) for run, is_special in row
+            )
+        )
+        for row in split
+    ]
+
+
+def _runs(template: Template, parts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """The row as stretches, each one control token (True) or plain text as long as it goes (False)."""
+    runs: list[tuple[str, bool]] = []
+    for part, is_template in parts:
+        for piece, is_special in _pieces(template, part) if is_template else [(part, False)]:
+            if runs and not is_special and not runs[-1][1]:
+                runs[-1] = (runs[-1][0] + piece, False)
+            elif piece:
+                runs.append((piece, is_special))
+    return runs
+
+
+def _pieces(template: Template, part: str) -> list[tuple[str, bool]]:
+    """A part of the template's own, split at its control tokens."""
+    pieces = [(part, False)]
+    for special in template.specials:
+        pieces = [
+            piece
+            for text, is_special in pieces
+            for piece in ([(text, True)] if is_special else _split_at(text, special))
+        ]
+    return [(text, is_special) for text, is_special in pieces if text]
+
+
+def _split_at(text: str, special: str) -> list[tuple[str, bool]]:
+    between = [[(piece, False)] for piece in text.split(special)]
+    return [piece for group in between for piece in ((special, True), *group)][1:]
+
+
+def _special_id(tokenizer: Any, special: str, template: Template) -> int:
+    found = tokenizer.get_vocab().get(special)
+    if found is None:
+        raise InputError(
+            f"the tokenizer has no token `{special}`, which template `{template.name}` needs",
+            "choose the template the model was made with, or name the token in `extra_tokens`",
+        )
+    return int(found)
