@@ -58,9 +58,15 @@ def runs_root() -> Path:
     return artifacts_root() / "runs"
 
 
+def run_name(manifest: Manifest, preset_name: str, preset_digest: str, seed: int) -> str:
+    """What the run of this variant under this preset with this seed is called."""
+    return f"{preset_name}-{preset_digest[:8]}/{manifest.name}-{manifest.digest[:12]}-s{seed}"
+
+
 def run_directories() -> list[Path]:
     """Every finished run, sorted by name."""
-    return sorted(path.parent for path in runs_root().glob("*/*/run.json"))
+    found = (path.parent for path in runs_root().glob("*/*/run.json"))
+    return sorted(directory for directory in found if directory.suffix != ".unfinished")
 
 
 def find_runs(name: str) -> list[Path]:
@@ -86,7 +92,10 @@ def find_runs(name: str) -> list[Path]:
             f"no finished run `{name}`",
             f"finished runs:\n      {known}" if finished else "type `just train VARIANT PRESET`",
         )
-    raise InputError(f"`{name}` is the beginning of {len(found)} runs of {len(arms)} arms", f"choose one:\n      {known}")
+    raise InputError(
+        f"`{name}` is the beginning of {len(found)} runs of {len(arms)} arms",
+        f"choose one:\n      {known}",
+    )
 
 
 def arm_of(directory: Path) -> str:

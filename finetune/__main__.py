@@ -1,0 +1,81 @@
+"""`python -m finetune`: train on a variant under a preset; say whether this machine can."""
+
+import os
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from dataset_builder.command_line import data, run, talk
+
+# Read at import by the libraries that would call home or spread one process over all GPUs.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "LOCAL_RANK" not in os.environ:
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+app = App(name="finetune", help="A variant and a preset make a run.", version_flags=[])
+
+
+@app.command
+def train(
+    variant: str,
+    preset: str,
+    *,
+    seed: int = 0,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    restart: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Fine-tune on one variant under one preset.
+
+    Prints the run's folder. A run that is finished already is left as it is.
+
+    Parameters
+    ----------
+    variant
+        A variant that was built: its name, or the path of a build.
+    preset
+        A preset that ships, or the path of a TOML file.
+    seed
+        Draws the order of the examples and the adapter's first weights.
+    resume
+        Go on from the last checkpoint of a run that was killed.
+    restart
+        Drop what an unfinished run left, and begin again.
+    dry_run
+        Say what would be trained, and stop.
+    """
+    from finetune import sft
+    from finetune.progress import Display, fit_table, without_known_noise
+
+    target = sft.find_target(variant, preset, seed)
+    if target.is_finished:
+        talk.print("This run is finished already.")
+        data.print(str(target.directory), soft_wrap=True, markup=False)
+        return
+    with without_known_noise():
+        plan = sft.plan(target, talk.print)
+        if dry_run:
+            data.print(f"would train {plan.name}", soft_wrap=True, markup=False)
+            data.print(fit_table(plan.fit, plan.budget))
+            return
+        with Display(talk, plan.preset.training.log_steps) as display:
+            directory = sft.train(plan, display, resume=resume, restart=restart)
+    data.print(str(directory), soft_wrap=True, markup=False)
+
+
+@app.command
+def doctor() -> None:
+    """Say whether this machine will do it, and if not, what to type."""
+    from finetune.doctor import examine
+
+    for finding in examine():
+        data.print(
+            f"{'OK  ' if finding.is_ok else 'no  '} {finding.line}", soft_wrap=True, markup=False
+        )
+        if finding.hint:
+            data.print(f"     hint: {finding.hint}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    run(app)

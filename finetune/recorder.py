@@ -1,0 +1,104 @@
+"""What a run writes down as it goes: a line per step, and whole checkpoints with where it stood."""
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from transformers import TrainerCallback
+
+from dataset_builder.errors import InputError
+from finetune import checkpoints
+from finetune.previews import Previewer
+from finetune.progress import Step, Watcher
+from finetune.rows import Budget
+
+
+class Recorder(TrainerCallback):
+    """Writes metrics.jsonl and turns what the trainer saves into checkpoints. Counts seconds of training only."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        batch: int,
+        folder: Path,
+        device: Any,
+        watcher: Watcher,
+        before: checkpoints.Complete | None,
+        previewer: Previewer,
+    ) -> None:
+        self.budget = budget
+        self.batch = batch
+        self.folder = folder
+        self.device = device
+        self.watcher = watcher
+        self.previewer = previewer
+        self.seconds = before.seconds if before else 0.0
+        self.resumed = [*before.resumed, before.step] if before else []
+        self._earlier_peak = (before.peak_memory or 0) if before else 0
+        self._began = 0.0
+        self._step_seconds = 0.0
+
+    def peak_memory(self) -> int | None:
+        """Bytes on the GPU, over all parts of the run; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return max(self._earlier_peak, torch.cuda.max_memory_allocated(self.device))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._step_seconds = time.perf_counter() - self._began
+        self.seconds += self._step_seconds
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
+    ) -> None:
+        if "loss" not in logs:  # the trainer's summary at the end
+            return
+        place = state.global_step - 1
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"step {state.global_step}: the loss is {logs['loss']}",
+                "lower `learning_rate` in the preset, or set `precision` to `bf16` or `fp32`",
+            )
+        step = Step(
+            step=state.global_step,
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            grad_norm=float(logs["grad_norm"]),
+            tokens=self.budget.tokens_by_step[place],
+            trained_tokens=self.budget.trained_tokens_by_step[place],
+            tokens_per_second=round(self.budget.tokens_by_step[place] / self._step_seconds, 1),
+            examples_seen=state.global_step * self.batch,
+            memory=self.peak_memory(),
+            seconds=round(self.seconds, 3),
+        )
+        with (self.folder / "metrics.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(step) + b"\n")
+        self.watcher.stepped(step, self.budget.steps)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # What was written up to this step must outlive the machine before the checkpoint that vouches for it exists.
+        for name in ("metrics.jsonl", "previews.jsonl"):
+            if (self.folder / name).exists():
+                with (self.folder / name).open("rb") as file:
+                    os.fsync(file.fileno())
+        checkpoints.keep(
+            Path(args.output_dir) / f"checkpoint-{state.global_step}",
+            self.folder,
+            checkpoints.Complete(
+                step=state.global_step,
+                seconds=self.seconds,
+                preview_seconds=self.previewer.seconds,
+                peak_memory=self.peak_memory(),
+                resumed=self.resumed,
+                files={},
+            ),
+        )

@@ -1,0 +1,433 @@
+"""QLoRA supervised fine-tuning: what would be trained, as a value, and the training of it.
+
+TRL's trainer does the steps. What it would do in silence is settled before it starts: the rows arrive as token ids in their
+final order, so that it neither cuts, drops, shuffles nor renders anything, and afterwards it is asked whether it kept them.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dataset_builder.artifacts import (
+    file_digest,
+    flush,
+    flush_directory,
+    write_json,
+    write_text,
+)
+from dataset_builder.errors import InputError
+from dataset_builder.fit import Fit, FittedRow
+from dataset_builder.manifest import Manifest, find_variant
+from dataset_builder.settings import settings_digest
+from dataset_builder.template import Template, find_template
+from finetune import checkpoints
+from finetune.base import BaseFiles, ready_base
+from finetune.card import model_card
+from finetune.preset import Preset, load_preset
+from finetune.progress import Watcher, read_steps
+from finetune.rows import IGNORED, Budget, budget_of, dataset_of, order_of, read_rows, token_digest
+from finetune.run import BaseModel, Run, run_name, runs_root
+from finetune.tokens import extend_tokenizer, lora_options, prepare_rows
+
+if TYPE_CHECKING:
+    from finetune.previews import Question
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be trained: everything known before a weight is loaded."""
+
+    name: str
+    directory: Path  # of the finished run
+    manifest: Manifest
+    preset_name: str
+    preset: Preset
+    preset_digest: str
+    seed: int
+    files: BaseFiles
+    template: Template
+    tokenizer: Any  # with the preset's extra tokens
+    extra_ids: list[int]
+    rows: list[FittedRow]
+    fit: Fit
+    validation_rows: list[FittedRow]
+    validation_fit: Fit
+    order: list[int]  # places in `rows`, one per example seen
+    budget: Budget
+    questions: "list[Question]"
+    notes: list[str]  # what the reader should know before the first step
+    guard: checkpoints.Guard
+
+    @property
+    def unfinished(self) -> Path:
+        return checkpoints.unfinished_of(self.directory)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run will lie, and from what: enough to see whether it is there already."""
+
+    directory: Path
+    variant: Path
+    manifest: Manifest
+    preset_name: str
+    preset: Preset
+    preset_digest: str
+    seed: int
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.directory / "run.json").exists()
+
+
+def find_target(variant: str, preset_name: str, seed: int) -> Target:
+    """The run that this variant, preset and seed name. Raises InputError where one of them is not there."""
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative", "choose 0 or more")
+    preset = load_preset(preset_name)
+    directory, manifest = find_variant(variant)
+    digest = settings_digest(preset)
+    short = Path(preset_name).stem if preset_name.endswith(".toml") else preset_name
+    name = run_name(manifest, short, digest, seed)
+    return Target(runs_root() / name, directory, manifest, short, preset, digest, seed)
+
+
+def plan(target: Target, report: Callable[[str], None] = lambda line: None) -> Plan:
+    """What training `target` would do, step by step; `report` gets a line before slow work.
+
+    Raises InputError where the base is not on disk, no row fits, or the tokenizer lacks what the template needs.
+    """
+    from finetune.model import load_tokenizer
+    from finetune.previews import read_questions
+
+    preset, manifest = target.preset, target.manifest
+    template = find_template(preset.template)
+    files = ready_base(preset.base, report)
+    tokenizer = load_tokenizer(files, template)
+    extra_ids = extend_tokenizer(tokenizer, preset.extra_tokens)
+    rows, fit = read_rows(target.variant, "train", template, tokenizer, preset)
+    held, held_fit = read_rows(target.variant, "validation", template, tokenizer, preset)
+    batch = preset.training.batch
+    steps = math.ceil(preset.training.examples / batch)
+    order = order_of([row.example_id for row in rows], target.seed, steps * batch)
+    questions, note = read_questions(manifest, preset.previews, template, tokenizer, preset.length)
+    guard = checkpoints.Guard(
+        variant=manifest.name,
+        variant_digest=manifest.digest,
+        preset_name=target.preset_name,
+        preset=msgspec.to_builtins(preset),
+        base={"model": files.model, "revision": files.revision, "digest": files.digest},
+        seed=target.seed,
+        tokens=token_digest(rows, order),
+    )
+    return Plan(
+        name=f"{target.directory.parent.name}/{target.directory.name}",
+        directory=target.directory,
+        manifest=manifest,
+        preset_name=target.preset_name,
+        preset=preset,
+        preset_digest=target.preset_digest,
+        seed=target.seed,
+        files=files,
+        template=template,
+        tokenizer=tokenizer,
+        extra_ids=extra_ids,
+        rows=rows,
+        fit=fit,
+        validation_rows=held,
+        validation_fit=held_fit,
+        order=order,
+        budget=budget_of(rows, order, batch),
+        questions=questions,
+        notes=[note] if note else [],
+        guard=guard,
+    )
+
+
+def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool = False) -> Path:
+    """Train what is planned; the finished run's directory.
+
+    A killed run is continued with `resume`, from its last whole checkpoint to the same adapter an uninterrupted one ends in.
+    Raises InputError where the GPU has too little memory, a weight of the base is missing, or an unfinished run is in
+    the way.
+    """
+    from finetune.model import load_base, pick_device
+
+    checkpoints.refuse_unwanted(plan.unfinished, plan.guard, resume=resume, restart=restart)
+    for note in plan.notes:
+        watcher.say(note)
+    watcher.fitted(plan.fit, plan.budget)
+    device = pick_device()
+    preflight(plan, device)
+    with checkpoints.locked(plan.unfinished):
+        watcher.say(f"loading {plan.files.model}")
+        model, base = load_base(plan.files, plan.preset.base, device)
+        watcher.say(_proof(base))
+        found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart)
+        write_json(plan.fit, plan.unfinished / "fit.json")
+        if found:
+            watcher.say(f"going on from step {found[1].step}")
+        _train(plan, model, base, device, found, watcher)
+        _publish(plan)
+    return plan.directory
+
+
+def preflight(plan: Plan, device: Any) -> None:
+    """Raise InputError where the GPU cannot hold what the preset asks for, or more than one is visible."""
+    if device.type != "cuda":
+        return
+    import torch
+
+    from finetune.memory import estimate, refuse_too_little
+
+    if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
+        raise InputError(
+            f"{torch.cuda.device_count()} GPUs are visible, and a run uses one",
+            "set CUDA_VISIBLE_DEVICES=0",
+        )
+    free, _ = torch.cuda.mem_get_info(device)
+    refuse_too_little(estimate(plan.files.directory, plan.preset), free, plan.preset_name)
+
+
+def _train(
+    plan: Plan,
+    model: Any,
+    base: BaseModel,
+    device: Any,
+    found: tuple[Path, checkpoints.Complete] | None,
+    watcher: Watcher,
+) -> None:
+    """Everything between a loaded base and a finished run, in the order it happens."""
+    from finetune.model import describe_device, library_versions
+    from finetune.previews import Previewer
+    from finetune.recorder import Recorder
+
+    folder = plan.unfinished
+    checkpoint, before = found if found else (None, None)
+    for name in ("metrics.jsonl", "previews.jsonl"):
+        checkpoints.truncate_lines(folder / name, before.step if before else -1)
+    started = datetime.now(UTC)
+
+    trainer = make_trainer(plan, model, device)
+    previewer = Previewer(
+        plan.questions,
+        plan.preset.previews,
+        plan.template,
+        plan.tokenizer,
+        folder / "previews.jsonl",
+        watcher.previewed,
+        trainer.compute_loss_context_manager,
+        seconds=before.preview_seconds if before else 0.0,
+    )
+    recorder = Recorder(
+        plan.budget, plan.preset.training.batch, folder, device, watcher, before, previewer
+    )
+    trainer.add_callback(recorder)
+    trainer.add_callback(previewer)
+
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    validation_loss = mean_loss(trainer, plan.validation_rows, plan.preset.training.micro_batch)
+    export_adapter(plan, trainer.model, folder / "adapter")
+    steps = read_steps(folder)
+    last = [step.loss for step in steps[-max(1, len(steps) // 10) :]]
+    run = Run(
+        name=plan.name,
+        variant=plan.manifest.name,
+        manifest=plan.manifest,
+        preset_name=plan.preset_name,
+        preset=msgspec.to_builtins(plan.preset),
+        preset_digest=plan.preset_digest,
+        seed=plan.seed,
+        base=base,
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(recorder.seconds, 3),
+        preview_seconds=round(previewer.seconds, 3),
+        steps=plan.budget.steps,
+        examples_seen=plan.budget.examples_seen,
+        epochs=plan.budget.epochs,
+        trained_tokens=plan.budget.trained_tokens,
+        tokens=plan.budget.tokens,
+        train_loss=sum(last) / len(last),
+        validation_loss=validation_loss,
+        peak_memory=recorder.peak_memory(),
+        device=describe_device(device),
+        versions=library_versions(),
+        adapter_sha256=file_digest(folder / "adapter" / "adapter_model.safetensors"),
+        resumed=recorder.resumed,
+        notes={
+            "validation_fit": msgspec.to_builtins(plan.validation_fit),
+            "extra_token_ids": plan.extra_ids,
+            "trainable_parameters": sum(
+                p.numel() for p in trainer.model.parameters() if p.requires_grad
+            ),
+            "precision": str(
+                trainer.args.bf16 and "bf16" or trainer.args.fp16 and "fp16" or "fp32"
+            ),
+        },
+    )
+    write_text(model_card(run, plan.fit), folder / "adapter" / "README.md")
+    flush(folder / "adapter")
+    write_json(run, folder / "run.json")
+
+
+def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
+    """TRL's trainer over the planned rows, with its own reports off. Raises RuntimeError where it changed the rows."""
+    import torch
+    from peft import LoraConfig
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    from finetune.model import pick_precision
+
+    preset = plan.preset
+    prepare_rows(model, plan.extra_ids)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=preset.lora.r,
+        lora_alpha=preset.lora.alpha,
+        lora_dropout=preset.lora.dropout,
+        target_modules=list(preset.lora.targets),
+        **lora_options(model, plan.extra_ids),
+    )
+    _refuse_unknown_targets(model, plan)
+    precision = pick_precision(preset.base, device)
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(plan, device, precision == torch.bfloat16, precision == torch.float16),
+        train_dataset=dataset_of(plan.rows, plan.order),
+        processing_class=plan.tokenizer,
+        peft_config=lora,
+    )
+    trainer.remove_callback(PrinterCallback)
+    for parameter in trainer.model.parameters():
+        # TRL has just made them bf16, whose steps near the end of a schedule round to nothing, and whose gradients an
+        # fp16 scaler cannot take; a resumed run would load them as float32 anyway.
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    _refuse_changed_rows(trainer, plan)
+    return trainer
+
+
+def _arguments(plan: Plan, device: Any, bf16: bool, fp16: bool) -> Any:
+    from trl import SFTConfig
+
+    training = plan.preset.training
+    return SFTConfig(
+        output_dir=str(plan.unfinished / "trainer"),
+        seed=plan.seed,
+        max_steps=plan.budget.steps,
+        per_device_train_batch_size=training.micro_batch,
+        gradient_accumulation_steps=training.batch // training.micro_batch,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=math.ceil(training.warmup * plan.budget.steps),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim="adamw_torch",
+        bf16=bf16,
+        fp16=fp16,
+        use_cpu=device.type == "cpu",
+        # The name that both transformers 5.17 and 5.23 know.
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        # The rows are token ids with labels, in their final order.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="sequential",
+        dataloader_num_workers=0,
+        dataloader_pin_memory=device.type == "cuda",
+        # Every step, so that metrics.jsonl is the same however often a run was resumed.
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=training.checkpoint_steps,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _refuse_unknown_targets(model: Any, plan: Plan) -> None:
+    leaves = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    for target in plan.preset.lora.targets:
+        if target not in leaves:
+            import torch
+
+            linear = {
+                name.rpartition(".")[2]
+                for name, module in model.named_modules()
+                if isinstance(module, torch.nn.Linear)
+            }
+            raise InputError(
+                f"preset `{plan.preset_name}`: the base has no projection `{target}`",
+                f"its projections: {', '.join(sorted(linear - {'lm_head'}))}",
+            )
+
+
+def _refuse_changed_rows(trainer: Any, plan: Plan) -> None:
+    """TRL drops and cuts rows without a word; that must not happen to rows that were counted."""
+    kept = trainer.train_dataset
+    if len(kept) != plan.budget.examples_seen:
+        raise RuntimeError(f"the trainer holds {len(kept)} rows, not {plan.budget.examples_seen}")
+    trained = sum(sum(label != IGNORED for label in row) for row in kept["labels"])
+    if trained != plan.budget.trained_tokens:
+        raise RuntimeError(
+            f"the trainer would train {trained} tokens, not {plan.budget.trained_tokens}"
+        )
+
+
+def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
+    """The mean loss per answer token over `rows`, or None where there are none."""
+    import torch
+
+    if not rows:
+        return None
+    from finetune.previews import undisturbed
+
+    dataset = dataset_of(rows, range(len(rows)))
+    total = count = 0.0
+    with undisturbed(trainer.model), torch.no_grad(), trainer.compute_loss_context_manager():
+        for start in range(0, len(rows), batch):
+            picked = [dataset[place] for place in range(start, min(start + batch, len(rows)))]
+            inputs = trainer._prepare_inputs(trainer.data_collator(picked))
+            output = trainer.model(**inputs, fused_lm_head=True, use_cache=False)
+            total -= output.log_probs.sum().item()
+            count += output.label_mask.sum().item()
+    return total / count
+
+
+def export_adapter(plan: Plan, model: Any, out: Path) -> None:
+    """Write the adapter as others load it: safetensors, its base by name and revision, its tokenizer, no pickle."""
+    shutil.rmtree(out, ignore_errors=True)
+    # New rows are stored by their indices; the embedding itself is the base's.
+    model.save_pretrained(out, safe_serialization=True, save_embedding_layers=False)
+    plan.tokenizer.save_pretrained(out)
+    config = msgspec.json.decode((out / "adapter_config.json").read_bytes())
+    config["base_model_name_or_path"] = plan.files.model
+    config["revision"] = plan.files.revision
+    write_json(config, out / "adapter_config.json")
+
+
+def _proof(base: BaseModel) -> str:
+    return (
+        f"{base.model}: {base.parameters:,} weights, all {base.matched} tensors of the files loaded;"
+        " none missing, unexpected or mismatched"
+    )
+
+
+def _publish(plan: Plan) -> None:
+    """Give the finished run its name; what only served to resume it goes."""
+    for name in ("checkpoints", "trainer"):
+        shutil.rmtree(plan.unfinished / name, ignore_errors=True)
+    (plan.unfinished / "guard.json").unlink()
+    flush(plan.unfinished)
+    os.rename(plan.unfinished, plan.directory)
+    flush_directory(plan.directory.parent)
