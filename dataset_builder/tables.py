@@ -84,6 +84,7 @@ THREADS = Table(
             ("review_failed", pa.bool_()),  # the reply's review_result is false
             # Ends a path by Open Assistant's own rule: no follow-up, or its first follow-up was never answered.
             ("is_leaf", pa.bool_()),
+            ("cuts_synthetic", pa.bool_()),  # a leaf whose unanswered follow-up, cut off by that rule, is synthetic
             ("is_best_path", pa.bool_()),  # the tree's path of lowest rank present, to its end
             ("near_held_out", pa.bool_()),  # a question of it is near a held-out prompt
             ("reply_words", pa.int32()),

@@ -1,0 +1,79 @@
+"""`python -m dataset_builder build`: variants of Open Assistant data."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from dataset_builder.command_line import data, run, talk
+
+app = App(name="build-data", help="Dataset variants of Open Assistant message trees.")
+
+
+@app.command
+def build(
+    *variants: str,
+    source: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    held_out: float = 0.1,
+    text: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Build dataset variants: those named, or every one that ships.
+
+    Prints each variant's directory. `capped` is the one to begin with.
+
+    Parameters
+    ----------
+    variants
+        Names of recipes, or paths of TOML files.
+    source
+        An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. May be given several times. Without
+        it, OpenAssistant/oasst1 from the Hub.
+    held_out
+        Share of root prompts that no variant trains on.
+    text
+        Also write train.jsonl and val.jsonl as `{"text": …}` under this template.
+    dry_run
+        Say what would be built, and write nothing.
+    """
+    from dataset_builder import hub
+    from dataset_builder.export import read_export
+    from dataset_builder.recipe import load_recipe, recipe_names
+    from dataset_builder.summary import sources_table, variants_table
+    from dataset_builder.template import find_template
+    from dataset_builder.threads import make_tables, write_tables
+    from dataset_builder.variant import plan_variant, write_texts, write_variant
+
+    # What can be wrong with the arguments is said before any file is read.
+    template = find_template(text) if text else None
+    recipes = {Path(name).stem: load_recipe(name) for name in variants or recipe_names()}
+    with talk.status("looking for the sources") as status:
+
+        def read(path: Path, name: str | None = None):  # type: ignore[no-untyped-def]
+            status.update(f"reading {path.name}")
+            return read_export(
+                path, name, lambda rows: status.update(f"reading {path.name}: {rows:,} rows")
+            )
+
+        exports = [read(path) for path in source] if source else [read(hub.download(), hub.NAME)]
+        status.update("making threads")
+        tables = make_tables(exports, held_out)
+        status.update("applying recipes")
+        plans = [plan_variant(name, recipe, tables) for name, recipe in recipes.items()]
+        if not dry_run:
+            status.update("writing")
+            write_tables(tables)
+            for plan in plans:
+                write_variant(plan)
+                if template:
+                    write_texts(plan, template, plan.directory / f"text-{template.name}")
+    talk.print(sources_table(tables.sources))
+    talk.print(variants_table([plan.manifest for plan in plans]))
+    if dry_run:
+        talk.print("Nothing was written. Without --dry-run these would be built:")
+    for plan in plans:
+        data.print(str(plan.directory), soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,63 @@
+"""The README of a variant: a dataset card that the Hub and `datasets` understand, written from the manifest alone."""
+
+import json
+import shlex
+from pathlib import Path
+
+from huggingface_hub import DatasetCardData
+from jinja2 import Environment, StrictUndefined
+
+from dataset_builder.manifest import Manifest
+from dataset_builder.words import CONCISE_WORDS
+
+TEMPLATE = Path(__file__).parent / "card.md"
+
+SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
+
+
+def card(manifest: Manifest) -> str:
+    """The card of the variant that `manifest` describes, YAML block first."""
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )  # noqa: S701
+    environment.filters["cell"] = lambda text: text.replace("|", "\\|")
+    is_open_assistant = all(file.name.startswith("OpenAssistant/") for file in manifest.sources)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        manifest=manifest,
+        metadata=_metadata(manifest, "apache-2.0" if is_open_assistant else None),
+        recipe=json.dumps(manifest.recipe, indent=2, ensure_ascii=False),
+        concise_words=CONCISE_WORDS,
+        licence="Open Assistant's data is under the Apache Licence 2.0."
+        if is_open_assistant
+        else "The licence is that of the sources; Open Assistant's own exports are under the Apache Licence 2.0.",
+        command=build_command(manifest, is_open_assistant),
+    )
+
+
+def build_command(manifest: Manifest, from_hub: bool) -> str:
+    """What to type to build the variant again."""
+    sources = (
+        [] if from_hub else [part for file in manifest.sources for part in ("--source", file.name)]
+    )
+    arguments = [manifest.name, *sources, "--held-out", f"{manifest.held_out:g}"]
+    return f"just build-data {shlex.join(arguments)}"
+
+
+def _metadata(manifest: Manifest, licence: str | None) -> str:
+    rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
+    languages = manifest.recipe["keep"].get("languages")
+    files = [
+        {"split": split, "path": f"{split}.parquet"}
+        for split in manifest.splits
+        if manifest.splits[split].rows
+    ]
+    data = DatasetCardData(
+        pretty_name=manifest.title,
+        license=licence or "unknown",
+        language=sorted(languages) if languages else None,
+        task_categories=["text-generation"],
+        size_categories=next((size for bound, size in SIZES if rows < bound), "n>1M"),
+        tags=["conversational", "open-assistant", "treetune"],
+        configs=[{"config_name": manifest.name, "default": True, "data_files": files}],
+    )
+    return data.to_yaml()

@@ -1,0 +1,44 @@
+"""Which trees are held out: decided by the root's text alone, before any recipe is read.
+
+Equal prompts stand in several trees, so the text is hashed and not the id: all of them land on one side.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from dataset_builder.artifacts import hash_share
+
+# Changing one of them changes every split that was ever made.
+SALT = "treetune held-out 1"
+HALVES_SALT = "treetune validation or test 1"
+
+
+def normalised(text: str) -> str:
+    """`text` case-folded, with letters and digits only; the text itself where it has none of them.
+
+    >>> normalised("What IS a tree?")
+    'whatisatree'
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(filter(str.isalnum, folded)) or text
+
+
+def side(root_text: str, held_out: float) -> str:
+    """train, validation or test: the side of every tree that begins with `root_text`."""
+    # Hashed once more: hash_share puts a NUL between salt and key, and a text may be long.
+    key = hashlib.sha256(normalised(root_text).encode()).hexdigest()
+    if hash_share(SALT, key) >= held_out:
+        return "train"
+    return "validation" if hash_share(HALVES_SALT, key) < 0.5 else "test"
+
+
+def split_trees(roots: Iterable[dict[str, Any]], held_out: float) -> pa.Table:
+    """(tree_id, split), one row for each of `roots` (tree_id, text)."""
+    rows = [{"tree_id": root["tree_id"], "split": side(root["text"], held_out)} for root in roots]
+    return pa.Table.from_pylist(
+        rows, schema=pa.schema([("tree_id", pa.string()), ("split", pa.string())])
+    )

@@ -1,0 +1,259 @@
+"""A recipe and the tables make a variant: examples, a ledger of what was dropped and why, a manifest, a card.
+
+Planning and writing are apart: a plan is what would be built, as a value.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from dataset_builder.artifacts import (
+    artifacts_root,
+    building,
+    hash_order,
+    rows_digest,
+    write_json,
+    write_text,
+)
+from dataset_builder.card import card
+from dataset_builder.errors import InputError
+from dataset_builder.manifest import Manifest, Pointer, SplitCount
+from dataset_builder.recipe import Cap, Recipe, is_best_to_its_prompt, is_concise, rules
+from dataset_builder.shape import examples_of
+from dataset_builder.tables import EXAMPLES, LEDGER, checked, write_table
+from dataset_builder.template import Template, text
+from dataset_builder.threads import Tables
+from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER
+
+# Rows stand in this order, and a cap takes the first of them.
+ORDER = "order of examples"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A variant that can be written: its rows, what became of every thread, and the record of both."""
+
+    manifest: Manifest
+    train: pa.Table
+    validation: pa.Table
+    ledger: pa.Table
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies, or would."""
+        return artifacts_root() / "variants" / f"{self.manifest.name}-{self.manifest.digest[:12]}"
+
+
+class Shares(NamedTuple):
+    """How many rows a fixed share of concise replies leaves."""
+
+    n: int
+    concise: int
+    others: int
+
+
+def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
+    """The variant that `recipe` makes of `tables`. Raises InputError where it keeps nothing to train on."""
+    threads = pl.DataFrame(tables.threads)
+    decided = _decided(threads, recipe)
+    train, notes = _capped(decided.filter(pl.col("split") == "train"), recipe.cap)
+    decided = decided.update(train.select("thread_id", "dropped_by"), on="thread_id", how="left")
+    names = [*rules(recipe.keep), *_later_rules(recipe)]
+    funnel = _funnel(decided, "train", names)
+    if not funnel["kept"]:
+        raise _keeps_nothing(name, funnel, threads)
+    ordered = decided.filter(pl.col("dropped_by").is_null()).sort("order")
+    sides = {
+        side: examples_of(_rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape)
+        for side in ("train", "validation")
+    }
+    ledger = checked(decided.sort("thread_id").select(LEDGER.schema.names).to_arrow(), LEDGER)
+    manifest = Manifest(
+        name=name,
+        digest=_digest(sides["train"], sides["validation"], ledger, recipe, tables),
+        title=recipe.title,
+        recipe=msgspec.to_builtins(recipe),
+        sources=tables.sources.files,
+        tables=tables.sources.digest,
+        held_out=tables.sources.held_out,
+        funnel=funnel,
+        validation_funnel=_funnel(
+            decided, "validation", [each for each in names if each not in ("share", "cap")]
+        ),
+        splits={side: _split_count(rows) for side, rows in sides.items()},
+        notes={**notes, "rows": {side: rows_digest(rows) for side, rows in sides.items()}},
+        word_counter=WORD_COUNTER,
+    )
+    return Plan(manifest, sides["train"], sides["validation"], ledger)
+
+
+def write_variant(plan: Plan) -> Path:
+    """The directory of the planned variant, written now or long there, and now the current build of its name."""
+    out = plan.directory
+    if not (out / "manifest.json").is_file():
+        with building(out) as directory:
+            write_table(plan.train, EXAMPLES, directory / "train.parquet")
+            write_table(plan.validation, EXAMPLES, directory / "validation.parquet")
+            write_table(plan.ledger, LEDGER, directory / "ledger.parquet")
+            write_text(card(plan.manifest), directory / "README.md")
+            write_json(plan.manifest, directory / "manifest.json")
+    write_json(Pointer(out.name), out.parent / f"{plan.manifest.name}.json")
+    return out
+
+
+def write_texts(plan: Plan, template: Template, out: Path) -> None:
+    """Write train.jsonl and val.jsonl, `{"text": …}` a line under `template`, into the directory `out`."""
+    with building(out) as directory:
+        for file, rows in (("train.jsonl", plan.train), ("val.jsonl", plan.validation)):
+            lines = [
+                json.dumps(
+                    {"text": text(template, [*row["prompt"], *row["completion"]])},
+                    ensure_ascii=False,
+                )
+                for row in rows.to_pylist()
+            ]
+            write_text("".join(f"{line}\n" for line in lines), directory / file)
+
+
+def shares(cap: Cap, concise: int, others: int) -> Shares:
+    """How many of `concise` and `others` rows are kept so that `cap.concise_share` of the kept are concise.
+
+    Exact fractions: 0.7 as a float would lose a row here and there.
+    """
+    share = Fraction(str(cap.concise_share))
+    bounds = [Fraction(cap.examples)] if cap.examples is not None else []
+    bounds += [concise / share] if share else []
+    bounds += [others / (1 - share)] if share < 1 else []
+    n = int(min(bounds))
+    return Shares(n, round(share * n), n - round(share * n))
+
+
+def _decided(threads: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    """Every thread with the first rule it fails as `dropped_by`, before share and cap, and its place in the order."""
+    orders = pl.Series(
+        "order", [hash_order(ORDER, each) for each in threads["thread_id"]], pl.String
+    )
+    failed = [pl.when(~rule).then(pl.lit(name)) for name, rule in rules(recipe.keep).items()]
+    on_test = pl.when(pl.col("split") == "test").then(pl.lit("test"))
+    decided = threads.with_columns(pl.coalesce(on_test, *failed).alias("dropped_by"), orders)
+    if recipe.keep.best_per_prompt:
+        kept = decided.filter(pl.col("dropped_by").is_null())
+        beaten = kept.filter(~is_best_to_its_prompt()).select("thread_id")
+        is_beaten = pl.col("thread_id").is_in(beaten["thread_id"].implode())
+        decided = decided.with_columns(
+            pl.when(is_beaten)
+            .then(pl.lit("best_per_prompt"))
+            .otherwise("dropped_by")
+            .alias("dropped_by")
+        )
+    return decided.select("thread_id", "tree_id", "split", "reply_words", "order", "dropped_by")
+
+
+def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The threads with `share` and `cap` among the reasons, and what was decided for the whole."""
+    kept = train.filter(pl.col("dropped_by").is_null()).sort("order")
+    if cap.concise_share is not None:
+        concise, others = kept.filter(is_concise()), kept.filter(~is_concise())
+        found = shares(cap, concise.height, others.height)
+        surplus, reason = pl.concat([concise[found.concise :], others[found.others :]]), "share"
+        notes = {
+            "concise_share": {
+                "n": found.n,
+                "concise_usable": concise.height,
+                "others_usable": others.height,
+            }
+        }
+    else:
+        surplus, reason = kept[cap.examples :] if cap.examples is not None else kept.clear(), "cap"
+        notes = {}
+    return surplus.with_columns(pl.lit(reason).alias("dropped_by")), notes
+
+
+def _later_rules(recipe: Recipe) -> list[str]:
+    names = ["best_per_prompt"] if recipe.keep.best_per_prompt else []
+    if recipe.cap.concise_share is not None:
+        return [*names, "share"]
+    return [*names, "cap"] if recipe.cap.examples is not None else names
+
+
+def _funnel(decided: pl.DataFrame, side: str, names: Sequence[str]) -> dict[str, int]:
+    """Threads in, threads out and why: for `train` of all threads, else of that side's. It adds up, or it is our bug."""
+    sides = Counter(decided["split"].to_list())
+    reasons = Counter(decided.filter(pl.col("split") == side)["dropped_by"].to_list())
+    if side == "train":
+        funnel = {
+            "threads": decided.height,
+            "test": sides["test"],
+            "validation": sides["validation"],
+        }
+    else:
+        funnel = {"threads": sides[side]}
+    funnel |= {name: reasons[name] for name in names} | {"kept": reasons[None]}
+    assert 2 * funnel["threads"] == sum(funnel.values()), funnel
+    return funnel
+
+
+def _rows_of(threads: pl.DataFrame, ordered: pl.DataFrame) -> list[dict[str, Any]]:
+    return (
+        ordered.select("thread_id")
+        .join(threads, on="thread_id", how="left", maintain_order="left")
+        .to_dicts()
+    )
+
+
+def _split_count(rows: pa.Table) -> SplitCount:
+    words = rows["reply_words"].to_pylist()
+    return SplitCount(
+        rows=len(words),
+        words=sum(words),
+        concise=sum(n <= CONCISE_WORDS for n in words),
+        limits_stated=rows.num_rows - rows["limit"].null_count,
+    )
+
+
+def _digest(
+    train: pa.Table, validation: pa.Table, ledger: pa.Table, recipe: Recipe, tables: Tables
+) -> str:
+    # All that the directory holds follows from these: an equal digest is an equal directory.
+    parts = [rows_digest(train), rows_digest(validation), rows_digest(ledger)]
+    parts += [msgspec.json.encode(recipe, order="sorted").decode(), tables.sources.digest]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> InputError:
+    total, *dropped = [(reason, n) for reason, n in funnel.items() if n]
+    if not dropped:
+        return InputError(
+            f"recipe `{name}` keeps nothing: the sources hold no reply",
+            "add a `--source` with replies",
+        )
+    told = ", ".join(f"{reason} dropped {n:,}" for reason, n in dropped)
+    last = dropped[-1][0]
+    median = threads["reply_words"].median()
+    common = {
+        column: ", ".join(
+            str(value) for value, _ in Counter(threads[column].to_list()).most_common(5)
+        )
+        for column in ("root_lang", "tree_state")
+    }
+    hints = {
+        "test": "hold out a smaller share with `--held-out`",
+        "validation": "hold out a smaller share with `--held-out`",
+        "tree_states": f"`tree_states` may be too narrow; the sources hold {common['tree_state']}",
+        "languages": f"`languages` may be too narrow; the sources hold {common['root_lang']}",
+        "reply_words": f"`reply_words` may be too narrow; the median reply has {median:.0f} words",
+        "share": "without both concise and longer replies there is no share of them; leave `concise_share` out",
+    }
+    return InputError(
+        f"recipe `{name}` keeps none of {total[1]:,} threads: {told}",
+        hints.get(last, f"loosen what the rule `{last}` asks"),
+    )
