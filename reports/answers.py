@@ -1,0 +1,127 @@
+"""Every prompt with the answers of everybody beside each other: what was said, counted, and split at the limit."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataset_builder.tables import HELDOUT, read_table
+from dataset_builder.words import count_words, first_words
+from evals.tables import GENERATIONS, SCORES
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer and how it stands to its limit."""
+
+    within: str  # the text up to the limit
+    beyond: str  # the rest; empty where the limit is kept or none is stated
+    words: int
+    excess: int  # words past the limit
+    is_stopped: bool | None = None  # ended by itself; None of a human reply
+    seed: int | None = None  # None where the answerer has none
+    relevance: float | None = None  # None where it was not scored
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt under one limit, and the answers by answerer: the arms' labels, `base`, `human`."""
+
+    limit: int | None
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+
+    @property
+    def violators(self) -> list[str]:
+        """The answerers of whom at least one answer is over the limit."""
+        return [name for name, answers in self.answers.items() if any(answer.excess for answer in answers)]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt as a person asked it, under each limit."""
+
+    prompt_id: str
+    origin: str  # held_out, or the prompt file's name
+    lang: str
+    prompt: str
+    asked: dict[int | None, Asked]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Who answered, and where the answers lie."""
+
+    label: str
+    evaluation: Path
+    seed: int | None = None
+
+
+def read_questions(answerers: Iterable[Answerer], limits: Iterable[int | None], heldout: Path | None) -> list[Question]:
+    """Every prompt that some answerer was asked, in the order first met, with all answers under each of `limits`.
+
+    `heldout` is the table of held-out prompts whose first human reply is set beside the answers, or None.
+    """
+    limits = list(limits)
+    questions: dict[str, Question] = {}
+    for answerer in answerers:
+        relevance = _relevance(answerer.evaluation)
+        for row in read_table(answerer.evaluation / "generations.parquet", GENERATIONS).to_pylist():
+            question = questions.get(row["prompt_id"])
+            if question is None:
+                question = Question(
+                    row["prompt_id"],
+                    row["origin"],
+                    row["lang"] or "",
+                    row["prompt"],
+                    {limit: Asked(limit) for limit in limits},
+                )
+                questions[row["prompt_id"]] = question
+            asked = question.asked.get(row["limit"])
+            if asked is not None:
+                answer = split_at_limit(
+                    row["answer"],
+                    row["limit"],
+                    row["is_stopped"],
+                    answerer.seed,
+                    relevance.get((row["prompt_id"], row["limit"], row["wording"], row["sample"])),
+                )
+                asked.answers.setdefault(answerer.label, []).append(answer)
+    if heldout is not None:
+        _add_humans(questions, heldout)
+    return list(questions.values())
+
+
+def split_at_limit(
+    text: str,
+    limit: int | None,
+    is_stopped: bool | None = None,
+    seed: int | None = None,
+    relevance: float | None = None,
+) -> Answer:
+    """`text` as an answer under `limit`: its words counted, and cut in two where the limit is reached.
+
+    >>> split_at_limit("One, two, three.", 2)
+    Answer(within='One, two', beyond=', three.', words=3, excess=1, is_stopped=None, seed=None, relevance=None)
+    """
+    words = count_words(text)
+    excess = 0 if limit is None else max(0, words - limit)
+    within = first_words(text, limit) if excess and limit is not None else text
+    return Answer(within, text[len(within) :], words, excess, is_stopped, seed, relevance)
+
+
+def _relevance(evaluation: Path) -> dict[tuple, float]:
+    path = evaluation / "scores.parquet"
+    if not path.is_file():  # generated, not yet scored
+        return {}
+    return {
+        (row["prompt_id"], row["limit"], row["wording"], row["sample"]): row["value"]
+        for row in read_table(path, SCORES).to_pylist()
+        if row["metric"] == "relevance" and row["answerer"] == "run"
+    }
+
+
+def _add_humans(questions: dict[str, Question], heldout: Path) -> None:
+    for row in read_table(heldout, HELDOUT).to_pylist():
+        question = questions.get(row["prompt_id"])
+        if question is not None and row["replies"]:
+            for limit, asked in question.asked.items():
+                asked.answers["human"] = [split_at_limit(row["replies"][0]["text"], limit)]

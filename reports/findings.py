@@ -1,0 +1,193 @@
+"""One comparison with all that a report shows of it, read from its files and nothing else."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset_builder.artifacts import read_json
+from dataset_builder.fit import Fit
+from dataset_builder.tables import read_table
+from evals.tables import COMPARISON, Arm, Comparison, Evaluation, Gate
+from finetune.run import Run, load_run
+from reports.answers import Answerer, Question, read_questions
+from reports.figures import TRIVIAL
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One row of the table `comparison`: an arm against the baseline in one metric at one limit."""
+
+    arm: str
+    baseline: str
+    metric: str
+    limit: int | None
+    is_pooled: bool
+    prompts: int
+    trees: int
+    seeds: int
+    baseline_mean: float
+    arm_mean: float
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    detectable: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ArmFindings:
+    """One arm and what its runs say of themselves, a run per seed; none where the arm is a base model."""
+
+    arm: Arm
+    runs: list[Run]
+    fits: list[Fit]
+
+    @property
+    def label(self) -> str:
+        return self.arm.label
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A comparison, its rows, its arms and every answer."""
+
+    directory: Path
+    comparison: Comparison
+    effects: list[Effect]
+    arms: list[ArmFindings]
+    questions: list[Question]
+
+    @property
+    def answerers(self) -> list[str]:
+        """Whose answers there are to read: the arms in their order, then the base model and the human."""
+        labels = [arm.label for arm in self.arms]
+        return labels + [name for name in ("base", "human") if name not in labels]
+
+
+def read_findings(directory: Path) -> Findings:
+    """The comparison in `directory` with the runs, fits and answers it names. Raises InputError where one is gone."""
+    comparison = read_json(directory / "comparison.json", Comparison)
+    root = directory.parent.parent
+    effects = [Effect(**row) for row in read_table(directory / "comparison.parquet", COMPARISON).to_pylist()]
+    arms = []
+    answerers = []
+    evaluation: Evaluation | None = None
+    for arm in comparison.arms:
+        runs = [load_run(found(path, root)) for path in arm.runs]
+        fits = [read_json(path, Fit) for run in arm.runs if (path := found(run, root) / "fit.json").is_file()]
+        arms.append(ArmFindings(arm, runs, fits))
+        for place, path in enumerate(arm.evaluations):
+            seed = runs[place].seed if place < len(runs) else None
+            answerers.append(Answerer(arm.label, found(path, root), seed))
+            evaluation = evaluation or read_json(found(path, root) / "eval.json", Evaluation)
+    heldout = None
+    if evaluation is not None:
+        base = next(root.glob(f"bases/*-{evaluation.base_digest[:12]}/evals/{evaluation.name}/eval.json"), None)
+        if base is not None and base.parent not in {answerer.evaluation for answerer in answerers}:
+            answerers.append(Answerer("base", base.parent))
+        path = root / "tables" / evaluation.tables[:12] / "heldout.parquet"
+        heldout = path if path.is_file() else None
+    return Findings(
+        directory, comparison, effects, arms, read_questions(answerers, comparison.limits, heldout)
+    )
+
+
+def found(path: str, root: Path) -> Path:
+    """Where a directory that a comparison names lies now, should the artefacts under `root` have been moved."""
+    if Path(path).is_dir():
+        return Path(path)
+    parts = Path(path).parts
+    for place, part in enumerate(parts):
+        if part in ("runs", "bases", "imported") and root.joinpath(*parts[place:]).is_dir():
+            return root.joinpath(*parts[place:])
+    return Path(path)
+
+
+def limits_stated(comparison: Comparison) -> list[int]:
+    """The limits of a comparison, without `no limit`."""
+    return [limit for limit in comparison.limits if limit is not None]
+
+
+def effect(findings: Findings, arm: str, metric: str, limit: int | None, is_pooled: bool = False) -> Effect | None:
+    """The row that holds this arm's difference, or None."""
+    wanted = (arm, metric, None if is_pooled else limit, is_pooled)
+    return next(
+        (row for row in findings.effects if (row.arm, row.metric, row.limit, row.is_pooled) == wanted), None
+    )
+
+
+def mean(findings: Findings, answerer: str, metric: str, limit: int | None, is_pooled: bool = False) -> float | None:
+    """The mean of an arm or of a trivial row; pooled, over all stated limits; None where nothing was scored."""
+    for row in findings.effects:
+        if (row.metric, row.limit, row.is_pooled) == (metric, None if is_pooled else limit, is_pooled):
+            if row.arm == answerer:
+                return row.arm_mean
+            if row.baseline == answerer:
+                return row.baseline_mean
+    rows = [
+        row
+        for row in findings.comparison.trivial
+        if row["answerer"] == answerer
+        and row["metric"] == metric
+        and (row["limit"] is not None if is_pooled else row["limit"] == limit)
+    ]
+    n = sum(row["n"] for row in rows)
+    return sum(row["mean"] * row["n"] for row in rows) / n if n else None
+
+
+def trivial_answerers(findings: Findings) -> list[str]:
+    """The trivial rows that this comparison has, in the order of `TRIVIAL`, then any other."""
+    labels = {arm.label for arm in findings.arms}
+    present = dict.fromkeys(row["answerer"] for row in findings.comparison.trivial)
+    ordered = [name for name in TRIVIAL if name in present] + [name for name in present if name not in TRIVIAL]
+    return [name for name in ordered if name not in labels]
+
+
+def median_words(findings: Findings, answerer: str, limit: int | None) -> float | None:
+    """The median length of an answerer's answers under `limit`, in words; None where there is no answer."""
+    if answerer == "one_word":
+        return 1.0
+    if answerer == "base_cut":
+        words = [] if limit is None else [min(words, limit) for words in given_words(findings, "base", limit)]
+    else:
+        words = given_words(findings, answerer, limit)
+    return float(statistics.median(words)) if words else None
+
+
+def given_words(findings: Findings, answerer: str, limit: int | None) -> list[int]:
+    """The length of every answer of an answerer under `limit`, in words."""
+    return [
+        answer.words
+        for question in findings.questions
+        for answer in question.asked[limit].answers.get(answerer, [])
+    ]
+
+
+def stopped_share(findings: Findings, answerer: str, limit: int | None) -> float | None:
+    """The share of an answerer's answers that ended by themselves; None for humans and where there is no answer."""
+    stopped = [
+        answer.is_stopped
+        for question in findings.questions
+        for answer in question.asked[limit].answers.get(answerer, [])
+        if answer.is_stopped is not None
+    ]
+    return sum(stopped) / len(stopped) if stopped else None
+
+
+def gate(findings: Findings, metric: str) -> Gate | None:
+    """The gate of a quality metric, or None where it has none."""
+    return next((gate for gate in findings.comparison.gates if gate.metric == metric), None)
+
+
+def prompts_compared(findings: Findings, limit: int | None, is_pooled: bool = False) -> int | None:
+    """How many prompts the differences in violations rest on; the fewest where arms differ."""
+    rows = [
+        row.prompts
+        for row in findings.effects
+        if row.metric == ("violation" if limit is not None or is_pooled else row.metric)
+        and row.limit == (None if is_pooled else limit)
+        and row.is_pooled == is_pooled
+    ]
+    return min(rows) if rows else None

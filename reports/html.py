@@ -1,0 +1,254 @@
+"""A comparison as one self-contained page: no server, no network, one small script whose hash the page's own policy names.
+
+Text of models and of data sets is hostile. Jinja2 escapes every value, `printable` shows what could reorder or hide text,
+and the content-security policy lets nothing run or load beside what this module put there.
+"""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from dataset_builder.artifacts import write_text
+from dataset_builder.printable import printable
+from dataset_builder.words import WORD_COUNTER
+from reports import figures
+from reports.chart import forest, words_chart
+from reports.figures import METRICS, NOTHING, TRIVIAL, Metric
+from reports.findings import (
+    Findings,
+    effect,
+    gate,
+    limits_stated,
+    mean,
+    median_words,
+    prompts_compared,
+    stopped_share,
+    trivial_answerers,
+)
+from reports.terminal import fit_rows, funnel_rows, trivial_name
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+# An answerer's look goes by its place; there are so many in the style sheet.
+LOOKS = 6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table, and under it what is said of its difference."""
+
+    text: str
+    note: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One answerer's numbers in one metric."""
+
+    answerer: str
+    name: str
+    cells: list[Cell]
+    is_trivial: bool
+
+
+@dataclass(frozen=True)
+class TableGroup:
+    """The rows of one metric."""
+
+    title: str
+    about: str
+    rows: list[TableRow]
+
+
+def write_report(findings: Findings, out: Path) -> None:
+    """Write the page of a comparison to `out`: whole or not at all."""
+    write_text(comparison_page(findings), out)
+
+
+def comparison_page(findings: Findings) -> str:
+    """The whole page of one comparison."""
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    shown_metrics = [metric for metric in METRICS.values() if _is_shown(findings, metric)]
+    answerers = findings.answerers
+    return environment().get_template("report.html.jinja").render(
+        comparison=findings.comparison,
+        findings=findings,
+        policy=content_policy(script),
+        # Ours, from the templates folder; marked safe because escaping would change what the policy's hash names.
+        script=Markup(script),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        forests=[forest(metric, findings.effects) for metric in shown_metrics],
+        cards=_cards(findings),
+        words=words_chart(findings, answerers),
+        places=_places(findings),
+        groups=_groups(findings),
+        looks={name: _look(findings, name, place) for place, name in enumerate(answerers)},
+        names={name: TRIVIAL.get(name, name) if name in ("base", "human") else name for name in answerers},
+        trained=[arm for arm in findings.arms if arm.runs],
+        funnel=funnel_rows([arm for arm in findings.arms if arm.runs]),
+        fit=fit_rows([arm for arm in findings.arms if arm.runs]),
+        gates=[figures.gate_note(gate) for gate in findings.comparison.gates],
+        warnings=_warnings(findings),
+        word_counter=WORD_COUNTER,
+    )
+
+
+def environment() -> Environment:
+    """Jinja2 as all pages use it: escaping always, an unknown name an error, control characters shown."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    made.filters.update(
+        percent=figures.percent,
+        count=figures.count,
+        limit_name=figures.limit_name,
+        setting=figures.setting,
+        ticked=ticked,
+        value=lambda number, metric: figures.value(metric, number),
+        signed=lambda number, metric: figures.difference(metric, number),
+    )
+    made.globals.update(interval=figures.interval, NOTHING=NOTHING)
+    return made
+
+
+def content_policy(script: str) -> str:
+    """The content-security policy under which nothing is loaded and nothing but `script` runs."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def ticked(text: str) -> Markup:
+    """`text` escaped, with what stands between backticks as code."""
+    parts = re.split(r"`([^`]*)`", printable(text))
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+    )
+
+
+def _visible(value: Any) -> Any:
+    # Markup is ours or went through `ticked`; anything else that is text may hold whatever a model wrote.
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value.replace("\r\n", "\n"))
+    return value
+
+
+def _is_shown(findings: Findings, metric: Metric) -> bool:
+    found = gate(findings, metric.name)
+    return any(row.metric == metric.name for row in findings.effects) and (found is None or found.passed)
+
+
+def _look(findings: Findings, name: str, place: int) -> str:
+    return f"look-{place % LOOKS}" if place < len(findings.arms) else f"look-{name}"
+
+
+def _places(findings: Findings) -> list[tuple[int | None, bool]]:
+    places: list[tuple[int | None, bool]] = [(limit, False) for limit in findings.comparison.limits]
+    if len(limits_stated(findings.comparison)) > 1:
+        places.append((None, True))
+    return places
+
+
+def _cards(findings: Findings) -> list[dict[str, Any]]:
+    """What the head of the page says of each arm: violations over all stated limits, and the difference."""
+    limits = limits_stated(findings.comparison)
+    if not limits:
+        return []
+    place = (None, True) if len(limits) > 1 else (limits[0], False)
+    return [
+        {
+            "label": arm.label,
+            "arm": arm.arm.arm,
+            "is_baseline": arm.arm.is_baseline,
+            "violation": mean(findings, arm.label, "violation", *place),
+            "effect": effect(findings, arm.label, "violation", *place),
+        }
+        for arm in findings.arms
+    ]
+
+
+def _groups(findings: Findings) -> list[TableGroup]:
+    trivial = trivial_answerers(findings)
+    arms = [arm.label for arm in findings.arms]
+    places = _places(findings)
+    groups = []
+    for metric in METRICS.values():
+        if _is_shown(findings, metric):
+            rows = [
+                TableRow(
+                    name,
+                    trivial_name(findings, name) if name in trivial else name,
+                    [_cell(findings, name, metric, *place) for place in places],
+                    name in trivial,
+                )
+                for name in arms + trivial
+            ]
+            groups.append(TableGroup(metric.title, metric.about, rows))
+
+    def plain(title: str, about: str, names: list[str], text: Any) -> TableGroup:
+        rows = [
+            TableRow(
+                name,
+                TRIVIAL.get(name, name) if name in trivial else name,
+                [Cell("" if is_pooled else text(findings, name, limit)) for limit, is_pooled in places],
+                name in trivial,
+            )
+            for name in names
+        ]
+        return TableGroup(title, about, rows)
+
+    groups.insert(1, plain("Words given", "median of an answer", arms + trivial, _median))
+    groups.insert(
+        2,
+        plain(
+            "Stopped by itself",
+            "share of answers not cut at the tokens allowed",
+            arms + [name for name in trivial if name == "base"],
+            _stopped,
+        ),
+    )
+    compared = [Cell(figures.count(prompts_compared(findings, *place))) for place in places]
+    groups.append(TableGroup("Prompts", "in the differences", [TableRow("", "compared", compared, False)]))
+    return groups
+
+
+def _median(findings: Findings, name: str, limit: int | None) -> str:
+    return figures.count(median_words(findings, name, limit))
+
+
+def _stopped(findings: Findings, name: str, limit: int | None) -> str:
+    return figures.percent(stopped_share(findings, name, limit))
+
+
+def _cell(findings: Findings, name: str, metric: Metric, limit: int | None, is_pooled: bool) -> Cell:
+    text = figures.value(metric, mean(findings, name, metric.name, limit, is_pooled))
+    row = effect(findings, name, metric.name, limit, is_pooled)
+    if row is None:
+        return Cell(text)
+    note = figures.difference(metric, row.difference)
+    if row.low is not None:
+        note += f" ({figures.interval(metric, row.low, row.high)})"
+    return Cell(text, note, row.verdict)
+
+
+def _warnings(findings: Findings) -> list[str]:
+    lines = list(findings.comparison.warnings)
+    if findings.comparison.not_shared:
+        lines.append(
+            f"{findings.comparison.not_shared:,} prompts were left out: an arm trained on them or did not answer them"
+        )
+    return lines
