@@ -19,7 +19,7 @@ def card(manifest: Manifest) -> str:
     """The card of the variant that `manifest` describes, YAML block first."""
     environment = Environment(
         undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )  # noqa: S701
+    )
     environment.filters["cell"] = lambda text: text.replace("|", "\\|")
     is_open_assistant = all(file.name.startswith("OpenAssistant/") for file in manifest.sources)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

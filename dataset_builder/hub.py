@@ -14,19 +14,12 @@ NAME = f"{REPOSITORY}@{REVISION}/{FILE}"
 
 def download() -> Path:
     """The export on this disk, fetched once. Raises InputError where it is not here and the Hub cannot be reached."""
-    from httpx import HTTPError
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(hf_hub_download(REPOSITORY, FILE, revision=REVISION, repo_type="dataset"))
-    except (
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        HfHubHTTPError,
-        HTTPError,
-        OSError,
-    ) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
         raise InputError(
             f"{REPOSITORY} is not on this disk and the Hub cannot be reached",
             "name a file you have: `--source FILE`; dataset_builder/sample/forest.trees.jsonl comes with treetune",
