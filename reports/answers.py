@@ -13,13 +13,18 @@ from evals.tables import GENERATIONS, SCORES
 class Answer:
     """One answer and how it stands to its limit."""
 
-    within: str  # the text up to the limit
+    within: str  # the text up to the first word past the limit
     beyond: str  # the rest; empty where the limit is kept or none is stated
     words: int
     excess: int  # words past the limit
     is_stopped: bool | None = None  # ended by itself; None of a human reply
     seed: int | None = None  # None where the answerer has none
     relevance: float | None = None  # None where it was not scored
+
+    @property
+    def is_empty(self) -> bool:
+        """Holds no word, which keeps no limit either."""
+        return self.words == 0
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,14 @@ class Asked:
 
     @property
     def violators(self) -> list[str]:
-        """The answerers of whom at least one answer is over the limit."""
-        return [name for name, answers in self.answers.items() if any(answer.excess for answer in answers)]
+        """The answerers of whom at least one answer breaks the limit: by its length, or by saying nothing."""
+        if self.limit is None:
+            return []
+        return [
+            name
+            for name, answers in self.answers.items()
+            if any(answer.excess or answer.is_empty for answer in answers)
+        ]
 
 
 @dataclass(frozen=True)
@@ -100,12 +111,16 @@ def split_at_limit(
     """`text` as an answer under `limit`: its words counted, and cut in two where the limit is reached.
 
     >>> split_at_limit("One, two, three.", 2)
-    Answer(within='One, two', beyond=', three.', words=3, excess=1, is_stopped=None, seed=None, relevance=None)
+    Answer(within='One, two, ', beyond='three.', words=3, excess=1, is_stopped=None, seed=None, relevance=None)
     """
     words = count_words(text)
     excess = 0 if limit is None else max(0, words - limit)
-    within = first_words(text, limit) if excess and limit is not None else text
-    return Answer(within, text[len(within) :], words, excess, is_stopped, seed, relevance)
+    end = len(text)
+    if excess and limit is not None:
+        end = len(first_words(text, limit))
+        # Spaces and stops belong to no word: what is too long begins with the next letter or digit.
+        end += next((place for place, character in enumerate(text[end:]) if character.isalnum()), 0)
+    return Answer(text[:end], text[end:], words, excess, is_stopped, seed, relevance)
 
 
 def _relevance(evaluation: Path) -> dict[tuple, float]:

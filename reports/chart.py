@@ -98,8 +98,9 @@ class WordsChart:
 
 
 def forest(metric: Metric, effects: Sequence[Effect]) -> Forest:
-    """The differences of `metric` in `effects`, in their order."""
+    """The differences of `metric` in `effects`: limits ascending, none stated, all limits; arms in their order in each."""
     rows = [row for row in effects if row.metric == metric.name]
+    rows.sort(key=lambda row: (row.is_pooled, row.limit is None, row.limit or 0))
     ends = [0.0] + [end for row in rows for end in (row.low, row.high, row.difference) if end is not None]
     step = tick_step(min(ends), max(ends), 5, 10**-metric.decimals / metric.scale)
     scale = Scale(math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step or step)
@@ -136,8 +137,10 @@ def words_chart(findings: Findings, answerers: Sequence[str]) -> WordsChart:
     """Every answer's length by limit and answerer."""
     limits = findings.comparison.limits
     given = {(name, limit): given_words(findings, name, limit) for limit in limits for name in answerers}
-    lengths = [max(1, words) for words in _all(given.values())] + [limit for limit in limits if limit]
-    scale = Scale(max(1.0, min(lengths, default=1) / 1.3), max(lengths, default=10) * 1.3, is_log=True)
+    lengths = sorted([max(1, words) for words in _all(given.values())] + [limit for limit in limits if limit]) or [1, 10]
+    # A few answers of one word would push all the others into the upper half.
+    shortest = lengths[len(lengths) // 100]
+    scale = Scale(max(1.0, shortest / 1.3), lengths[-1] * 1.3, is_log=True)
     width = 100 / max(1, len(limits))
     panels = [
         Panel(

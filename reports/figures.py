@@ -40,7 +40,10 @@ METRICS = {
         "overshoot", "Overshoot", "words past the limit, on average; lower is better", "words", 1, 1
     ),
     "relevance": Metric(
-        "relevance", "Relevance", "how much the prompt explains the answer, nats per token; higher is better", "nats", 1, 2
+        "relevance", "Relevance per token", "how much the prompt explains the answer; higher is better", "nats", 1, 2
+    ),
+    "relevance_total": Metric(
+        "relevance_total", "Relevance", "the same, summed over the answer; higher is better", "nats", 1, 1
     ),
 }
 

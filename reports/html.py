@@ -45,6 +45,7 @@ class Cell:
 
     text: str
     note: str = ""
+    interval: str = ""
     verdict: str = ""
 
 
@@ -86,6 +87,7 @@ def comparison_page(findings: Findings) -> str:
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         forests=[forest(metric, findings.effects) for metric in shown_metrics],
         cards=_cards(findings),
+        seeds=_seeds(findings),
         words=words_chart(findings, answerers),
         places=_places(findings),
         groups=_groups(findings),
@@ -181,6 +183,12 @@ def _cards(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
+def _seeds(findings: Findings) -> str:
+    """The number of seeds: one where it is every arm's, else each arm's in turn."""
+    seeds = [len(arm.arm.evaluations) for arm in findings.arms]
+    return str(seeds[0]) if len(set(seeds)) == 1 else ", ".join(map(str, seeds))
+
+
 def _groups(findings: Findings) -> list[TableGroup]:
     trivial = trivial_answerers(findings)
     arms = [arm.label for arm in findings.arms]
@@ -239,10 +247,8 @@ def _cell(findings: Findings, name: str, metric: Metric, limit: int | None, is_p
     row = effect(findings, name, metric.name, limit, is_pooled)
     if row is None:
         return Cell(text)
-    note = figures.difference(metric, row.difference)
-    if row.low is not None:
-        note += f" ({figures.interval(metric, row.low, row.high)})"
-    return Cell(text, note, row.verdict)
+    between = "" if row.low is None else figures.interval(metric, row.low, row.high)
+    return Cell(text, figures.difference(metric, row.difference), between, row.verdict)
 
 
 def _warnings(findings: Findings) -> list[str]:

