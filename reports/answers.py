@@ -66,7 +66,9 @@ class Answerer:
     seed: int | None = None
 
 
-def read_questions(answerers: Iterable[Answerer], limits: Iterable[int | None], heldout: Path | None) -> list[Question]:
+def read_questions(
+    answerers: Iterable[Answerer], limits: Iterable[int | None], heldout: Path | None
+) -> list[Question]:
     """Every prompt that some answerer was asked, in the order first met, with all answers under each of `limits`.
 
     `heldout` is the table of held-out prompts whose first human reply is set beside the answers, or None.

@@ -101,13 +101,18 @@ def forest(metric: Metric, effects: Sequence[Effect]) -> Forest:
     """The differences of `metric` in `effects`: limits ascending, none stated, all limits; arms in their order in each."""
     rows = [row for row in effects if row.metric == metric.name]
     rows.sort(key=lambda row: (row.is_pooled, row.limit is None, row.limit or 0))
-    ends = [0.0] + [end for row in rows for end in (row.low, row.high, row.difference) if end is not None]
+    ends = [0.0] + [
+        end for row in rows for end in (row.low, row.high, row.difference) if end is not None
+    ]
     step = tick_step(min(ends), max(ends), 5, 10**-metric.decimals / metric.scale)
     scale = Scale(math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step or step)
     values = _steps(scale.low, scale.high, step)
     # As many decimals as the step needs: an axis of whole numbers shows whole numbers.
     decimals = max(0, -math.floor(math.log10(step * metric.scale) + 1e-9))
-    ticks = [Tick(scale.at(value), difference(replace(metric, decimals=decimals), value)) for value in values]
+    ticks = [
+        Tick(scale.at(value), difference(replace(metric, decimals=decimals), value))
+        for value in values
+    ]
     placed = [
         ForestRow(
             row,
@@ -136,8 +141,12 @@ def tick_step(low: float, high: float, n: int, smallest: float = 0.0) -> float:
 def words_chart(findings: Findings, answerers: Sequence[str]) -> WordsChart:
     """Every answer's length by limit and answerer."""
     limits = findings.comparison.limits
-    given = {(name, limit): given_words(findings, name, limit) for limit in limits for name in answerers}
-    lengths = sorted([max(1, words) for words in _all(given.values())] + [limit for limit in limits if limit]) or [1, 10]
+    given = {
+        (name, limit): given_words(findings, name, limit) for limit in limits for name in answerers
+    }
+    lengths = sorted(
+        [max(1, words) for words in _all(given.values())] + [limit for limit in limits if limit]
+    ) or [1, 10]
     # A few answers of one word would push all the others into the upper half.
     shortest = lengths[len(lengths) // 100]
     scale = Scale(max(1.0, shortest / 1.3), lengths[-1] * 1.3, is_log=True)
@@ -149,7 +158,15 @@ def words_chart(findings: Findings, answerers: Sequence[str]) -> WordsChart:
             round(width, 2),
             None if limit is None else round(100 - scale.at(limit), 2),
             [
-                _strip(name, place, len(answerers), given[name, limit], limit, scale, median_words(findings, name, limit))
+                _strip(
+                    name,
+                    place,
+                    len(answerers),
+                    given[name, limit],
+                    limit,
+                    scale,
+                    median_words(findings, name, limit),
+                )
                 for place, name in enumerate(answerers)
             ],
         )
@@ -165,7 +182,13 @@ def words_chart(findings: Findings, answerers: Sequence[str]) -> WordsChart:
 
 
 def _strip(
-    name: str, place: int, of: int, words: list[int], limit: int | None, scale: Scale, median: float | None
+    name: str,
+    place: int,
+    of: int,
+    words: list[int],
+    limit: int | None,
+    scale: Scale,
+    median: float | None,
 ) -> Strip:
     width = 88 / of
     dots = "".join(

@@ -34,16 +34,32 @@ class Metric:
 
 METRICS = {
     "violation": Metric(
-        "violation", "Violations", "answers with more words than the limit; lower is better", "points", 100, 0, " %"
+        "violation",
+        "Violations",
+        "answers with more words than the limit; lower is better",
+        "points",
+        100,
+        0,
+        " %",
     ),
     "overshoot": Metric(
         "overshoot", "Overshoot", "words past the limit, on average; lower is better", "words", 1, 1
     ),
     "relevance": Metric(
-        "relevance", "Relevance per token", "how much the prompt explains the answer; higher is better", "nats", 1, 2
+        "relevance",
+        "Relevance per token",
+        "how much the prompt explains the answer; higher is better",
+        "nats",
+        1,
+        2,
     ),
     "relevance_total": Metric(
-        "relevance_total", "Relevance", "the same, summed over the answer; higher is better", "nats", 1, 1
+        "relevance_total",
+        "Relevance",
+        "the same, summed over the answer; higher is better",
+        "nats",
+        1,
+        1,
     ),
 }
 
@@ -70,7 +86,11 @@ def count(number: float | None) -> str:
 
 def value(metric: Metric, number: float | None) -> str:
     """A stored value of the metric as it is shown."""
-    return NOTHING if number is None else f"{_number(number * metric.scale, metric.decimals)}{metric.suffix}"
+    return (
+        NOTHING
+        if number is None
+        else f"{_number(number * metric.scale, metric.decimals)}{metric.suffix}"
+    )
 
 
 def difference(metric: Metric, number: float | None) -> str:

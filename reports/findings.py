@@ -33,7 +33,7 @@ class Effect:
     p: float | None
     p_holm: float | None
     detectable: float | None
-    verdict: str
+    verdict: str | None  # None on rows that describe and decide nothing
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,20 @@ def read_findings(directory: Path) -> Findings:
     """The comparison in `directory` with the runs, fits and answers it names. Raises InputError where one is gone."""
     comparison = read_json(directory / "comparison.json", Comparison)
     root = directory.parent.parent
-    effects = [Effect(**row) for row in read_table(directory / "comparison.parquet", COMPARISON).to_pylist()]
+    effects = [
+        Effect(**row)
+        for row in read_table(directory / "comparison.parquet", COMPARISON).to_pylist()
+    ]
     arms = []
     answerers = []
     evaluation: Evaluation | None = None
     for arm in comparison.arms:
         runs = [load_run(found(path, root)) for path in arm.runs]
-        fits = [read_json(path, Fit) for run in arm.runs if (path := found(run, root) / "fit.json").is_file()]
+        fits = [
+            read_json(path, Fit)
+            for run in arm.runs
+            if (path := found(run, root) / "fit.json").is_file()
+        ]
         arms.append(ArmFindings(arm, runs, fits))
         for place, path in enumerate(arm.evaluations):
             seed = runs[place].seed if place < len(runs) else None
@@ -84,7 +91,10 @@ def read_findings(directory: Path) -> Findings:
             evaluation = evaluation or read_json(found(path, root) / "eval.json", Evaluation)
     heldout = None
     if evaluation is not None:
-        base = next(root.glob(f"bases/*-{evaluation.base_digest[:12]}/evals/{evaluation.name}/eval.json"), None)
+        base = next(
+            root.glob(f"bases/*-{evaluation.base_digest[:12]}/evals/{evaluation.name}/eval.json"),
+            None,
+        )
         if base is not None and base.parent not in {answerer.evaluation for answerer in answerers}:
             answerers.append(Answerer("base", base.parent))
         path = root / "tables" / evaluation.tables[:12] / "heldout.parquet"
@@ -110,18 +120,31 @@ def limits_stated(comparison: Comparison) -> list[int]:
     return [limit for limit in comparison.limits if limit is not None]
 
 
-def effect(findings: Findings, arm: str, metric: str, limit: int | None, is_pooled: bool = False) -> Effect | None:
+def effect(
+    findings: Findings, arm: str, metric: str, limit: int | None, is_pooled: bool = False
+) -> Effect | None:
     """The row that holds this arm's difference, or None."""
     wanted = (arm, metric, None if is_pooled else limit, is_pooled)
     return next(
-        (row for row in findings.effects if (row.arm, row.metric, row.limit, row.is_pooled) == wanted), None
+        (
+            row
+            for row in findings.effects
+            if (row.arm, row.metric, row.limit, row.is_pooled) == wanted
+        ),
+        None,
     )
 
 
-def mean(findings: Findings, answerer: str, metric: str, limit: int | None, is_pooled: bool = False) -> float | None:
+def mean(
+    findings: Findings, answerer: str, metric: str, limit: int | None, is_pooled: bool = False
+) -> float | None:
     """The mean of an arm or of a trivial row; pooled, over all stated limits; None where nothing was scored."""
     for row in findings.effects:
-        if (row.metric, row.limit, row.is_pooled) == (metric, None if is_pooled else limit, is_pooled):
+        if (row.metric, row.limit, row.is_pooled) == (
+            metric,
+            None if is_pooled else limit,
+            is_pooled,
+        ):
             if row.arm == answerer:
                 return row.arm_mean
             if row.baseline == answerer:
@@ -141,7 +164,9 @@ def trivial_answerers(findings: Findings) -> list[str]:
     """The trivial rows that this comparison has, in the order of `TRIVIAL`, then any other."""
     labels = {arm.label for arm in findings.arms}
     present = dict.fromkeys(row["answerer"] for row in findings.comparison.trivial)
-    ordered = [name for name in TRIVIAL if name in present] + [name for name in present if name not in TRIVIAL]
+    ordered = [name for name in TRIVIAL if name in present] + [
+        name for name in present if name not in TRIVIAL
+    ]
     return [name for name in ordered if name not in labels]
 
 
@@ -150,7 +175,11 @@ def median_words(findings: Findings, answerer: str, limit: int | None) -> float 
     if answerer == "one_word":
         return 1.0
     if answerer == "base_cut":
-        words = [] if limit is None else [min(words, limit) for words in given_words(findings, "base", limit)]
+        words = (
+            []
+            if limit is None
+            else [min(words, limit) for words in given_words(findings, "base", limit)]
+        )
     else:
         words = given_words(findings, answerer, limit)
     return float(statistics.median(words)) if words else None

@@ -78,27 +78,34 @@ def comparison_page(findings: Findings) -> str:
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     shown_metrics = [metric for metric in METRICS.values() if _is_shown(findings, metric)]
     answerers = findings.answerers
-    return environment().get_template("report.html.jinja").render(
-        comparison=findings.comparison,
-        findings=findings,
-        policy=content_policy(script),
-        # Ours, from the templates folder; marked safe because escaping would change what the policy's hash names.
-        script=Markup(script),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        forests=[forest(metric, findings.effects) for metric in shown_metrics],
-        cards=_cards(findings),
-        seeds=_seeds(findings),
-        words=words_chart(findings, answerers),
-        places=_places(findings),
-        groups=_groups(findings),
-        looks={name: _look(findings, name, place) for place, name in enumerate(answerers)},
-        names={name: TRIVIAL.get(name, name) if name in ("base", "human") else name for name in answerers},
-        trained=[arm for arm in findings.arms if arm.runs],
-        funnel=funnel_rows([arm for arm in findings.arms if arm.runs]),
-        fit=fit_rows([arm for arm in findings.arms if arm.runs]),
-        gates=[figures.gate_note(gate) for gate in findings.comparison.gates],
-        warnings=_warnings(findings),
-        word_counter=WORD_COUNTER,
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            comparison=findings.comparison,
+            findings=findings,
+            policy=content_policy(script),
+            # Ours, from the templates folder; marked safe because escaping would change what the policy's hash names.
+            script=Markup(script),
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            forests=[forest(metric, findings.effects) for metric in shown_metrics],
+            cards=_cards(findings),
+            seeds=_seeds(findings),
+            words=words_chart(findings, answerers),
+            places=_places(findings),
+            groups=_groups(findings),
+            looks={name: _look(findings, name, place) for place, name in enumerate(answerers)},
+            names={
+                name: TRIVIAL.get(name, name) if name in ("base", "human") else name
+                for name in answerers
+            },
+            trained=[arm for arm in findings.arms if arm.runs],
+            funnel=funnel_rows([arm for arm in findings.arms if arm.runs]),
+            fit=fit_rows([arm for arm in findings.arms if arm.runs]),
+            gates=[figures.gate_note(gate) for gate in findings.comparison.gates],
+            warnings=_warnings(findings),
+            word_counter=WORD_COUNTER,
+        )
     )
 
 
@@ -138,7 +145,8 @@ def ticked(text: str) -> Markup:
     """`text` escaped, with what stands between backticks as code."""
     parts = re.split(r"`([^`]*)`", printable(text))
     return Markup().join(
-        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
     )
 
 
@@ -151,7 +159,9 @@ def _visible(value: Any) -> Any:
 
 def _is_shown(findings: Findings, metric: Metric) -> bool:
     found = gate(findings, metric.name)
-    return any(row.metric == metric.name for row in findings.effects) and (found is None or found.passed)
+    return any(row.metric == metric.name for row in findings.effects) and (
+        found is None or found.passed
+    )
 
 
 def _look(findings: Findings, name: str, place: int) -> str:
@@ -212,7 +222,10 @@ def _groups(findings: Findings) -> list[TableGroup]:
             TableRow(
                 name,
                 TRIVIAL.get(name, name) if name in trivial else name,
-                [Cell("" if is_pooled else text(findings, name, limit)) for limit, is_pooled in places],
+                [
+                    Cell("" if is_pooled else text(findings, name, limit))
+                    for limit, is_pooled in places
+                ],
                 name in trivial,
             )
             for name in names
@@ -230,7 +243,9 @@ def _groups(findings: Findings) -> list[TableGroup]:
         ),
     )
     compared = [Cell(figures.count(prompts_compared(findings, *place))) for place in places]
-    groups.append(TableGroup("Prompts", "in the differences", [TableRow("", "compared", compared, False)]))
+    groups.append(
+        TableGroup("Prompts", "in the differences", [TableRow("", "compared", compared, False)])
+    )
     return groups
 
 
@@ -242,13 +257,15 @@ def _stopped(findings: Findings, name: str, limit: int | None) -> str:
     return figures.percent(stopped_share(findings, name, limit))
 
 
-def _cell(findings: Findings, name: str, metric: Metric, limit: int | None, is_pooled: bool) -> Cell:
+def _cell(
+    findings: Findings, name: str, metric: Metric, limit: int | None, is_pooled: bool
+) -> Cell:
     text = figures.value(metric, mean(findings, name, metric.name, limit, is_pooled))
     row = effect(findings, name, metric.name, limit, is_pooled)
     if row is None:
         return Cell(text)
     between = "" if row.low is None else figures.interval(metric, row.low, row.high)
-    return Cell(text, figures.difference(metric, row.difference), between, row.verdict)
+    return Cell(text, figures.difference(metric, row.difference), between, row.verdict or "")
 
 
 def _warnings(findings: Findings) -> list[str]:

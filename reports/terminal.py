@@ -74,9 +74,13 @@ def metric_table(findings: Findings, metric: Metric, places: list[Place]) -> Ren
     table.add_section()
     for name in trivial_answerers(findings):
         values = [mean(findings, name, metric.name, *place) for place in places]
-        table.add_row(shown(trivial_name(findings, name)), *(figures.value(metric, value) for value in values))
+        table.add_row(
+            shown(trivial_name(findings, name)), *(figures.value(metric, value) for value in values)
+        )
     table.add_section()
-    table.add_row("prompts compared", *(figures.count(prompts_compared(findings, *place)) for place in places))
+    table.add_row(
+        "prompts compared", *(figures.count(prompts_compared(findings, *place)) for place in places)
+    )
     legend = (
         f"difference: from the baseline, in {metric.unit}, with its 95 % interval; "
         "detectable: the smallest one that so many prompts show with 80 % power"
@@ -110,8 +114,14 @@ def relevance_parts(findings: Findings) -> Iterable[RenderableType]:
     """The relevance table where its gate passed; one line that says so where it failed; nothing where it was not scored."""
     metric = METRICS["relevance"]
     found = gate(findings, metric.name)
-    if found is not None and found.passed and any(row.metric == metric.name for row in findings.effects):
-        yield metric_table(findings, metric, [(limit, False) for limit in findings.comparison.limits])
+    if (
+        found is not None
+        and found.passed
+        and any(row.metric == metric.name for row in findings.effects)
+    ):
+        yield metric_table(
+            findings, metric, [(limit, False) for limit in findings.comparison.limits]
+        )
     if found is not None:
         yield shown(figures.gate_note(found))
         yield Text()
@@ -146,7 +156,9 @@ def rows_table(arms: list[ArmFindings]) -> RenderableType:
     table.add_section()
     for name, values in fit_rows(trained):
         table.add_row(name, *values)
-    return titled("Where the rows went", "from threads to rows to training; of an arm's first seed", table)
+    return titled(
+        "Where the rows went", "from threads to rows to training; of an arm's first seed", table
+    )
 
 
 def funnel_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
@@ -161,7 +173,9 @@ def funnel_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
 def fit_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
     """What template, tokenizer and length did to each arm's rows, and the training that followed."""
 
-    def row(name: str, of: Callable[[ArmFindings], str], needs_fit: bool = True) -> tuple[str, list[str]]:
+    def row(
+        name: str, of: Callable[[ArmFindings], str], needs_fit: bool = True
+    ) -> tuple[str, list[str]]:
         return name, [of(arm) if arm.fits or not needs_fit else NOTHING for arm in arms]
 
     return [
@@ -184,7 +198,9 @@ def warning_parts(findings: Findings) -> Iterable[RenderableType]:
     comparison = findings.comparison
     lines = list(comparison.warnings)
     if comparison.not_shared:
-        lines.append(f"{comparison.not_shared:,} prompts were left out: an arm trained on them or did not answer them")
+        lines.append(
+            f"{comparison.not_shared:,} prompts were left out: an arm trained on them or did not answer them"
+        )
     if lines:
         yield Text("Warnings", "bold")
         for line in lines:
@@ -222,20 +238,28 @@ def trivial_name(findings: Findings, answerer: str) -> str:
     name = TRIVIAL.get(answerer, answerer)
     own = {row["n"] for row in findings.comparison.trivial if row["answerer"] == answerer}
     compared = {row.prompts for row in findings.effects}
-    return name if own <= compared else f"{name} ({' to '.join(str(n) for n in sorted({min(own), max(own)}))})"
+    return (
+        name
+        if own <= compared
+        else f"{name} ({' to '.join(str(n) for n in sorted({min(own), max(own)}))})"
+    )
 
 
 def _table() -> Table:
     return Table(header_style="", box=LINES, padding=(0, 0, 0, 1), show_edge=False)
 
 
-def _add_differences(table: Table, findings: Findings, arm: str, metric: Metric, places: list[Place]) -> None:
+def _add_differences(
+    table: Table, findings: Findings, arm: str, metric: Metric, places: list[Place]
+) -> None:
     effects = [effect(findings, arm, metric.name, *place) for place in places]
     lines = {
         "  difference": [row and figures.difference(metric, row.difference) for row in effects],
         "  95 % from": [row and figures.difference(metric, row.low) for row in effects],
         "         to": [row and figures.difference(metric, row.high) for row in effects],
-        "  detectable": [row and figures.value(metric, row.detectable).removesuffix(" %") for row in effects],
+        "  detectable": [
+            row and figures.value(metric, row.detectable).removesuffix(" %") for row in effects
+        ],
         "  verdict": [row and row.verdict for row in effects],
     }
     for name, cells in lines.items():
@@ -243,7 +267,11 @@ def _add_differences(table: Table, findings: Findings, arm: str, metric: Metric,
 
 
 def _plain_table(
-    findings: Findings, title: str, about: str, trivial: list[str], cell: Callable[[str, int | None], str]
+    findings: Findings,
+    title: str,
+    about: str,
+    trivial: list[str],
+    cell: Callable[[str, int | None], str],
 ) -> RenderableType:
     limits = findings.comparison.limits
     table = answerer_table([(limit, False) for limit in limits])

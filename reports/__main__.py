@@ -1,0 +1,55 @@
+"""`python -m reports`: compare arms and say which is better; list what exists."""
+
+from cyclopts import App
+
+from dataset_builder.command_line import data, run, talk
+
+app = App(name="reports", help="Comparisons and variants for people.", version_flags=[])
+
+
+@app.command
+def compare(*arms: str, suite: str = "word_limit", name: str | None = None) -> None:
+    """Compare arms on a suite they were evaluated on: the table here, side-by-side answers in report.html.
+
+    Prints the path of the report.
+
+    Parameters
+    ----------
+    arms
+        Two or more: unique beginnings of runs, all seeds of each. The first is the baseline.
+    suite
+        The suite they were evaluated on.
+    name
+        What the comparison is called; without it, after its arms and suite.
+    """
+    from dataset_builder.errors import InputError
+    from evals import compare as comparing
+    from finetune.run import find_runs
+    from reports.findings import read_findings
+    from reports.html import write_report
+    from reports.terminal import comparison_report
+
+    if len(arms) < 2:
+        raise InputError(
+            f"wanted: two arms or more, found {len(arms) or 'none'}",
+            "`just list` shows the runs that exist",
+        )
+    with talk.status("comparing"):
+        directory = comparing.compare([find_runs(arm) for arm in arms], suite, name)
+        findings = read_findings(directory)
+        report = directory / "report.html"
+        write_report(findings, report)
+    talk.print(comparison_report(findings))
+    data.print(str(report), soft_wrap=True, markup=False)
+
+
+@app.command(name="list")
+def list_artifacts() -> None:
+    """List the variants, runs, evaluations and comparisons that exist."""
+    from reports.listing import listing
+
+    data.print(listing())
+
+
+if __name__ == "__main__":
+    run(app)
