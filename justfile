@@ -1,0 +1,90 @@
+set quiet
+set positional-arguments   # arguments reach the program as they were typed: never {{ }} for what a user wrote
+
+python := ".venv/bin/python"
+
+# List the recipes
+[private]
+default:
+    {{ just_executable() }} --list --unsorted
+
+# All of it, on the bundled forest and a real 135M-parameter model: CPU, offline, a few minutes
+[group('pipeline')]
+demo: environment
+    bash bench/demo.sh {{ python }}
+
+# Build dataset variants: those named, or every one that ships
+[group('pipeline')]
+build-data *arguments: environment
+    {{ python }} -m dataset_builder build "$@"
+
+# Fine-tune on one variant under one preset
+[group('pipeline')]
+train variant preset *options: environment
+    {{ python }} -m finetune train "$@"
+
+# Score the answers of runs to held-out prompts against their word limits
+[group('pipeline')]
+eval +arguments: environment
+    {{ python }} -m evals eval "$@"
+
+# Compare arms; the first is the baseline
+[group('pipeline')]
+compare +arguments: environment
+    {{ python }} -m reports compare "$@"
+
+# One answer each, the base beside them, words counted
+[group('looking')]
+ask +arguments: environment
+    {{ python }} -m evals ask "$@"
+
+# Variants, runs, evaluations and comparisons that exist
+[group('looking')]
+list *arguments: environment
+    {{ python }} -m reports list "$@"
+
+# Will this machine do it, and if not, what to type
+[group('looking')]
+doctor *arguments: environment
+    {{ python }} -m finetune doctor "$@"
+
+# What needs no running: format, lint, types, the direction of imports
+[group('development')]
+check: environment
+    {{ python }} -m ruff format --check .
+    {{ python }} -m ruff check .
+    {{ python }} -m mypy
+    {{ python }} -m pytest -q tests/test_imports.py
+
+# The tests: CPU, no network, under five minutes on two cores
+[group('development')]
+test *arguments: environment
+    {{ python }} -m pytest "$@"
+
+# Rewrite the golden files and docs/commands.md; read the diff before you commit it
+[group('development')]
+golden: environment
+    UPDATE_GOLDEN=1 {{ python }} -m pytest -q tests/test_terminal.py tests/test_docs.py
+
+# Format the code and mend what the linter can
+[group('development')]
+format: environment
+    {{ python }} -m ruff format .
+    {{ python }} -m ruff check --fix .
+
+# Resolve pyproject.toml into requirements.lock
+[group('development')]
+lock:
+    uv pip compile --quiet --upgrade --universal --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock
+
+# The environment holds exactly what requirements.lock names; where it does already, this takes no time
+[private]
+environment:
+    cmp -s requirements.lock .venv/installed.lock || {{ just_executable() }} install
+
+# Bytecode is compiled here once, so that no command waits for it
+[private]
+install:
+    uv venv --quiet --allow-existing --python ">=3.11" .venv
+    VIRTUAL_ENV=.venv uv pip sync --quiet --compile-bytecode requirements.lock
+    cp requirements.lock .venv/installed.lock

@@ -1,0 +1,23 @@
+"""What a stranger wrote cannot steer a terminal."""
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataset_builder.printable import printable
+
+
+@given(st.text())
+def test_no_control_character_is_left(text: str):
+    shown = printable(text)
+    assert all(
+        character in "\n\t\u200c\u200d" or unicodedata.category(character) not in ("Cc", "Cf")
+        for character in shown
+    )
+
+
+def test_plain_text_stays_and_escapes_become_visible():
+    assert printable("naïve 日本語\n\tok") == "naïve 日本語\n\tok"
+    assert printable("\x1b]8;;evil\x07x") == "\\x1b]8;;evil\\x07x"
+    assert printable("a\u202eb") == "a\\u202eb"
