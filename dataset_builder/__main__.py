@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from dataset_builder.command_line import data, run, talk
 
-app = App(name="build-data", help="Dataset variants of Open Assistant message trees.")
+app = App(name="dataset_builder", help="Exports become dataset variants.", version_flags=[])
 
 
 @app.command
@@ -27,8 +27,8 @@ def build(
     variants
         Names of recipes, or paths of TOML files.
     source
-        An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. May be given several times. Without
-        it, OpenAssistant/oasst1 from the Hub.
+        An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. May be given
+        several times. Without it, OpenAssistant/oasst1 from the Hub.
     held_out
         Share of root prompts that no variant trains on.
     text

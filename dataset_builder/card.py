@@ -1,4 +1,6 @@
-"""The README of a variant: a dataset card that the Hub and `datasets` understand, written from the manifest alone."""
+"""The README of a variant: a dataset card that the Hub and `datasets` understand, written from the
+manifest alone.
+"""
 
 import json
 import shlex
@@ -27,9 +29,7 @@ def card(manifest: Manifest) -> str:
         metadata=_metadata(manifest, "apache-2.0" if is_open_assistant else None),
         recipe=json.dumps(manifest.recipe, indent=2, ensure_ascii=False),
         concise_words=CONCISE_WORDS,
-        licence="Open Assistant's data is under the Apache Licence 2.0."
-        if is_open_assistant
-        else "The licence is that of the sources; Open Assistant's own exports are under the Apache Licence 2.0.",
+        is_open_assistant=is_open_assistant,
         command=build_command(manifest, is_open_assistant),
     )
 

@@ -1,7 +1,9 @@
-"""The border: reads every form of an Open Assistant export, bounded and strict, and refuses rows with a reason.
+"""The border: reads every form of an Open Assistant export, bounded and strict, and refuses rows
+with a reason.
 
-A foreign file meets nothing but this module. Lines are cut by hand and never grow beyond a bound, the parser is strict,
-trees are walked with a stack, and a row that cannot be read costs that row alone.
+A foreign file meets nothing but this module. Lines are cut by hand and never grow beyond a bound,
+the parser is strict, trees are walked with a stack, and a row that cannot be read costs that row
+alone.
 """
 
 import gzip
@@ -67,14 +69,16 @@ class Row(Message):
 
 
 class Place(NamedTuple):
-    """Where a row stands in its file; `byte_offset` is in the unpacked file, and None in parquet."""
+    """Where a row stands in its file; `byte_offset` is in the unpacked file, None in parquet."""
 
     line: int
     byte_offset: int | None
 
 
 class Met(NamedTuple):
-    """A message that can be read, its tree, and its place among its siblings where the file nests them."""
+    """A message that can be read, its tree, and its place among its siblings where the file nests
+    them.
+    """
 
     message: Message
     tree_id: str | None
@@ -117,8 +121,8 @@ def read_export(
 ) -> Export:
     """Everything in the file at `path`, whatever its form: told by content, never by name.
 
-    `report` is called now and then with the number of rows met so far. Raises InputError where the file is missing,
-    cannot be unpacked, or holds nothing.
+    `report` is called now and then with the number of rows met so far. Raises InputError where the
+    file is missing, cannot be unpacked, or holds nothing.
     """
     try:
         with path.open("rb") as file:
@@ -143,7 +147,9 @@ def read_export(
 
 
 def lines_of(file: BinaryIO) -> Iterator[Line]:
-    """The lines of an unpacked file, blank ones aside, without ever holding more than LINE_BYTES of one."""
+    """The lines of an unpacked file, blank ones aside, without ever holding more than LINE_BYTES of
+    one.
+    """
     number, start, held = 1, 0, 0
     pieces: list[bytes] = []
     while chunk := file.read(CHUNK_BYTES):
@@ -227,6 +233,8 @@ def _in_lines(file: BinaryIO) -> Iterator[Found]:
 
 def _row(row: Row, at: Place, suspicious: bool) -> Found:
     # The order matters, since a flat message also names its tree.
+    if row.message_id is not None and row.replies:
+        return True, list(_in_tree(row, row.message_tree_id, row.tree_state, at, suspicious))
     if row.message_id is not None:
         return False, [
             _checked(Met(row, row.message_tree_id, row.tree_state, None, at), suspicious)
@@ -244,17 +252,26 @@ def _loose_row(row: Any, at: Place) -> Found:
     """The same for a row without types: each of its messages is typed on its own."""
     if not isinstance(row, dict):
         return False, [Refusal(at, None, "form", f"a {type(row).__name__}; wanted an object")]
-    if row.get("message_id") is None and isinstance(row.get("prompt"), dict):
-        tree_id, tree_state = _text(row.get("message_tree_id")), _text(row.get("tree_state"))
-        return True, list(_in_tree(row["prompt"], tree_id, tree_state, at, suspicious=True))
-    typed = _typed(row, Row, at)
-    return _row(typed, at, suspicious=True) if isinstance(typed, Row) else (False, [typed])
+    root = row if row.get("message_id") is not None and row.get("replies") else row.get("prompt")
+    if isinstance(root, dict) and (root is row or row.get("message_id") is None):
+        for key in ("message_tree_id", "tree_state"):
+            if not isinstance(row.get(key), str | None):
+                fault = f"`{key}` is a {type(row[key]).__name__}; wanted a string"
+                return True, [Refusal(at, None, "wrong_type", fault)]
+        tree_id, tree_state = row.get("message_tree_id"), row.get("tree_state")
+        return True, list(_in_tree(root, tree_id, tree_state, at, suspicious=True))
+    typed = _typed(row, at)
+    if isinstance(typed, Refusal):
+        return False, [typed]
+    return _row(typed, at, suspicious=True)
 
 
 def _in_tree(
     root: Any, tree_id: str | None, tree_state: str | None, at: Place, suspicious: bool
 ) -> Iterator[Met | Refusal]:
-    """Every message of a nested tree, typed or not. With a stack: how deep it nests is the file's to choose."""
+    """Every message of a nested tree, typed or not. With a stack: how deep it nests is the file's
+    to choose.
+    """
     stack: list[tuple[Any, int | None, str | None]] = [(root, None, None)]
     while stack:
         node, place, parent_id = stack.pop()
@@ -263,7 +280,7 @@ def _in_tree(
             message_id, replies = node.message_id, node.replies
             node.replies = None
         elif isinstance(node, dict):
-            message = _typed(node, Message, at)
+            message = _typed(node, at)
             message_id, replies = _text(node.get("message_id")), node.get("replies")
         else:
             yield Refusal(
@@ -286,26 +303,29 @@ def _in_tree(
 
 
 def _below(message: Message, parent_id: str | None, at: Place) -> Message | Refusal:
-    """The message with the parent it is nested below; refused where it names another, or that one has no id."""
+    """The message with the parent it is nested below; refused where it names another, or that one
+    has no id.
+    """
     if message.parent_id is None:
         message.parent_id = parent_id
     if parent_id is not None and message.parent_id == parent_id:
         return message
-    detail = f"nested below {parent_id or 'a message without id'}, its `parent_id` is {message.parent_id}"
+    above = parent_id or "a message without id"
+    detail = f"nested below {above}, its `parent_id` is {message.parent_id}"
     return Refusal(at, message.message_id, "parent", detail)
 
 
-def _typed(row: dict[str, Any], struct: type[Message], at: Place) -> Message | Refusal:
+def _typed(row: dict[str, Any], at: Place) -> Row | Refusal:
     try:
-        return msgspec.convert(
-            {key: value for key, value in row.items() if key != "replies"}, struct
-        )
+        return msgspec.convert({key: row[key] for key in row if key != "replies"}, Row)
     except msgspec.ValidationError as error:
         return Refusal(at, _text(row.get("message_id")), "wrong_type", str(error))
 
 
 def _checked(met: Met, suspicious: bool) -> Met | Refusal:
-    """`met`, or why it cannot be taken. Only `suspicious` rows are looked through for NUL characters."""
+    """`met`, or why it cannot be taken. Only `suspicious` rows are looked through for NUL
+    characters.
+    """
     message = met.message
     fault = None
     missing = [name for name in ("message_id", "text", "role") if getattr(message, name) is None]

@@ -1,7 +1,8 @@
 """Messages of several files joined into one forest: each message once, below a parent that fits it.
 
-What two files both hold is merged; what contradicts itself is refused. Nothing here depends on the order in which files were
-named or rows were written, but for `place`, which is that order among siblings.
+What two files both hold is merged; what contradicts itself is refused. Nothing here depends on the
+order in which files were named or rows were written, but for `place`, which is that order among
+siblings.
 """
 
 from collections import Counter, defaultdict
@@ -18,8 +19,8 @@ from dataset_builder.manifest import SourceFile
 from dataset_builder.tables import MESSAGES, REJECTS, checked, table_of
 from dataset_builder.words import count_words
 
-# Messages from root to leaf. The deepest of Open Assistant's has 7; a history is stored with each of its replies, so that
-# the cost of a chain grows with its square.
+# Messages from root to leaf. The deepest of Open Assistant's has 7; a history is stored with each
+# of its replies, so that the cost of a chain grows with its square.
 DEPTH = 200
 
 
@@ -49,7 +50,8 @@ def join_exports(exports: Iterable[Export]) -> Forest:
     refusals = {id(export): list(export.refusals) for export in exports}
     kept, merged = _merged(exports, refusals)
     for find in (_cycles, _misfits, _depths):
-        # Each looks at the links that the one before left: what hangs below a refused message is an orphan.
+        # Each looks at the links that the one before left: what hangs below a refused message is an
+        # orphan.
         for message_id, reason, detail in find(kept):
             gone = kept.pop(message_id)
             refusals[id(gone.export)].append(Refusal(gone.met.at, message_id, reason, detail))
@@ -79,7 +81,9 @@ def join_exports(exports: Iterable[Export]) -> Forest:
 def _merged(
     exports: list[Export], refusals: dict[int, list[Refusal]]
 ) -> tuple[dict[str, _Kept], Counter[int]]:
-    """Each message once, by id, and how many of each file stood already; other content under a known id is refused."""
+    """Each message once, by id, and how many of each file stood already; other content under a
+    known id is refused.
+    """
     kept: dict[str, _Kept] = {}
     merged: Counter[int] = Counter()
     for export in exports:
@@ -99,7 +103,8 @@ def _merged(
                 names = ("text", "role", "parent_id")
                 pairs = zip(names, _content(first.met), _content(met), strict=True)
                 other = [name for name, one, two in pairs if one != two]
-                detail = f"line {first.met.at.line} of {first.export.name} has this id with another {', '.join(other)}"
+                earlier = f"line {first.met.at.line} of {first.export.name}"
+                detail = f"{earlier} has this id with another {', '.join(other)}"
                 refusals[id(export)].append(Refusal(met.at, message_id, "conflict", detail))
     return kept, merged
 
@@ -163,7 +168,9 @@ def _depths(kept: dict[str, _Kept]) -> list[Refused]:
 
 
 def _settle_trees(kept: dict[str, _Kept]) -> None:
-    """Gives every message the tree of its topmost ancestor: what hangs together is one tree, whatever the rows say."""
+    """Gives every message the tree of its topmost ancestor: what hangs together is one tree,
+    whatever the rows say.
+    """
     settled: set[str] = set()
     for start in kept:
         path = []
@@ -185,7 +192,8 @@ def _refuse_file(export: Export, refused: Counter[str], met: int) -> None:
         examples = [refusal for refusal in export.refusals if refusal.reason == reason]
         detail = f"; line {examples[0].at.line}: {examples[0].detail}" if examples else ""
         raise InputError(
-            f"{export.name}: {refused.total():,} of {met:,} messages refused, {n:,} of them by `{reason}`{detail}",
+            f"{export.name}: {refused.total():,} of {met:,} messages refused, "
+            f"{n:,} of them by `{reason}`{detail}",
             WANTED,
         )
 

@@ -13,7 +13,9 @@ NAME = f"{REPOSITORY}@{REVISION}/{FILE}"
 
 
 def download() -> Path:
-    """The export on this disk, fetched once. Raises InputError where it is not here and the Hub cannot be reached."""
+    """The export on this disk, fetched once. Raises InputError where it is not here and the Hub
+    cannot be reached.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -22,5 +24,6 @@ def download() -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
         raise InputError(
             f"{REPOSITORY} is not on this disk and the Hub cannot be reached",
-            "name a file you have: `--source FILE`; dataset_builder/sample/forest.trees.jsonl comes with treetune",
+            "name a file you have: `--source FILE`; "
+            "dataset_builder/sample/forest.trees.jsonl comes with treetune",
         ) from error

@@ -1,7 +1,7 @@
 """Prompts that say nearly the same: what a training row must not share with a held-out one.
 
-Candidates come from MinHash; whether they are near is then counted exactly, so that the hashes can miss a pair (at this
-banding, one in millions) but never invent one.
+Candidates come from MinHash; whether they are near is then counted exactly, so that the hashes can
+miss a pair (at this banding, one in millions) but never invent one.
 """
 
 import unicodedata
@@ -29,6 +29,8 @@ def near_prompts(prompts: Mapping[str, str], held_out: Iterable[tuple[str, bool]
     `held_out` is (text, whether it is a root); follow-ups of a few words are passed over.
     """
     texts = [text for text, is_root in held_out if is_root or len(words(text)) >= FOLLOW_UP_WORDS]
+    if not texts:
+        return []
     equal = {normalised(text) for text in texts}
     sets = [shingles(text) for text in texts]
     index = RMinHashLSH(NEAR, PERMUTATIONS, BANDS)

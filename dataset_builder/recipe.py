@@ -1,7 +1,8 @@
-"""What a variant is: which threads are kept, how they are written, how many. One TOML file, and rules as expressions.
+"""What a variant is: which threads are kept, how they are written, how many. One TOML file, and
+rules as expressions.
 
-An absent key is no rule, but for what no training row should be: deleted, of a tree that never got ready, or machine-written
-unless asked for. A null fails a rule.
+An absent key is no rule, but for what no training row should be: deleted, of a tree that never got
+ready, or machine-written unless asked for. A null fails a rule.
 """
 
 from pathlib import Path
@@ -32,7 +33,8 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tree_states: tuple[str, ...] = ("ready_for_export",)  # empty: any
     synthetic: bool = False  # keep threads with machine-written messages
     review: bool = True  # drop replies that failed their review
-    # replies: every reply a row; leaves: Open Assistant's own rule, whole conversations; best: one path per tree
+    # replies: every reply a row; leaves: Open Assistant's own rule, whole conversations; best: one
+    # path per tree
     paths: Literal["replies", "leaves", "best"] = "replies"
     max_rank: Rank | None = (
         None  # of the reply; 0 is the one its readers ranked first, or an only reply
@@ -53,8 +55,9 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     state_word_limit: Share = (
         0.0  # share of the rows with a concise reply whose question states a limit
     )
-    # The limit that is stated, never one that the reply breaks. reply: its words, rounded up to a ten; slack: the same times
-    # a factor drawn between the two of `slack`; list: the smallest of `limits` that it keeps, none where it keeps none.
+    # The limit that is stated, never one that the reply breaks. reply: its words, rounded up to a
+    # ten; slack: the same times a factor drawn between the two of `slack`; list: the smallest of
+    # `limits` that it keeps, none where it keeps none.
     limit_from: Literal["reply", "slack", "list"] = "reply"
     slack: tuple[float, float] = (1.0, 2.0)
     limits: tuple[Limit, ...] = (20, 50, 100)
@@ -77,7 +80,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of that name or at that path. Raises InputError where it is unknown or does not make sense."""
+    """The recipe of that name or at that path. Raises InputError where it is unknown or does not
+    make sense.
+    """
     recipe = load_settings(name, RECIPES, "recipe", Recipe)
     keep, shape = recipe.keep, recipe.shape
     if keep.reply_words and keep.reply_words[0] > keep.reply_words[1]:
@@ -92,7 +97,8 @@ def load_recipe(name: str) -> Recipe:
         )
     if not 1 <= shape.slack[0] <= shape.slack[1]:
         raise InputError(
-            f"recipe `{name}`: `slack` {list(shape.slack)}; wanted two factors from 1 upwards, the smaller first",
+            f"recipe `{name}`: `slack` {list(shape.slack)}; "
+            "wanted two factors from 1 upwards, the smaller first",
             "slack = [1.0, 2.0] states up to twice the words that the reply has",
         )
     return recipe
@@ -104,7 +110,9 @@ def recipe_names() -> list[str]:
 
 
 def rules(keep: Keep) -> dict[str, pl.Expr]:
-    """What a kept thread satisfies, by rule name, in the order the funnel reports; over the table `threads`."""
+    """What a kept thread satisfies, by rule name, in the order the funnel reports; over the table
+    `threads`.
+    """
     rules = {
         "complete": pl.col("is_complete"),
         "deleted": ~pl.col("has_deleted"),
@@ -137,7 +145,7 @@ def rules(keep: Keep) -> dict[str, pl.Expr]:
 
 
 def is_best_to_its_prompt() -> pl.Expr:
-    """Whether the reply is the best-ranked to its prompt; over the threads that every rule keeps."""
+    """Whether the reply is the best-ranked to its prompt; over threads that every rule keeps."""
     best = pl.col("thread_id").sort_by("standing", "thread_id").first().over("prompt_id")
     return (pl.col("thread_id") == best) & pl.col("standing").is_not_null()
 

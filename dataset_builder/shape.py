@@ -1,7 +1,7 @@
 """Kept threads become examples: a prompt, perhaps with a word limit stated in it, and a completion.
 
-Whether a row states a limit, which one and in which words is fixed by its id, so that a row is written alike in every
-variant of the same shape.
+Whether a row states a limit, which one and in which words is fixed by its id, so that a row is
+written alike in every variant of the same shape.
 """
 
 import math
@@ -47,7 +47,9 @@ def example(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def stated_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
-    """The limit that the row states, in words; None where it states none. The reply always keeps it."""
+    """The limit that the row states, in words; None where it states none. The reply always keeps
+    it.
+    """
     if (
         reply_words > CONCISE_WORDS
         or hash_share("state a limit", thread_id) >= shape.state_word_limit

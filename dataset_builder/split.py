@@ -1,6 +1,7 @@
 """Which trees are held out: decided by the root's text alone, before any recipe is read.
 
-Equal prompts stand in several trees, so the text is hashed and not the id: all of them land on one side.
+Equal prompts stand in several trees, so the text is hashed and not the id: all of them land on one
+side.
 """
 
 import hashlib

@@ -2,23 +2,23 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from dataset_builder.manifest import Manifest, Sources
 from dataset_builder.printable import printable
 
-NONE = "–"
+# Stands for 0, so that the eye finds the rules that dropped something; an empty cell is a rule the
+# recipe has not.
+ZERO = "–"
 
 
-def sources_table(sources: Sources) -> Table:
-    """A row per file: its form, rows, messages, and what was merged or refused."""
-    caption = (
-        f"{sources.messages:,} messages, {sources.threads:,} threads, {sources.trees:,} trees: "
-        + ", ".join(f"{n:,} {side}" for side, n in sources.trees_by_split.items())
-    )
-    table = _table("Sources", caption)
-    table.add_column("file", overflow="fold")
+def sources_table(sources: Sources) -> Group:
+    """A row per file: its form, rows, messages, and what was merged or refused, by reason."""
+    table = _table()
+    table.add_column("source", overflow="fold")
     table.add_column("form")
     for heading in ("rows", "messages", "merged", "refused"):
         table.add_column(heading, justify="right")
@@ -26,29 +26,44 @@ def sources_table(sources: Sources) -> Table:
         counts = (file.rows, file.messages, file.merged, sum(file.refused.values()))
         table.add_row(Text(printable(file.name)), file.form, *map(_count, counts))
         for reason, n in file.refused.items():
-            table.add_row("", "", "", "", Text(reason, style="dim"), Text(f"{n:,}", style="dim"))
-    return table
+            table.add_row("", "", "", "", reason, f"{n:,}", style="dim")
+    sides = ", ".join(f"{n:,} {side}" for side, n in sources.trees_by_split.items())
+    total = (
+        f"{sources.messages:,} messages and {sources.threads:,} threads "
+        f"in {sources.trees:,} trees: {sides}"
+    )
+    return Group(table, Text(total, style="dim"), "")
 
 
-def variants_table(manifests: Sequence[Manifest]) -> Table:
-    """A column per variant: the funnel from all threads to the rows kept, then the size of each split."""
-    table = _table("Variants", "dropped: the first rule a thread fails; concise: at most 100 words")
-    table.add_column("", no_wrap=True)
+def variants_table(manifests: Sequence[Manifest]) -> Group:
+    """A column per variant: the funnel from all threads to the rows kept, then the size of each
+    split.
+    """
+    table = _table()
+    table.add_column("variant", no_wrap=True)
     for manifest in manifests:
         table.add_column(Text(printable(manifest.name)), justify="right", overflow="fold")
     for name in _in_order([list(manifest.funnel) for manifest in manifests]):
-        label = name if name in ("threads", "kept") else f"– {name}"
+        is_kept = name == "kept"
+        label = name if name in ("threads", "kept") else f"  {name}"
         cells = [_cell(manifest.funnel.get(name)) for manifest in manifests]
-        table.add_row(
-            label, *cells, style="bold" if name == "kept" else "", end_section=name == "kept"
-        )
-    for side, heading in (("train", "train"), ("validation", "validation")):
+        table.add_row(label, *cells, style="bold" if is_kept else "", end_section=is_kept)
+    for side in ("train", "validation"):
         for field in ("rows", "words", "concise", "limits_stated"):
             cells = [_cell(getattr(manifest.splits[side], field)) for manifest in manifests]
-            table.add_row(
-                f"{heading} {field.replace('_', ' ')}", *cells, end_section=field == "limits_stated"
-            )
-    return table
+            label = f"{side} rows" if field == "rows" else f"  {field.replace('_', ' ')}"
+            table.add_row(label, *cells, end_section=field == "limits_stated")
+    note = "Below threads: how many fell, by the first rule failed. Concise: at most 100 words."
+    shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
+    return Group(table, Text(note, style="dim"), *shares)
+
+
+def _share_note(manifest: Manifest) -> Text:
+    found = manifest.notes["concise_share"]
+    usable = (
+        f"{found['concise_usable']:,} concise usable replies and {found['others_usable']:,} others"
+    )
+    return Text(f"{printable(manifest.name)}: n = {found['n']:,}, from {usable}", style="dim")
 
 
 def _in_order(lists: Sequence[list[str]]) -> list[str]:
@@ -65,17 +80,8 @@ def _in_order(lists: Sequence[list[str]]) -> list[str]:
     return ordered
 
 
-def _table(title: str, caption: str) -> Table:
-    return Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        caption_style="dim",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+def _table() -> Table:
+    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
 
 
 def _cell(n: int | None) -> str:
@@ -83,4 +89,4 @@ def _cell(n: int | None) -> str:
 
 
 def _count(n: int) -> str:
-    return f"{n:,}" if n else NONE
+    return f"{n:,}" if n else ZERO

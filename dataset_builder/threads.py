@@ -1,7 +1,7 @@
 """Messages become threads and held-out prompts: runs `sql/*.sql`, and writes tables/<digest12>/.
 
-A SQL file is one select, named for the table it makes. It sees the frames it is given and nothing else: no file, no Python
-variable.
+A SQL file is one select, named for the table it makes. It sees the frames it is given and nothing
+else: no file, no Python variable.
 """
 
 import hashlib
@@ -55,7 +55,8 @@ class Tables:
 
 
 def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
-    """The tables of `exports`, with the share `held_out` of root texts kept from every variant. Nothing is written.
+    """The tables of `exports`, with the share `held_out` of root texts kept from every variant.
+    Nothing is written.
 
     Raises InputError where `held_out` is no share or most of a file is refused.
     """
@@ -113,7 +114,8 @@ def _near_prompts(messages: pa.Table, splits: pa.Table, heldout: pa.Table) -> pa
 def _sources(
     forest: Forest, splits: pa.Table, threads: pa.Table, heldout: pa.Table, held_out: float
 ) -> Sources:
-    # What follows from the messages alone needs no hashing again: of threads and prompts, the decisions are enough.
+    # What follows from the messages alone needs no hashing again: of threads and prompts, the
+    # decisions are enough.
     decisions = [
         name for name in THREADS.schema.names if name not in ("history", "question", "reply")
     ]

@@ -1,4 +1,5 @@
-"""A recipe and the tables make a variant: examples, a ledger of what was dropped and why, a manifest, a card.
+"""A recipe and the tables make a variant: examples, a ledger of what was dropped and why, a
+manifest, a card.
 
 Planning and writing are apart: a plan is what would be built, as a value.
 """
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,7 +42,7 @@ ORDER = "order of examples"
 
 @dataclass(frozen=True)
 class Plan:
-    """A variant that can be written: its rows, what became of every thread, and the record of both."""
+    """A variant that can be written: its rows, what became of every thread, the record of both."""
 
     manifest: Manifest
     train: pa.Table
@@ -62,7 +64,9 @@ class Shares(NamedTuple):
 
 
 def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
-    """The variant that `recipe` makes of `tables`. Raises InputError where it keeps nothing to train on."""
+    """The variant that `recipe` makes of `tables`. Raises InputError where it keeps nothing to
+    train on.
+    """
     threads = pl.DataFrame(tables.threads)
     decided = _decided(threads, recipe)
     train, notes = _capped(decided.filter(pl.col("split") == "train"), recipe.cap)
@@ -97,7 +101,9 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
 
 
 def write_variant(plan: Plan) -> Path:
-    """The directory of the planned variant, written now or long there, and now the current build of its name."""
+    """The directory of the planned variant, written now or long there, and now the current build of
+    its name.
+    """
     out = plan.directory
     if not (out / "manifest.json").is_file():
         with building(out) as directory:
@@ -111,7 +117,9 @@ def write_variant(plan: Plan) -> Path:
 
 
 def write_texts(plan: Plan, template: Template, out: Path) -> None:
-    """Write train.jsonl and val.jsonl, `{"text": …}` a line under `template`, into the directory `out`."""
+    """Write train.jsonl and val.jsonl, `{"text": …}` a line under `template`, into the directory
+    `out`.
+    """
     with building(out) as directory:
         for file, rows in (("train.jsonl", plan.train), ("val.jsonl", plan.validation)):
             lines = [
@@ -125,7 +133,8 @@ def write_texts(plan: Plan, template: Template, out: Path) -> None:
 
 
 def shares(cap: Cap, concise: int, others: int) -> Shares:
-    """How many of `concise` and `others` rows are kept so that `cap.concise_share` of the kept are concise.
+    """How many of `concise` and `others` rows are kept so that `cap.concise_share` of the kept are
+    concise.
 
     Exact fractions: 0.7 as a float would lose a row here and there.
     """
@@ -138,7 +147,9 @@ def shares(cap: Cap, concise: int, others: int) -> Shares:
 
 
 def _decided(threads: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
-    """Every thread with the first rule it fails as `dropped_by`, before share and cap, and its place in the order."""
+    """Every thread with the first rule it fails as `dropped_by`, before share and cap, and its
+    place in the order.
+    """
     orders = pl.Series(
         "order", [hash_order(ORDER, each) for each in threads["thread_id"]], pl.String
     )
@@ -186,7 +197,9 @@ def _later_rules(recipe: Recipe) -> list[str]:
 
 
 def _funnel(decided: pl.DataFrame, side: str, names: Sequence[str]) -> dict[str, int]:
-    """Threads in, threads out and why: for `train` of all threads, else of that side's. It adds up, or it is our bug."""
+    """Threads in, threads out and why: for `train` of all threads, else of that side's. It adds up,
+    or it is our bug.
+    """
     sides = Counter(decided["split"].to_list())
     reasons = Counter(decided.filter(pl.col("split") == side)["dropped_by"].to_list())
     if side == "train":
@@ -238,7 +251,7 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         )
     told = ", ".join(f"{reason} dropped {n:,}" for reason, n in dropped)
     last = dropped[-1][0]
-    median = threads["reply_words"].median()
+    middle = median(threads["reply_words"].to_list())
     common = {
         column: ", ".join(
             str(value) for value, _ in Counter(threads[column].to_list()).most_common(5)
@@ -250,8 +263,8 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "validation": "hold out a smaller share with `--held-out`",
         "tree_states": f"`tree_states` may be too narrow; the sources hold {common['tree_state']}",
         "languages": f"`languages` may be too narrow; the sources hold {common['root_lang']}",
-        "reply_words": f"`reply_words` may be too narrow; the median reply has {median:.0f} words",
-        "share": "without both concise and longer replies there is no share of them; leave `concise_share` out",
+        "reply_words": f"`reply_words` may be too narrow; the median reply has {middle:.0f} words",
+        "share": "the share needs both concise and longer replies; leave `concise_share` out",
     }
     return InputError(
         f"recipe `{name}` keeps none of {total[1]:,} threads: {told}",

@@ -1,0 +1,328 @@
+import gzip
+import json
+
+import pytest
+from builders import lines, message, nested, prompt, reply, write
+from real import real
+
+from dataset_builder.errors import InputError
+from dataset_builder.export import LINE_BYTES, read_export
+from dataset_builder.forest import DEPTH, join_exports
+from dataset_builder.threads import make_tables
+
+CONVERSATION = [
+    prompt("a"),
+    reply("b", "a", rank=0),
+    reply("c", "a", rank=1),
+    prompt("d", "b"),
+    reply("e", "d"),
+]
+
+
+def read(folder, content: bytes, name="rows.jsonl"):
+    path = folder / name
+    path.write_bytes(content)
+    return read_export(path)
+
+
+def reasons(export):
+    return [(refusal.at.line, refusal.reason) for refusal in export.refusals]
+
+
+def joined(folder, rows):
+    """The forest of a flat file of `rows`, among enough sound ones that it is not refused whole."""
+    sound = [
+        each for n in range(20) for each in (prompt(f"sound{n}"), reply(f"sound{n}r", f"sound{n}"))
+    ]
+    return join_exports([read(folder, lines([*sound, *rows]))])
+
+
+def refused(forest):
+    return {row["message_id"]: row["reason"] for row in forest.rejects.to_pylist()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.trees.jsonl",
+        "x.trees.jsonl.gz",
+        "x.trees.jsonl.zst",
+        "x.jsonl",
+        "x.jsonl.gz",
+        "x.jsonl.zst",
+        "x.parquet",
+    ],
+)
+def test_every_form_of_a_file_holds_the_same_messages(tmp_path, name):
+    forest = join_exports([read_export(write(tmp_path / name, CONVERSATION))])
+    plain = join_exports([read_export(write(tmp_path / "plain.jsonl", CONVERSATION))])
+    assert forest.messages.num_rows == 5
+    columns = [each for each in forest.messages.column_names if each != "source"]
+    assert forest.messages.select(columns).equals(plain.messages.select(columns))
+
+
+def test_the_form_is_told_by_content_and_not_by_name(tmp_path):
+    content = lines(nested(CONVERSATION))
+    assert read(tmp_path, content, "x.parquet").form == "trees"
+    assert read(tmp_path, gzip.compress(content), "y.txt").form == "trees"
+    # A flat message names its tree too: testing for the tree key first would misread it.
+    flat = lines([{**each, "message_tree_id": "a"} for each in CONVERSATION])
+    assert read(tmp_path, flat, "z.jsonl").form == "messages"
+
+
+def test_a_message_with_replies_of_its_own_is_a_tree(tmp_path):
+    bare = [{**tree["prompt"], "tree_state": tree["tree_state"]} for tree in nested(CONVERSATION)]
+    export = read(tmp_path, lines(bare))
+    assert [met.message.message_id for met in export.messages] == ["a", "b", "d", "e", "c"]
+
+
+def test_labels_and_emojis_read_alike_as_maps_and_as_parallel_lists(tmp_path):
+    maps = {"labels": {"spam": {"value": 0.0, "count": 3}}, "emojis": {"+1": 2}}
+    parallel = {
+        "labels": {"name": ["spam"], "value": [0.0], "count": [3]},
+        "emojis": {"name": ["+1"], "count": [2]},
+    }
+    for number, fields in enumerate((maps, parallel)):
+        rows = lines([message("a", **fields)])
+        row = join_exports([read(tmp_path, rows, f"{number}.jsonl")]).messages.to_pylist()[0]
+        assert row["labels"] == [{"name": "spam", "value": 0.0, "count": 3}]
+        assert row["emojis"] == [{"name": "+1", "count": 2}]
+
+
+def test_an_absent_key_and_an_explicit_null_are_the_same(tmp_path):
+    least = {"message_id": "a", "text": "Hello", "role": "prompter"}
+    nulls = {
+        **least,
+        **dict.fromkeys(["parent_id", "rank", "labels", "emojis", "deleted", "synthetic", "lang"]),
+    }
+    tables = [
+        join_exports([read(tmp_path, lines([row]), f"{number}.jsonl")]).messages.drop(["source"])
+        for number, row in enumerate((least, nulls))
+    ]
+    assert tables[0].equals(tables[1])
+    assert tables[0].to_pylist()[0]["deleted"] is False
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (b'{"message_id": "x", "text": "caf\xe9", "role": "prompter"}', "utf8"),
+        (b'{"message_id": "x", "text": "\\ud800", "role": "prompter"}', "json"),
+        (b'{"message_id": "x", "text": "a\\u0000b", "role": "prompter"}', "nul"),
+        (b'{"message_id": "x", "text": "a", "role": "prompter", "lang": "e\\u0000"}', "nul"),
+        (b'{"message_id": "x", "text": 3, "role": "prompter"}', "wrong_type"),
+        (
+            b'{"message_id": "x", "text": "a", "role": "prompter", "rank": 99999999999}',
+            "wrong_type",
+        ),
+        (b'{"message_id": "x", "text": "a", "role": "prompter", "rank": NaN}', "json"),
+        (b'{"message_id": "x", "role": "prompter"}', "incomplete"),
+        (b'{"message_id": "x", "text": "a"}', "incomplete"),
+        (b'{"message_id": "x", "text": null, "role": "prompter"}', "incomplete"),
+        (b'{"message_id": "", "text": "a", "role": "prompter"}', "incomplete"),
+        (b'{"text": "a", "role": "prompter"}', "incomplete"),
+        (b'{"message_id": "x", "text": "a", "role": "system"}', "role"),
+        (b'{"message_id": "x", "parent_id": "x", "text": "a", "role": "prompter"}', "self_parent"),
+        (b'{"message_id": "x", "text": "a", "ro', "json"),
+        (b'{"thread_id": "x"}', "form"),
+        (b'{"something": "else"}', "form"),
+        (b'["a list"]', "form"),
+        (b"3", "form"),
+        (b'{"a":' * 100_000, "too_deep"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_refused_alone_with_its_place_and_reason(
+    tmp_path, row, reason
+):
+    before = lines([message("a")])
+    export = read(tmp_path, before + b"\n" + row + b"\n" + lines([message("b")]))
+    assert reasons(export) == [(3, reason)]
+    assert export.refusals[0].at.byte_offset == len(before) + 1
+    assert export.refusals[0].detail
+    assert [met.message.message_id for met in export.messages] == ["a", "b"]
+    assert export.rows == 3
+
+
+def test_a_line_beyond_the_bound_is_refused_and_never_held(tmp_path):
+    huge = b'{"message_id": "x", "text": "' + b"a" * LINE_BYTES + b'", "role": "prompter"}\n'
+    content = gzip.compress(lines([message("a")]) + huge + lines([message("b")]), compresslevel=1)
+    export = read(tmp_path, content)
+    assert reasons(export) == [(2, "too_long")]
+    assert [met.message.message_id for met in export.messages] == ["a", "b"]
+    assert export.messages[1].at.byte_offset == len(lines([message("a")]) + huge)
+
+
+def test_blank_lines_bom_crlf_and_a_missing_last_newline_cost_nothing(tmp_path):
+    rows = [json.dumps(message(name, text="one\u2028two")).encode() for name in "abc"]
+    export = read(tmp_path, b"\xef\xbb\xbf" + b"\r\n\r\n".join(rows))
+    assert [met.message.message_id for met in export.messages] == ["a", "b", "c"]
+    assert export.rows == 3
+
+
+def test_a_wrong_value_in_a_tree_costs_that_message_alone(tmp_path):
+    tree = nested(CONVERSATION)[0]
+    tree["prompt"]["replies"][0]["rank"] = "first"
+    tree["prompt"]["replies"].append("no object")
+    export = read(tmp_path, lines([tree]))
+    assert reasons(export) == [(1, "wrong_type"), (1, "wrong_type")]
+    assert [met.message.message_id for met in export.messages] == ["a", "d", "e", "c"]
+
+
+def test_what_hangs_below_a_message_without_id_is_refused_with_it_and_makes_no_root(tmp_path):
+    tree = nested([prompt("a"), reply("b", "a"), prompt("c", "b")])[0]
+    del tree["prompt"]["replies"][0]["message_id"]
+    del tree["prompt"]["replies"][0]["replies"][0]["parent_id"]
+    export = read(tmp_path, lines([tree]))
+    assert reasons(export) == [(1, "incomplete"), (1, "parent")]
+
+
+def test_a_parent_id_that_contradicts_the_nesting_is_refused(tmp_path):
+    tree = nested(CONVERSATION)[0]
+    tree["prompt"]["replies"][1]["parent_id"] = "elsewhere"
+    assert reasons(read(tmp_path, lines([tree]))) == [(1, "parent")]
+
+
+@pytest.mark.parametrize("form", ["flat.jsonl", "nested.trees.jsonl"])
+def test_messages_deeper_than_the_bound_are_refused(tmp_path, form):
+    rows = [prompt("m0")]
+    for n in range(1, DEPTH + 10):
+        rows.append(message(f"m{n}", f"m{n - 1}", "assistant" if n % 2 else "prompter"))
+    forest = join_exports([read_export(write(tmp_path / form, rows))])
+    assert forest.messages.num_rows == DEPTH
+    assert set(refused(forest).values()) == {"too_deep"}
+
+
+def test_a_message_met_again_is_merged_and_other_content_under_its_id_refused(tmp_path):
+    rows = [
+        prompt("a"),
+        reply("b", "a"),
+        reply("b", "a", lang="de"),
+        reply("b", "a", text="Other"),
+        reply("a", "b"),
+    ]
+    forest = joined(tmp_path, rows)
+    file = forest.files[0]
+    assert (file.merged, file.refused) == (1, {"conflict": 2})
+    assert file.messages == forest.messages.num_rows + 1 + 2
+    details = [row["detail"] for row in forest.rejects.to_pylist()]
+    assert details == [
+        "line 42 of rows.jsonl has this id with another text",
+        "line 41 of rows.jsonl has this id with another text, role, parent_id",
+    ]
+
+
+def test_cycles_are_refused_and_what_hangs_below_them_is_an_orphan(tmp_path):
+    forest = joined(
+        tmp_path, [prompt("a", "b"), reply("b", "a"), prompt("c", "b"), reply("d", "c")]
+    )
+    assert refused(forest) == {"a": "cycle", "b": "cycle"}
+    left = {row["message_id"] for row in forest.messages.to_pylist()}
+    assert {"c", "d"} <= left
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([prompt("a"), prompt("x", "a")], "alternation"),
+        ([prompt("a"), reply("b", "a"), reply("x", "b")], "alternation"),
+        ([message("x", None, "assistant")], "alternation"),
+    ],
+)
+def test_roles_that_do_not_alternate_are_refused(tmp_path, rows, reason):
+    assert refused(joined(tmp_path, rows)) == {"x": reason}
+
+
+def test_an_orphan_stays_and_its_thread_is_not_complete(tmp_path):
+    rows = [
+        prompt("a"),
+        reply("b", "a"),
+        prompt("x", "gone"),
+        reply("y", "x"),
+        reply("z", "gone too"),
+    ]
+    threads = make_tables([read(tmp_path, lines(rows))], 0.0).threads.to_pylist()
+    assert {row["thread_id"]: row["is_complete"] for row in threads} == {
+        "b": True,
+        "y": False,
+        "z": False,
+    }
+    assert threads[2]["question"] is None
+
+
+def test_what_hangs_together_is_one_tree_whatever_the_rows_say(tmp_path):
+    rows = [
+        prompt("a", message_tree_id="t"),
+        reply("b", "a", message_tree_id="other"),
+        prompt("c", "b"),
+    ]
+    forest = join_exports([read(tmp_path, lines(rows))])
+    assert set(forest.messages["tree_id"].to_pylist()) == {"t"}
+
+
+def test_a_file_whose_messages_are_mostly_refused_stops_the_build_and_names_the_commonest_reason(
+    tmp_path,
+):
+    rows = [
+        message("a"),
+        {"thread_id": "x"},
+        {"thread_id": "y"},
+        {"message_id": "z", "text": "a", "role": "bot"},
+    ]
+    with pytest.raises(InputError) as error:
+        join_exports([read(tmp_path, lines(rows), "my export.jsonl")])
+    assert str(error.value) == (
+        "my export.jsonl: 3 of 4 messages refused, 2 of them by `form`; "
+        "line 2: a thread; wanted a tree or a message"
+    )
+    assert error.value.hint is not None
+    assert error.value.hint.startswith("wanted: Open Assistant trees")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "holds no rows"),
+        (b"\n\n", "holds no rows"),
+        (
+            gzip.compress(lines([message("a")]))[:-12],
+            "cannot be read: Compressed file ended before",
+        ),
+        (b"PAR1 and no more", "cannot be read: "),
+        (b"\x28\xb5\x2f\xfd broken", "cannot be read: "),
+    ],
+)
+def test_a_file_that_is_empty_or_damaged_is_an_input_error(tmp_path, content, found):
+    with pytest.raises(InputError, match="bad file") as error:
+        read(tmp_path, content, "bad file")
+    assert found in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_input_errors(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: No such file or directory"):
+        read_export(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_export(tmp_path)
+
+
+def test_the_real_files_are_read_whole_and_their_overlaps_merged():
+    names = [
+        "oasst/laion_en_100.trees.jsonl",
+        "oasst/oasst1_en_validation.messages.jsonl",
+        "oasst/oasst2_animals.trees.jsonl",
+    ]
+    laion, validation, animals = (read_export(real(name)) for name in names)
+    assert [len(each.messages) for each in (laion, validation, animals)] == [1167, 2022, 1552]
+    assert not [*laion.refusals, *validation.refusals, *animals.refusals]
+    assert [each.form for each in (laion, validation, animals)] == ["trees", "messages", "trees"]
+
+    def merged(*exports):
+        return sum(file.merged for file in join_exports(exports).files)
+
+    repeats = merged(animals)
+    assert repeats == 52
+    assert merged(laion, validation) == 73
+    assert merged(validation, animals) - repeats == 17
+    assert merged(laion, animals) - repeats == 12
+    union = join_exports([laion, validation, animals])
+    assert union.messages.num_rows == 4587
+    assert not union.rejects.num_rows
