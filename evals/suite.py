@@ -1,5 +1,6 @@
 """What a suite may say: which prompts, which word limits, which scorers."""
 
+import difflib
 from pathlib import Path
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from dataset_builder.errors import InputError
 from dataset_builder.settings import load_settings, settings_names
 from dataset_builder.wordings import WORDINGS
+from evals.scorers import METRICS
 
 SUITES = Path(__file__).parent / "suites"
 
@@ -21,25 +23,69 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     prompt_files: tuple[str, ...] = ()  # JSON Lines: a string, or an object with `prompt`, a line
     limits: tuple[int, ...]  # words, ascending
     no_limit: bool = True  # ask without a limit too
-    wordings: tuple[str, ...] = ("lift",)  # names of dataset_builder.wordings; each prompt gets one, by hash
+    wordings: tuple[str, ...] = (
+        "lift",
+    )  # names of dataset_builder.wordings; each prompt gets one, by hash
     tokens_per_word: int = 3  # allowed per requested word, plus `spare_tokens`
     spare_tokens: int = 64
     unlimited_tokens: int = 512  # allowed where no limit is stated
     scorers: tuple[str, ...]  # names of evals.scorers
     relevance_others: int = 4  # other prompts an answer's relevance is measured against
 
+    def allowed(self, limit: int | None) -> int:
+        """The tokens an answer may have: enough to break the limit, not enough to run on for
+        ever."""
+        return (
+            self.unlimited_tokens
+            if limit is None
+            else self.tokens_per_word * limit + self.spare_tokens
+        )
+
 
 def load_suite(name: str) -> Suite:
-    """The suite of that name or at that path. Raises InputError where it is unknown or does not make sense."""
+    """The suite of that name or at that path. Raises InputError where it is unknown or does not
+    make sense."""
     suite = load_settings(name, SUITES, "suite", Suite)
-    unknown = sorted(set(suite.wordings) - set(WORDINGS))
-    if unknown:
-        raise InputError(f"suite `{name}`: unknown wording `{unknown[0]}`", f"known wordings: {', '.join(WORDINGS)}")
+    _refuse_unknown(name, "wording", suite.wordings, list(WORDINGS))
+    _refuse_unknown(name, "scorer", suite.scorers, list(METRICS))
     if not suite.limits and not suite.no_limit:
         raise InputError(f"suite `{name}` asks nothing", "give it `limits` or `no_limit = true`")
+    if list(suite.limits) != sorted(set(suite.limits)) or min(suite.limits, default=1) < 1:
+        raise InputError(
+            f"suite `{name}`: `limits` must be ascending numbers of words from 1, "
+            f"found {list(suite.limits)}"
+        )
+    if suite.limits and not suite.wordings:
+        raise InputError(
+            f"suite `{name}` has limits and no wording to state them in",
+            f"known wordings: {', '.join(WORDINGS)}",
+        )
+    for key, least in (
+        ("max_prompts", 1),
+        ("tokens_per_word", 1),
+        ("spare_tokens", 0),
+        ("unlimited_tokens", 1),
+        ("relevance_others", 1),
+    ):
+        value = getattr(suite, key)
+        if value is not None and value < least:
+            raise InputError(f"suite `{name}`: `{key}` must be at least {least}, found {value}")
     return suite
+
+
+def suite_label(name: str) -> str:
+    """The name that results carry: a shipped suite's own, or a file's without its ending."""
+    return Path(name).stem if name.endswith(".toml") else name
 
 
 def suite_names() -> list[str]:
     """The suites that ship."""
     return settings_names(SUITES)
+
+
+def _refuse_unknown(suite: str, kind: str, named: tuple[str, ...], known: list[str]) -> None:
+    for name in named:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known {kind}s: {', '.join(known)}"
+            raise InputError(f"suite `{suite}`: unknown {kind} `{name}`", hint)

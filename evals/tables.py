@@ -1,4 +1,4 @@
-"""Generations, scores and comparisons as declared tables, and what stands in eval.json and comparison.json."""
+"""Generations, scores and comparisons as declared tables; eval.json and comparison.json."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ GENERATIONS = Table(
             ("sample", pa.int32()),  # 0, 1, ... of the same prompt and limit
             ("answer", pa.string()),
             ("tokens", pa.int32()),  # of the answer, the end of text counted
-            ("is_stopped", pa.bool_()),  # ended by itself; false where it was cut at the allowed tokens
+            ("is_stopped", pa.bool_()),  # by itself; false where it was cut at the allowed tokens
         ]
     ),
     ("prompt_id", "limit", "wording", "sample"),
@@ -31,7 +31,8 @@ SCORES = Table(
     "scores",
     pa.schema(
         [
-            # Who answered: `run`; and, beside a base model only, human, human_cut, other_human, one_word, base_cut.
+            # Who answered: `run`; and, beside a base model only, human, human_cut, other_human,
+            # one_word, base_cut.
             ("answerer", pa.string()),
             ("prompt_id", pa.string()),
             ("tree_id", pa.string()),
@@ -63,9 +64,12 @@ COMPARISON = Table(
             ("low", pa.float64()),  # 95 % interval of the difference; null where it cannot be had
             ("high", pa.float64()),
             ("p", pa.float64()),
-            ("p_holm", pa.float64()),  # over arms and metrics of the verdict
+            # Over arms and metrics of the verdict; null on rows that are not of it.
+            ("p_holm", pa.float64()),
             ("detectable", pa.float64()),  # the smallest difference this n shows with 80 % power
-            ("verdict", pa.string()),  # better, worse, cannot tell; of one seed: this run beats, this run loses, cannot tell
+            # better, worse, cannot tell; of one seed: this run beats, this run loses, cannot tell.
+            # Null on rows that are not of the verdict: those describe.
+            ("verdict", pa.string()),
         ]
     ),
     ("arm", "metric", "limit", "is_pooled"),
@@ -73,11 +77,12 @@ COMPARISON = Table(
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a quality scorer ranks a relevant human reply above the trivial winners (the design's rule 7)."""
+    """Whether a quality scorer ranks a relevant human reply above what wins trivially (rule 7)."""
 
     metric: str
     passed: bool
-    # Per limit: `over human_cut`, `over other_human`, `over one_word` -> share of prompts won, and n.
+    # limit, over (human_cut, other_human, one_word, base_cut), share of prompts won, n, low (of its
+    # interval), passed.
     wins: list[dict[str, Any]]
     reason: str  # one line for the reader
 
@@ -105,6 +110,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     versions: dict[str, str]
     device: dict[str, Any]
+    suite_digest: str = ""  # with its prompt files; evaluations are compared where it is equal
+    prompt_files: dict[str, str] = {}  # name -> sha256
+    refused: dict[str, int] = {}  # lines of prompt files, and questions not asked, by reason
+    contaminated: list[str] = []  # ids of suite prompts found in the run's training rows
+    notes: dict[str, Any] = {}
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +125,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[str]  # directories, one per seed
     evaluations: list[str]  # directories, one per seed
     is_baseline: bool
-    summary: dict[str, float]  # rows, steps, trained_tokens, epochs, concise_share_before, concise_share_after, ...
+    # rows, steps, trained_tokens, epochs, concise_share_before, concise_share_after, ...
+    summary: dict[str, float]
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +139,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str  # the verdict in one sentence
     warnings: list[str]
     arms: list[Arm]
-    trivial: list[dict[str, Any]]  # rows for base, human, one_word, base_cut: answerer, limit, metric, mean, n
+    # Rows for base, human, one_word, base_cut and so on: answerer, limit, metric, mean, n.
+    trivial: list[dict[str, Any]]
     limits: list[int | None]
     gates: list[Gate]
     differing: dict[str, dict[str, Any]]  # recipe and preset keys that differ -> label -> value

@@ -1,0 +1,103 @@
+"""`python -m evals`: answer and score a suite; ask one question; say what came of it."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from dataset_builder.command_line import data, run, talk
+
+# Read at import by the libraries that would call home or spread one process over all GPUs.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = App(name="evals", help="A run and a suite make generations and scores.", version_flags=[])
+
+
+@app.command(name="eval")
+def evaluate(
+    *runs: str,
+    suite: str = "word_limit",
+    prompts: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    batch: int | None = None,
+    rescore: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Answer a suite's prompts at each of its limits, then score the answers.
+
+    Prints each evaluation's folder: the runs', then their base model's, which answers too and
+    under which relevance is measured. What exists is skipped; an interrupted evaluation goes on
+    where it stopped.
+
+    Parameters
+    ----------
+    runs
+        Paths or unique beginnings of runs; without its seed one means all seeds.
+    suite
+        A suite that ships, or the path of a TOML file.
+    prompts
+        A file of more prompts: JSON Lines, a string or an object with `prompt` a line.
+    batch
+        The most answers made at once; the memory decides where it is left out.
+    rescore
+        Score stored answers again, without the tuned models.
+    dry_run
+        Say what would be done, and stop.
+    """
+    from dataset_builder.errors import InputError
+    from evals import evaluation
+    from evals.progress import Display
+    from evals.summary import gate_lines, summary_table
+    from finetune.progress import without_known_noise
+    from finetune.run import find_runs
+
+    if not runs:
+        raise InputError("no run is named", "type `just list` to see those that exist")
+    if batch is not None and batch < 1:
+        raise InputError(f"--batch {batch} makes no answer", "give 1 or more, or leave it out")
+    found = list(dict.fromkeys(path for name in runs for path in find_runs(name)))
+    with without_known_noise(), Display(talk) as display:
+        planned = evaluation.plan(found, suite, prompts or [], display)
+        if dry_run:
+            for each in planned:
+                data.print(evaluation.intention(each, rescore), soft_wrap=True, markup=False)
+            return
+        directories = evaluation.evaluate(planned, display, rows=batch, rescore=rescore)
+    talk.print(summary_table(directories))
+    for line in gate_lines(directories):
+        talk.print(line, soft_wrap=True, markup=False)
+    for directory in directories:
+        data.print(str(directory), soft_wrap=True, markup=False)
+
+
+@app.command
+def ask(*runs_and_prompt: str, limit: int | None = None) -> None:
+    """One answer of each run to a prompt, the base model's beside them, words counted.
+
+    Parameters
+    ----------
+    runs_and_prompt
+        Paths or unique beginnings of runs, then the prompt.
+    limit
+        A number of words to state.
+    """
+    from dataset_builder.errors import InputError
+    from evals.ask import answers, answers_table
+    from evals.progress import Display
+    from finetune.progress import without_known_noise
+    from finetune.run import find_runs
+
+    *names, prompt = runs_and_prompt or ("",)
+    if not names or not prompt.strip():
+        raise InputError("wanted: one run or more, then a prompt", 'type `just ask RUN "prompt"`')
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit} leaves no word to say", "give 1 or more")
+    found = list(dict.fromkeys(path for name in names for path in find_runs(name)))
+    with without_known_noise(), Display(talk) as display:
+        rows = answers(found, prompt, limit, display)
+    data.print(answers_table(rows, limit))
+
+
+if __name__ == "__main__":
+    run(app)

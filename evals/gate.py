@@ -1,0 +1,102 @@
+"""Whether a quality scorer may enter a verdict: it must see that a relevant human reply is better
+than what wins trivially.
+
+At each stated limit the best-ranked human reply must score above, in more than half of the held-out
+prompts: the same reply cut at the limit (where it is longer than the limit at all), another
+prompt's reply of about the same length, one word, and the base model's answer cut at the limit.
+"More than half" means that the whole exact 95 % interval of the share (Clopper and Pearson) lies
+above one half; a tie is no win. Few prompts cannot pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy.stats import binomtest
+
+from evals.tables import Gate
+
+# The answers that a human reply must beat, in the order they are reported.
+LIMITED = ("human_cut", "other_human", "one_word", "base_cut")
+UNLIMITED = ("other_human", "one_word")
+
+# By answerer, prompt and limit: the score.
+Values = Mapping[tuple[str, str, int | None], float]
+
+
+def gate(
+    metric: str, values: Values, reply_words: Mapping[str, int], limits: Sequence[int]
+) -> Gate:
+    """The gate of `metric`, given its scores of the human replies and of the trivial answers beside
+    them.
+
+    `reply_words` has the words of each prompt's best human reply. Without a stated limit in the
+    suite the gate is that of plain answers: over another prompt's reply and over one word.
+    """
+    if not reply_words:
+        return Gate(
+            metric=metric, passed=False, wins=[], reason="no held-out prompt has a human reply"
+        )
+    wins = [
+        _wins(values, reply_words, limit, rival)
+        for limit in (limits or (None,))
+        for rival in (LIMITED if limit is not None else UNLIMITED)
+    ]
+    failed = [win for win in wins if not win["passed"]]
+    if not failed:
+        return Gate(
+            metric=metric,
+            passed=True,
+            wins=wins,
+            reason="the human reply scores above each trivial answer in more than half of them",
+        )
+    worst = min(failed, key=lambda win: (win["share"] or 0, win["n"]))
+    place = "without a limit" if worst["limit"] is None else f"at {worst['limit']} words"
+    name = _NAMES[worst["over"]]
+    if not worst["n"]:
+        reason = f"{place} no prompt has both a human reply and {name}"
+    else:
+        won = round(worst["share"] * worst["n"])
+        reason = (
+            f"{place} the human reply scores above {name} in only {won} of {worst['n']} prompts"
+        )
+        if worst["share"] > 0.5:
+            reason = (
+                f"{place} the human reply scores above {name} in {won} of {worst['n']} prompts, "
+                "too few to say that it does in more than half"
+            )
+    return Gate(metric=metric, passed=False, wins=wins, reason=reason)
+
+
+_NAMES = {
+    "human_cut": "its own cut",
+    "other_human": "another prompt's reply",
+    "one_word": "one word",
+    "base_cut": "the base model's answer cut at the limit",
+}
+
+
+def _wins(
+    values: Values, reply_words: Mapping[str, int], limit: int | None, rival: str
+) -> dict[str, Any]:
+    """How often the human reply beats `rival` at `limit`: share, its interval's lower end, n, and
+    whether that passes."""
+    pairs = []
+    for prompt_id, words in reply_words.items():
+        if rival == "human_cut" and limit is not None and words <= limit:
+            continue
+        ours, theirs = (
+            values.get(("human", prompt_id, limit)),
+            values.get((rival, prompt_id, limit)),
+        )
+        if ours is not None and theirs is not None:
+            pairs.append(ours > theirs)
+    n, won = len(pairs), sum(pairs)
+    low = float(binomtest(won, n).proportion_ci(0.95, method="exact").low) if n else None
+    return {
+        "limit": limit,
+        "over": rival,
+        "share": won / n if n else None,
+        "n": n,
+        "low": low,
+        "passed": low is not None and low > 0.5,
+    }

@@ -1,0 +1,128 @@
+"""What an evaluation found, as one compact table for the terminal."""
+
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from dataset_builder.artifacts import read_json
+from dataset_builder.printable import printable
+from dataset_builder.tables import read_table
+from evals.scorers import QUALITY
+from evals.tables import SCORES, Evaluation, Gate
+
+# In the order the table shows them: the base's own answers are its `run`.
+REFERENCES = ("run", "human", "human_cut", "other_human", "one_word", "base_cut")
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One answerer at one limit."""
+
+    answerer: str
+    limit: int | None
+    answers: int
+    means: dict[str, float]  # by metric; of words, the median
+
+
+def lines(directory: Path) -> list[Line]:
+    """The evaluation in `directory` by answerer and limit."""
+    evaluation = read_json(directory / "eval.json", Evaluation)
+    name = short_name(evaluation.run) if evaluation.run else "base"
+    values: dict[tuple[str, int | None], dict[str, list[float]]] = {}
+    for row in read_table(directory / "scores.parquet", SCORES).to_pylist():
+        place = values.setdefault((row["answerer"], row["limit"]), {})
+        place.setdefault(row["metric"], []).append(row["value"])
+    limits = sorted({limit for _, limit in values}, key=lambda limit: (limit is None, limit))
+    found = []
+    for answerer in REFERENCES:
+        for limit in limits:
+            metrics = values.get((answerer, limit))
+            if metrics:
+                means = {metric: statistics.fmean(each) for metric, each in metrics.items()}
+                if "words" in metrics:
+                    means["words"] = statistics.median(metrics["words"])
+                shown = name if answerer == "run" else answerer
+                answers = max(map(len, metrics.values()))
+                found.append(Line(answerer=shown, limit=limit, answers=answers, means=means))
+    return found
+
+
+def summary_table(directories: Sequence[Path]) -> Table:
+    """Answerers by limit: share of limits broken, median words, share stopped, quality.
+
+    A quality metric whose gate failed, or was not tried, carries a question mark.
+    """
+    gates = [gate for path in directories for gate in stored_gates(path)]
+    passed = {gate.metric for gate in gates if gate.passed} - {
+        gate.metric for gate in gates if not gate.passed
+    }
+    rows = [line for path in directories for line in lines(path)]
+    shown = [
+        metric
+        for metric in ("violation", "words", "stopped", *QUALITY)
+        if any(metric in row.means for row in rows)
+    ]
+    table = Table(
+        title="Share of limits broken, median words, share ended by itself, quality",
+        caption="?: its gate failed; it enters no verdict" if len(passed) < len(QUALITY) else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("answerer", overflow="fold", min_width=11)
+    table.add_column("limit", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for metric in shown:
+        is_doubtful = metric in QUALITY and metric not in passed
+        title = _TITLES.get(metric, metric) + "?" * is_doubtful
+        table.add_column(title, justify="right", no_wrap=True)
+    last = None
+    for row in rows:
+        if last not in (None, row.answerer):
+            table.add_section()
+        table.add_row(
+            Text(printable(row.answerer if row.answerer != last else "")),
+            "none" if row.limit is None else str(row.limit),
+            str(row.answers),
+            *(_number(metric, row.means.get(metric)) for metric in shown),
+        )
+        last = row.answerer
+    return table
+
+
+def gate_lines(directories: Sequence[Path]) -> list[str]:
+    """One line per gate: whether a quality metric may enter a verdict, and why."""
+    return [
+        f"{gate.metric}: gate {'passed' if gate.passed else 'failed'}: {gate.reason}"
+        for path in directories
+        for gate in stored_gates(path)
+    ]
+
+
+def stored_gates(directory: Path) -> list[Gate]:
+    """The gates of the evaluation in `directory`; a run's has none."""
+    return read_json(directory / "eval.json", Evaluation).gates
+
+
+def short_name(run: str) -> str:
+    """A run's name as a table has room for it.
+
+    >>> short_name("smollm2-1a2b3c4d/concise_best-9618daf7c02b-s0")
+    'concise_best s0'
+    """
+    found = re.fullmatch(r"(.+)-[0-9a-f]{12}((?:-from-[0-9a-f]+)?)-(s\d+)", run.rpartition("/")[2])
+    return f"{found[1]}{found[2]} {found[3]}" if found else run
+
+
+_TITLES = {"violation": "broken", "relevance_total": "total"}
+
+
+def _number(metric: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if metric == "words" else f"{value:.2f}"
