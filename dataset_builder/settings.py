@@ -1,6 +1,7 @@
 """Recipes, presets and suites: one small TOML file each, read strictly into a frozen struct.
 
-A misspelt key is an error with the near miss. Were it ignored, two "different" variants would be the same one.
+A misspelt key is an error with the near miss. Were it ignored, two "different" variants would be
+the same one.
 """
 
 import difflib
@@ -18,10 +19,12 @@ Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
 def load_settings(name: str, folder: Path, kind: str, struct: type[Settings]) -> Settings:
-    """The `struct` that `name` stands for: a file of `folder` without its ending, or the path of a TOML file.
+    """The `struct` that `name` stands for: a file of `folder` without its ending, or the path of a
+    TOML file.
 
-    Raises InputError for an unknown name (listing the known ones), an unreadable file, broken TOML, an unknown key or a
-    value of the wrong type. `kind` is the word for the thing: recipe, preset or suite.
+    Raises InputError for an unknown name (listing the known ones), an unreadable file, broken TOML,
+    an unknown key or a value of the wrong type. `kind` is the word for the thing: recipe, preset or
+    suite.
     """
     path = settings_path(name, folder, kind)
     try:
@@ -45,7 +48,9 @@ def settings_path(name: str, folder: Path, kind: str) -> Path:
     known = settings_names(folder)
     if name in known:
         return folder / f"{name}.toml"
-    raise InputError(f"unknown {kind} `{name}`", _near(name, known) or f"known {kind}s: {_known(folder)}")
+    raise InputError(
+        f"unknown {kind} `{name}`", _near(name, known) or f"known {kind}s: {_known(folder)}"
+    )
 
 
 def settings_names(folder: Path) -> list[str]:
@@ -54,7 +59,9 @@ def settings_names(folder: Path) -> list[str]:
 
 
 def parse_settings(table: dict[str, Any], struct: type[Settings], where: str) -> Settings:
-    """`table` as a `struct`. Raises InputError that names `where`, the key, what was found and what was wanted."""
+    """`table` as a `struct`. Raises InputError that names `where`, the key, what was found and what
+    was wanted.
+    """
     try:
         return msgspec.convert(table, struct)
     except msgspec.ValidationError as error:
@@ -62,8 +69,16 @@ def parse_settings(table: dict[str, Any], struct: type[Settings], where: str) ->
 
 
 def settings_digest(settings: msgspec.Struct) -> str:
-    """The sha256 of the settings as canonical JSON, in hexadecimal: equal settings, equal digest, any key order."""
+    """The sha256 of the settings as canonical JSON, in hexadecimal: equal settings, equal digest,
+    any key order.
+    """
     return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()
+
+
+def as_stored(settings: msgspec.Struct) -> dict[str, Any]:
+    """The settings as they come back from a JSON file: what was stored and what is now compare equal."""
+    stored: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))
+    return stored
 
 
 def _explained(error: msgspec.ValidationError, struct: type, where: str) -> InputError:
@@ -78,14 +93,20 @@ def _explained(error: msgspec.ValidationError, struct: type, where: str) -> Inpu
         return InputError(f"{where}: unknown key `{unknown.group(1)}`{section}", hint)
     missing = re.search(r"missing required field `(.*?)`", text)
     if missing:
-        return InputError(f"{where}: no key `{missing.group(1)}`{section}", "add it; it has no default")
+        return InputError(
+            f"{where}: no key `{missing.group(1)}`{section}", "add it; it has no default"
+        )
     found = re.sub(r" - at `.*`$", "", text)
     found = found[0].lower() + found[1:]
-    return InputError(f"{where}: `{place}`: {found}" if place else f"{where}: {found}", _near_value(found))
+    return InputError(
+        f"{where}: `{place}`: {found}" if place else f"{where}: {found}", _near_value(found)
+    )
 
 
 def _near_value(found: str) -> str | None:
-    return "numbers, lists and true or false stand without quotes" if ", got `str`" in found else None
+    return (
+        "numbers, lists and true or false stand without quotes" if ", got `str`" in found else None
+    )
 
 
 def _keys(struct: type, place: str) -> list[str]:

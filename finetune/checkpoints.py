@@ -87,7 +87,7 @@ def refuse_differences(folder: Path, guard: Guard) -> None:
     if different:
         raise InputError(
             f"{folder}: was begun on something else: {'; '.join(different)}",
-            "put that back to go on with it; without `--resume`, this one begins anew",
+            "put that back to go on with it, or begin again with `--restart`",
         )
 
 

@@ -25,7 +25,7 @@ from dataset_builder.artifacts import (
 from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit, FittedRow
 from dataset_builder.manifest import Manifest, find_variant
-from dataset_builder.settings import settings_digest
+from dataset_builder.settings import as_stored, settings_digest
 from dataset_builder.template import Template, find_template
 from finetune import checkpoints
 from finetune.base import BaseFiles, ready_base
@@ -122,7 +122,7 @@ def plan(target: Target, report: Callable[[str], None] = lambda line: None) -> P
         variant=manifest.name,
         variant_digest=manifest.digest,
         preset_name=target.preset_name,
-        preset=msgspec.to_builtins(preset),
+        preset=as_stored(preset),
         base={"model": files.model, "revision": files.revision, "digest": files.digest},
         seed=target.seed,
         tokens=token_digest(rows, order),
@@ -243,7 +243,7 @@ def _train(
         variant=plan.manifest.name,
         manifest=plan.manifest,
         preset_name=plan.preset_name,
-        preset=msgspec.to_builtins(plan.preset),
+        preset=as_stored(plan.preset),
         preset_digest=plan.preset_digest,
         seed=plan.seed,
         base=base,
