@@ -1,6 +1,7 @@
 """Where things lie, how they are written so that a kill loses nothing, and how rows are digested.
 
-A directory is built under a temporary name, flushed, given its JSON last, and renamed. Without its JSON it does not exist.
+A directory is built under a temporary name, flushed, given its JSON last, and renamed. Without its
+JSON it does not exist.
 """
 
 import hashlib
@@ -29,7 +30,9 @@ def artifacts_root() -> Path:
 
 
 def write_json(record: Any, out: Path) -> None:
-    """Write `record` (a struct, a dict, a list) to `out` as indented JSON: whole or not at all, and flushed."""
+    """Write `record` (a struct, a dict, a list) to `out` as indented JSON: whole or not at all, and
+    flushed.
+    """
     text = json.dumps(msgspec.to_builtins(record), indent=2, ensure_ascii=False) + "\n"
     write_text(text, out)
 
@@ -51,15 +54,19 @@ def read_json(path: Path, struct: type[Record]) -> Record:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise InputError(f"{path}: not what treetune wrote: {error}", "delete its folder and build it again") from error
+        raise InputError(
+            f"{path}: not what treetune wrote: {error}", "delete its folder and build it again"
+        ) from error
 
 
 @contextmanager
 def building(out: Path) -> Iterator[Path]:
-    """A fresh directory that becomes `out` when the block ends well, and is removed when it does not.
+    """A fresh directory that becomes `out` when the block ends well, and is removed when it does
+    not.
 
-    The block writes the directory's JSON last. A finished `out` is never overwritten: where one stands already, the new one
-    is dropped, since names carry digests and equal names hold equal rows.
+    The block writes the directory's JSON last. A finished `out` is never overwritten: where one
+    stands already, the new one is dropped, since names carry digests and equal names hold equal
+    rows.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     sweep(out.parent)
@@ -114,15 +121,22 @@ def file_digest(path: Path) -> str:
 
 
 def rows_digest(table: pa.Table) -> str:
-    """The sha256 of a table's rows in their order, in hexadecimal: of values, never of a file's bytes.
+    """The sha256 of a table's rows in their order, in hexadecimal: of values, never of a file's
+    bytes.
 
-    Chunking, compression and the library that wrote the file do not change it; a column's name or order does.
+    Chunking, compression and the library that wrote the file do not change it; a column's name or
+    order does.
     """
     digest = hashlib.sha256(json.dumps(table.column_names).encode())
     for batch in table.to_batches(max_chunksize=4096):
-        # A JSON line per row: slow beside a hash of buffers, but the same on any machine and Arrow version.
+        # A JSON line per row: slow beside a hash of buffers, but the same on any machine and Arrow
+        # version.
         for row in batch.to_pylist():
-            digest.update(json.dumps(list(row.values()), ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
+            digest.update(
+                json.dumps(list(row.values()), ensure_ascii=False, default=str).encode(
+                    "utf-8", "surrogatepass"
+                )
+            )
             digest.update(b"\n")
     return digest.hexdigest()
 

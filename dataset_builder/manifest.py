@@ -46,16 +46,17 @@ class SplitCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """variants/<name>-<digest12>/manifest.json: everything that determines a variant, and what came of it."""
+    """variants/<name>-<digest12>/manifest.json: what determines a variant, and what came of it."""
 
     name: str
-    digest: str  # of the train and validation rows
+    digest: str  # of the rows and the ledger, the recipe and the tables: all that is in here
     title: str
     recipe: dict[str, Any]  # whole
     sources: list[SourceFile]
     tables: str  # digest of the tables it was made from
     held_out: float
-    funnel: dict[str, int]  # threads, then dropped by each rule in order, then kept: rows of `train`
+    # All threads, then how many each reason dropped, in order, then those kept: rows of `train`.
+    funnel: dict[str, int]
     validation_funnel: dict[str, int]
     splits: dict[str, SplitCount]  # train, validation
     notes: dict[str, Any]  # what a rule decided for the whole, such as the n of `concise_share`
@@ -63,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_variant(name: str) -> tuple[Path, Manifest]:
-    """The current build of the variant `name`, or the build that `name` is a path or a full name of.
+    """The current build of the variant `name`, or the build whose path or full name it is.
 
     Raises InputError where there is none, listing those that exist.
     """
@@ -78,7 +79,9 @@ def find_variant(name: str) -> tuple[Path, Manifest]:
     known = sorted(path.stem for path in folder.glob("*.json"))
     raise InputError(
         f"no variant `{name}` has been built",
-        f"built: {', '.join(known)}; or type `just build-data {name}`" if known else f"type `just build-data {name}`",
+        f"built: {', '.join(known)}; or type `just build-data {name}`"
+        if known
+        else f"type `just build-data {name}`",
     )
 
 
@@ -92,5 +95,7 @@ def find_tables(digest: str) -> Path:
     """The tables with this digest. Raises InputError where they are gone."""
     directory = artifacts_root() / "tables" / digest[:12]
     if not (directory / "source.json").is_file():
-        raise InputError(f"{directory}: these tables are gone", "type `just build-data` with the same sources")
+        raise InputError(
+            f"{directory}: these tables are gone", "type `just build-data` with the same sources"
+        )
     return directory

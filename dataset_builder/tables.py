@@ -49,7 +49,14 @@ MESSAGES = Table(
             ("review_result", pa.bool_()),
             ("review_count", pa.int32()),
             ("created_date", pa.string()),  # as exported, ISO 8601
-            ("labels", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64()), ("count", pa.int32())]))),
+            (
+                "labels",
+                pa.list_(
+                    pa.struct(
+                        [("name", pa.string()), ("value", pa.float64()), ("count", pa.int32())]
+                    )
+                ),
+            ),
             ("emojis", pa.list_(pa.struct([("name", pa.string()), ("count", pa.int32())]))),
             ("words", pa.int32()),  # by dataset_builder.words.count_words
             ("source", pa.string()),  # sha256 of the file it came from
@@ -75,16 +82,20 @@ THREADS = Table(
             ("question", pa.string()),
             ("reply", pa.string()),
             ("rank", pa.int32()),  # as exported
-            # `rank` with null settled: 0 for an only reply; null only for one left out of its siblings' ranking.
+            # `rank` with null settled: 0 for an only reply; null only for one left out of its
+            # siblings' ranking.
             ("standing", pa.int32()),
-            ("worst_standing", pa.int32()),  # the largest over its replies; null where one of them has none
+            # The largest standing over its replies; null where one of them has none.
+            ("worst_standing", pa.int32()),
             ("is_complete", pa.bool_()),  # reaches a root
             ("has_deleted", pa.bool_()),  # any message of it
             ("has_synthetic", pa.bool_()),  # any message of it
             ("review_failed", pa.bool_()),  # the reply's review_result is false
-            # Ends a path by Open Assistant's own rule: no follow-up, or its first follow-up was never answered.
+            # Ends a path by Open Assistant's own rule: no follow-up, or its first follow-up was
+            # never answered.
             ("is_leaf", pa.bool_()),
-            ("cuts_synthetic", pa.bool_()),  # a leaf whose unanswered follow-up, cut off by that rule, is synthetic
+            # A leaf whose unanswered follow-up, cut off by that rule, is synthetic.
+            ("cuts_synthetic", pa.bool_()),
             ("is_best_path", pa.bool_()),  # the tree's path of lowest rank present, to its end
             ("near_held_out", pa.bool_()),  # a question of it is near a held-out prompt
             ("reply_words", pa.int32()),
@@ -106,12 +117,18 @@ HELDOUT = Table(
             ("turns", pa.int32()),
             ("history", _TURNS),
             ("question", pa.string()),
-            # Usable human replies, best first: not deleted, not synthetic, review not failed. May be empty.
+            # Usable human replies, best first: not deleted, not synthetic, review not failed. May
+            # be empty.
             (
                 "replies",
                 pa.list_(
                     pa.struct(
-                        [("reply_id", pa.string()), ("text", pa.string()), ("rank", pa.int32()), ("words", pa.int32())]
+                        [
+                            ("reply_id", pa.string()),
+                            ("text", pa.string()),
+                            ("rank", pa.int32()),
+                            ("words", pa.int32()),
+                        ]
                     )
                 ),
             ),
@@ -171,13 +188,14 @@ REJECTS = Table(
 def write_table(table: pa.Table, declared: Table, out: Path) -> None:
     """Write `table` as Parquet to `out`, checked against `declared`.
 
-    Raises ValueError (our bug) on a missing or extra column, a type that does not cast, or a repeated key.
+    Raises ValueError (our bug) on a missing or extra column, a type that does not cast, or a
+    repeated key.
     """
     pq.write_table(checked(table, declared), out, compression="zstd", store_schema=False)
 
 
 def read_table(path: Path, declared: Table) -> pa.Table:
-    """The table stored at `path`. Raises InputError where it is absent, damaged or not this table."""
+    """The table stored at `path`. Raises InputError where it is absent, damaged or another table."""
     try:
         # Opened as a file, so that a name with `*` in it is a name.
         with path.open("rb") as file:
@@ -185,11 +203,15 @@ def read_table(path: Path, declared: Table) -> pa.Table:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}", "build it again") from error
     except (pa.ArrowInvalid, ValueError) as error:
-        raise InputError(f"{path}: not the table `{declared.name}`: {error}", "build it again") from error
+        raise InputError(
+            f"{path}: not the table `{declared.name}`: {error}", "build it again"
+        ) from error
 
 
 def checked(table: pa.Table, declared: Table) -> pa.Table:
-    """`table` with the declared columns in the declared order and types. Raises ValueError as `write_table` says."""
+    """`table` with the declared columns in the declared order and types. Raises ValueError as
+    `write_table` says.
+    """
     names = declared.schema.names
     if sorted(table.column_names) != sorted(names):
         missing = sorted(set(names) - set(table.column_names))
@@ -197,7 +219,11 @@ def checked(table: pa.Table, declared: Table) -> pa.Table:
         raise ValueError(f"columns missing: {missing}, not declared: {extra}")
     table = table.select(names).cast(declared.schema)
     if declared.key and table.num_rows:
-        keys = table.select(list(declared.key)).group_by(list(declared.key)).aggregate([([], "count_all")])
+        keys = (
+            table.select(list(declared.key))
+            .group_by(list(declared.key))
+            .aggregate([([], "count_all")])
+        )
         if keys.num_rows != table.num_rows:
             repeated = keys.filter(pc.greater(keys["count_all"], 1)).slice(0, 1).to_pylist()[0]
             raise ValueError(f"repeated key in `{declared.name}`: {repeated}")

@@ -207,7 +207,7 @@ def test_a_message_met_again_is_merged_and_other_content_under_its_id_refused(tm
     details = [row["detail"] for row in forest.rejects.to_pylist()]
     assert details == [
         "line 42 of rows.jsonl has this id with another text",
-        "line 41 of rows.jsonl has this id with another text, role, parent_id",
+        "line 41 of rows.jsonl has this id with another role, parent_id",
     ]
 
 
