@@ -9,7 +9,8 @@ app = App(name="reports", help="Comparisons and variants for people.", version_f
 
 @app.command
 def compare(*arms: str, suite: str = "word_limit", name: str | None = None) -> None:
-    """Compare arms on a suite they were evaluated on: the table here, side-by-side answers in report.html.
+    """Compare arms on a suite they were evaluated on: the table here, side-by-side answers in
+    report.html.
 
     Prints the path of the report.
 

@@ -1,4 +1,6 @@
-"""Every prompt with the answers of everybody beside each other: what was said, counted, and split at the limit."""
+"""Every prompt with the answers of everybody beside each other: what was said, counted, and split
+at the limit.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,14 +31,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """One prompt under one limit, and the answers by answerer: the arms' labels, `base`, `human`."""
+    """One prompt under one limit; the answers by answerer: the arms' labels, `base`, `human`."""
 
     limit: int | None
     answers: dict[str, list[Answer]] = field(default_factory=dict)
 
     @property
     def violators(self) -> list[str]:
-        """The answerers of whom at least one answer breaks the limit: by its length, or by saying nothing."""
+        """The answerers of whom at least one answer breaks the limit: by its length, or by saying
+        nothing.
+        """
         if self.limit is None:
             return []
         return [
@@ -69,9 +73,11 @@ class Answerer:
 def read_questions(
     answerers: Iterable[Answerer], limits: Iterable[int | None], heldout: Path | None
 ) -> list[Question]:
-    """Every prompt that some answerer was asked, in the order first met, with all answers under each of `limits`.
+    """Every prompt that some answerer was asked, in the order first met, with all answers under
+    each of `limits`.
 
-    `heldout` is the table of held-out prompts whose first human reply is set beside the answers, or None.
+    `heldout` is the table of held-out prompts whose first human reply is set beside the answers,
+    or None.
     """
     limits = list(limits)
     questions: dict[str, Question] = {}
@@ -110,10 +116,12 @@ def split_at_limit(
     seed: int | None = None,
     relevance: float | None = None,
 ) -> Answer:
-    """`text` as an answer under `limit`: its words counted, and cut in two where the limit is reached.
+    """`text` as an answer under `limit`: its words counted, and cut in two where the limit is
+    reached.
 
-    >>> split_at_limit("One, two, three.", 2)
-    Answer(within='One, two, ', beyond='three.', words=3, excess=1, is_stopped=None, seed=None, relevance=None)
+    >>> answer = split_at_limit("One, two, three.", 2)
+    >>> answer.within, answer.beyond, answer.excess
+    ('One, two, ', 'three.', 1)
     """
     words = count_words(text)
     excess = 0 if limit is None else max(0, words - limit)

@@ -1,6 +1,8 @@
-"""Where the marks of a chart stand: values to positions, for templates that draw them as inline SVG.
+"""Where the marks of a chart stand: values to positions, for templates that draw them as inline
+SVG.
 
-Positions across are per cent of the drawing, so that one drawing fits a wide screen, a telephone and paper undistorted.
+Positions across are per cent of the drawing, so that one drawing fits a wide screen, a telephone
+and paper undistorted.
 """
 
 import math
@@ -98,7 +100,9 @@ class WordsChart:
 
 
 def forest(metric: Metric, effects: Sequence[Effect]) -> Forest:
-    """The differences of `metric` in `effects`: limits ascending, none stated, all limits; arms in their order in each."""
+    """The differences of `metric` in `effects`: limits ascending, none stated, all limits; arms in
+    their order in each.
+    """
     rows = [row for row in effects if row.metric == metric.name]
     rows.sort(key=lambda row: (row.is_pooled, row.limit is None, row.limit or 0))
     ends = [0.0] + [
@@ -128,7 +132,8 @@ def forest(metric: Metric, effects: Sequence[Effect]) -> Forest:
 
 
 def tick_step(low: float, high: float, n: int, smallest: float = 0.0) -> float:
-    """The step of 1, 2 or 5 times a power of ten, not below `smallest`, that makes about `n` ticks between the two.
+    """The step of 1, 2 or 5 times a power of ten, not below `smallest`, that makes about `n` ticks
+    between the two.
 
     >>> tick_step(-0.31, 0.85, 5)
     0.5

@@ -1,4 +1,5 @@
-"""How numbers are written for people: shares as percentages, differences with a sign, intervals, units.
+"""How numbers are written for people: shares as percentages, differences with a sign, intervals,
+units.
 
 Shares are 0 to 1 everywhere else; percentages exist only in reports.
 """
@@ -10,7 +11,8 @@ from evals.tables import Gate
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"  # a number that does not exist
 
-# Answerers that are no arm: always in the table, since they show what a metric is worth. In this order.
+# Answerers that are no arm: always in the table, since they show what a metric is worth. In this
+# order.
 TRIVIAL = {
     "base": "base model",
     "human": "human reply",
@@ -115,7 +117,7 @@ def limit_name(limit: int | None) -> str:
 
 
 def setting(found: object) -> str:
-    """A recipe's or preset's value, as its TOML file would say it; a dash where the key is absent."""
+    """A recipe's or preset's value, as TOML would say it; a dash where the key is absent."""
     if found is None:
         return NOTHING
     if isinstance(found, bool):

@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from dataset_builder.artifacts import read_json
@@ -38,7 +39,9 @@ class Effect:
 
 @dataclass(frozen=True)
 class ArmFindings:
-    """One arm and what its runs say of themselves, a run per seed; none where the arm is a base model."""
+    """One arm and what its runs say of themselves, a run per seed; none where the arm is a base
+    model.
+    """
 
     arm: Arm
     runs: list[Run]
@@ -61,51 +64,55 @@ class Findings:
 
     @property
     def answerers(self) -> list[str]:
-        """Whose answers there are to read: the arms in their order, then the base model and the human."""
+        """Whose answers there are to read: the arms in their order, then the base model and the
+        human.
+        """
         labels = [arm.label for arm in self.arms]
         return labels + [name for name in ("base", "human") if name not in labels]
 
 
 def read_findings(directory: Path) -> Findings:
-    """The comparison in `directory` with the runs, fits and answers it names. Raises InputError where one is gone."""
+    """The comparison in `directory` with the runs, fits and answers it names. Raises InputError
+    where one is gone.
+    """
     comparison = read_json(directory / "comparison.json", Comparison)
     root = directory.parent.parent
-    effects = [
-        Effect(**row)
-        for row in read_table(directory / "comparison.parquet", COMPARISON).to_pylist()
+    rows = read_table(directory / "comparison.parquet", COMPARISON).to_pylist()
+    arms = [_arm_findings(arm, root) for arm in comparison.arms]
+    answerers = [
+        Answerer(arm.label, found(evaluation, root), run.seed if run else None)
+        for arm in arms
+        for evaluation, run in zip_longest(arm.arm.evaluations, arm.runs)
+        if evaluation is not None
     ]
-    arms = []
-    answerers = []
-    evaluation: Evaluation | None = None
-    for arm in comparison.arms:
-        runs = [load_run(found(path, root)) for path in arm.runs]
-        fits = [
-            read_json(path, Fit)
-            for run in arm.runs
-            if (path := found(run, root) / "fit.json").is_file()
-        ]
-        arms.append(ArmFindings(arm, runs, fits))
-        for place, path in enumerate(arm.evaluations):
-            seed = runs[place].seed if place < len(runs) else None
-            answerers.append(Answerer(arm.label, found(path, root), seed))
-            evaluation = evaluation or read_json(found(path, root) / "eval.json", Evaluation)
     heldout = None
-    if evaluation is not None:
-        base = next(
-            root.glob(f"bases/*-{evaluation.base_digest[:12]}/evals/{evaluation.name}/eval.json"),
-            None,
-        )
-        if base is not None and base.parent not in {answerer.evaluation for answerer in answerers}:
-            answerers.append(Answerer("base", base.parent))
-        path = root / "tables" / evaluation.tables[:12] / "heldout.parquet"
-        heldout = path if path.is_file() else None
-    return Findings(
-        directory, comparison, effects, arms, read_questions(answerers, comparison.limits, heldout)
+    if answerers:
+        evaluation = read_json(answerers[0].evaluation / "eval.json", Evaluation)
+        pattern = f"bases/*-{evaluation.base_digest[:12]}/evals/{evaluation.name}/eval.json"
+        base = next((path.parent for path in root.glob(pattern)), None)
+        if base is not None and base not in [answerer.evaluation for answerer in answerers]:
+            answerers.append(Answerer("base", base))
+        heldout = root / "tables" / evaluation.tables[:12] / "heldout.parquet"
+    questions = read_questions(
+        answerers, comparison.limits, heldout if heldout and heldout.is_file() else None
+    )
+    return Findings(directory, comparison, [Effect(**row) for row in rows], arms, questions)
+
+
+def _arm_findings(arm: Arm, root: Path) -> ArmFindings:
+    directories = [found(run, root) for run in arm.runs]
+    fits = [directory / "fit.json" for directory in directories]
+    return ArmFindings(
+        arm,
+        [load_run(directory) for directory in directories],
+        [read_json(path, Fit) for path in fits if path.is_file()],
     )
 
 
 def found(path: str, root: Path) -> Path:
-    """Where a directory that a comparison names lies now, should the artefacts under `root` have been moved."""
+    """Where a directory that a comparison names lies now, should the artefacts under `root` have
+    been moved.
+    """
     if Path(path).is_dir():
         return Path(path)
     parts = Path(path).parts
@@ -138,7 +145,9 @@ def effect(
 def mean(
     findings: Findings, answerer: str, metric: str, limit: int | None, is_pooled: bool = False
 ) -> float | None:
-    """The mean of an arm or of a trivial row; pooled, over all stated limits; None where nothing was scored."""
+    """The mean of an arm or of a trivial row; pooled, over all stated limits; None where nothing
+    was scored.
+    """
     for row in findings.effects:
         if (row.metric, row.limit, row.is_pooled) == (
             metric,
@@ -171,7 +180,9 @@ def trivial_answerers(findings: Findings) -> list[str]:
 
 
 def median_words(findings: Findings, answerer: str, limit: int | None) -> float | None:
-    """The median length of an answerer's answers under `limit`, in words; None where there is no answer."""
+    """The median length of an answerer's answers under `limit`, in words; None where there is no
+    answer.
+    """
     if answerer == "one_word":
         return 1.0
     if answerer == "base_cut":
@@ -195,7 +206,9 @@ def given_words(findings: Findings, answerer: str, limit: int | None) -> list[in
 
 
 def stopped_share(findings: Findings, answerer: str, limit: int | None) -> float | None:
-    """The share of an answerer's answers that ended by themselves; None for humans and where there is no answer."""
+    """The share of an answerer's answers that ended by themselves; None for humans and where there
+    is no answer.
+    """
     stopped = [
         answer.is_stopped
         for question in findings.questions
@@ -220,3 +233,11 @@ def prompts_compared(findings: Findings, limit: int | None, is_pooled: bool = Fa
         and row.is_pooled == is_pooled
     ]
     return min(rows) if rows else None
+
+
+def doubts(findings: Findings) -> list[str]:
+    """What a reader should doubt, a line each: the comparison's warnings, and what was left out."""
+    left_out = findings.comparison.not_shared
+    reason = "an arm trained on them or did not answer them"
+    more = [f"{left_out:,} prompts were left out: {reason}"] if left_out else []
+    return findings.comparison.warnings + more

@@ -1,6 +1,8 @@
-"""A comparison as one self-contained page: no server, no network, one small script whose hash the page's own policy names.
+"""A comparison as one self-contained page: no server, no network, one small script whose hash the
+page's own policy names.
 
-Text of models and of data sets is hostile. Jinja2 escapes every value, `printable` shows what could reorder or hide text,
+Text of models and of data sets is hostile. Jinja2 escapes every value, `printable` shows what
+could reorder or hide text,
 and the content-security policy lets nothing run or load beside what this module put there.
 """
 
@@ -22,6 +24,7 @@ from reports.chart import forest, words_chart
 from reports.figures import METRICS, NOTHING, TRIVIAL, Metric
 from reports.findings import (
     Findings,
+    doubts,
     effect,
     gate,
     limits_stated,
@@ -85,7 +88,8 @@ def comparison_page(findings: Findings) -> str:
             comparison=findings.comparison,
             findings=findings,
             policy=content_policy(script),
-            # Ours, from the templates folder; marked safe because escaping would change what the policy's hash names.
+            # Ours, from the templates folder; marked safe because escaping would change what the
+            # policy's hash names.
             script=Markup(script),
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
             forests=[forest(metric, findings.effects) for metric in shown_metrics],
@@ -103,14 +107,16 @@ def comparison_page(findings: Findings) -> str:
             funnel=funnel_rows([arm for arm in findings.arms if arm.runs]),
             fit=fit_rows([arm for arm in findings.arms if arm.runs]),
             gates=[figures.gate_note(gate) for gate in findings.comparison.gates],
-            warnings=_warnings(findings),
+            warnings=doubts(findings),
             word_counter=WORD_COUNTER,
         )
     )
 
 
 def environment() -> Environment:
-    """Jinja2 as all pages use it: escaping always, an unknown name an error, control characters shown."""
+    """Jinja2 as all pages use it: escaping always, an unknown name an error, control characters
+    shown.
+    """
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -136,8 +142,8 @@ def content_policy(script: str) -> str:
     """The content-security policy under which nothing is loaded and nothing but `script` runs."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -151,7 +157,8 @@ def ticked(text: str) -> Markup:
 
 
 def _visible(value: Any) -> Any:
-    # Markup is ours or went through `ticked`; anything else that is text may hold whatever a model wrote.
+    # Markup is ours or went through `ticked`; anything else that is text may hold whatever a model
+    # wrote.
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value.replace("\r\n", "\n"))
     return value
@@ -176,7 +183,9 @@ def _places(findings: Findings) -> list[tuple[int | None, bool]]:
 
 
 def _cards(findings: Findings) -> list[dict[str, Any]]:
-    """What the head of the page says of each arm: violations over all stated limits, and the difference."""
+    """What the head of the page says of each arm: violations over all stated limits, and the
+    difference.
+    """
     limits = limits_stated(findings.comparison)
     if not limits:
         return []
@@ -266,12 +275,3 @@ def _cell(
         return Cell(text)
     between = "" if row.low is None else figures.interval(metric, row.low, row.high)
     return Cell(text, figures.difference(metric, row.difference), between, row.verdict or "")
-
-
-def _warnings(findings: Findings) -> list[str]:
-    lines = list(findings.comparison.warnings)
-    if findings.comparison.not_shared:
-        lines.append(
-            f"{findings.comparison.not_shared:,} prompts were left out: an arm trained on them or did not answer them"
-        )
-    return lines

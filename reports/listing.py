@@ -1,4 +1,6 @@
-"""What exists: variants, runs and unfinished ones, evaluations, comparisons, as tables for the terminal."""
+"""What exists: variants, runs and unfinished ones, evaluations, comparisons, as tables for the
+terminal.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -116,7 +118,7 @@ def _variants(root: Path, unreadable: list[str]) -> list[Row]:
     current = {
         pointer.build for _, pointer in _records(root, "variants/*.json", Pointer, unreadable)
     }
-    rows = []
+    rows: list[Row] = []
     for path, manifest in _records(root, "variants/*/manifest.json", Manifest, unreadable):
         train = manifest.splits["train"]
         rows.append(
@@ -177,7 +179,9 @@ def _comparisons(root: Path, unreadable: list[str]) -> list[Row]:
 def _records(
     root: Path, pattern: str, struct: type[Record], unreadable: list[str]
 ) -> Iterator[tuple[Path, Record]]:
-    """The records that `pattern` finds, sorted by path; what is damaged goes to `unreadable`, and the rest is listed."""
+    """The records that `pattern` finds, sorted by path; what is damaged goes to `unreadable`, and
+    the rest is listed.
+    """
     for path in sorted(root.glob(pattern)):
         if any(part.startswith(BUILDING) for part in path.relative_to(root).parts):
             continue
@@ -188,7 +192,9 @@ def _records(
 
 
 def _under_folders(rows: list[tuple[Path, Row]]) -> list[Row]:
-    """Directories by their own name, each folder of them (a preset's, the base models') below a line with its name."""
+    """Directories by their own name, each folder of them (a preset's, the base models') below a
+    line with its name.
+    """
     lines: list[Row] = []
     folder = None
     for directory, cells in rows:

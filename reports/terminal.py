@@ -1,6 +1,8 @@
-"""A comparison for the terminal: the verdict, the numbers it rests on, what differs, where rows went, what to doubt.
+"""A comparison for the terminal: the verdict, the numbers it rests on, what differs, where rows
+went, what to doubt.
 
-Reads at 80 columns and without colour. Everything foreign (labels, recipe values, sentences that quote them) is shown as
+Reads at 80 columns and without colour. Everything foreign (labels, recipe values, sentences that
+quote them) is shown as
 cleaned `Text`, never as markup.
 """
 
@@ -18,6 +20,7 @@ from reports.figures import METRICS, NOTHING, TRIVIAL, Metric
 from reports.findings import (
     ArmFindings,
     Findings,
+    doubts,
     effect,
     gate,
     limits_stated,
@@ -54,7 +57,9 @@ def comparison_report(findings: Findings) -> RenderableType:
 
 
 def violations_table(findings: Findings) -> RenderableType:
-    """Violations by answerer and limit: arms with their differences from the baseline, then the trivial rows."""
+    """Violations by answerer and limit: arms with their differences from the baseline, then the
+    trivial rows.
+    """
     limited = limits_stated(findings.comparison)
     places: list[Place] = [(limit, False) for limit in limited]
     if len(limited) > 1:
@@ -63,12 +68,16 @@ def violations_table(findings: Findings) -> RenderableType:
 
 
 def metric_table(findings: Findings, metric: Metric, places: list[Place]) -> RenderableType:
-    """A metric by answerer and limit, each arm but the baseline with its difference, interval and verdict."""
+    """A metric by answerer and limit, each arm but the baseline with its difference, interval and
+    verdict.
+    """
     table = answerer_table(places)
     for arm in findings.arms:
-        name = Text.assemble(shown(arm.label, "bold"), " (baseline)" if arm.arm.is_baseline else "")
+        label = Text.assemble(
+            shown(arm.label, "bold"), " (baseline)" if arm.arm.is_baseline else ""
+        )
         values = [mean(findings, arm.label, metric.name, *place) for place in places]
-        table.add_row(name, *(Text(figures.value(metric, value), "bold") for value in values))
+        table.add_row(label, *(Text(figures.value(metric, value), "bold") for value in values))
         if not arm.arm.is_baseline:
             _add_differences(table, findings, arm.label, metric, places)
     table.add_section()
@@ -111,7 +120,9 @@ def stopped_table(findings: Findings) -> RenderableType:
 
 
 def relevance_parts(findings: Findings) -> Iterable[RenderableType]:
-    """The relevance table where its gate passed; one line that says so where it failed; nothing where it was not scored."""
+    """The relevance table where its gate passed; one line that says so where it failed; nothing
+    where it was not scored.
+    """
     metric = METRICS["relevance"]
     found = gate(findings, metric.name)
     if (
@@ -145,7 +156,9 @@ def differing_parts(findings: Findings) -> Iterable[RenderableType]:
 
 
 def rows_table(arms: list[ArmFindings]) -> RenderableType:
-    """Where the rows of each arm went: the variant's funnel, the preset's fit, and what was trained."""
+    """Where the rows of each arm went: the variant's funnel, the preset's fit, and what was
+    trained.
+    """
     trained = [arm for arm in arms if arm.runs]
     table = _table()
     table.add_column("")
@@ -162,7 +175,9 @@ def rows_table(arms: list[ArmFindings]) -> RenderableType:
 
 
 def funnel_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
-    """The funnel's steps of all arms in one order, a column per arm; a dash where an arm has no such rule."""
+    """The funnel's steps of all arms in one order, a column per arm; a dash where an arm has no
+    such rule.
+    """
     funnels = [arm.runs[0].manifest.funnel for arm in arms]
     steps = list(dict.fromkeys(step for funnel in funnels for step in funnel))
     # What stands last in a funnel is what was kept, wherever another arm's rules come in between.
@@ -171,7 +186,7 @@ def funnel_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
 
 
 def fit_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
-    """What template, tokenizer and length did to each arm's rows, and the training that followed."""
+    """What template, tokenizer and length did to each arm's rows, and what training followed."""
 
     def row(
         name: str, of: Callable[[ArmFindings], str], needs_fit: bool = True
@@ -195,12 +210,7 @@ def fit_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
 
 def warning_parts(findings: Findings) -> Iterable[RenderableType]:
     """What to doubt, a line each."""
-    comparison = findings.comparison
-    lines = list(comparison.warnings)
-    if comparison.not_shared:
-        lines.append(
-            f"{comparison.not_shared:,} prompts were left out: an arm trained on them or did not answer them"
-        )
+    lines = doubts(findings)
     if lines:
         yield Text("Warnings", "bold")
         for line in lines:

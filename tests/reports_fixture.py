@@ -1,4 +1,6 @@
-"""A whole artefacts folder made by hand: what the reports read, without a model and without the stages before them."""
+"""A whole artefacts folder made by hand: what the reports read, without a model and without the
+stages before them.
+"""
 
 import json
 import statistics
@@ -37,95 +39,115 @@ class Asked:
 PROMPTS = [
     Asked(
         "Why is the sky blue?",
-        "Sunlight holds all colours. Air scatters the short waves, the blue ones, far more than the long red ones, so "
-        "blue light reaches your eyes from every direction.",
+        "Sunlight holds all colours. Air scatters the short waves, the blue ones, far more than "
+        "the long red ones, so blue light reaches your eyes from every direction.",
         (
             "Air scatters blue light more than red light.",
-            "Sunlight is a mix of colours. Molecules of air scatter blue light about four times as strongly as red, so "
-            "the whole sky glows blue by day, and at dusk, when the path is long, only red is left.",
-            "The sky appears blue because of a process called Rayleigh scattering. Sunlight contains all the colours of "
-            "the rainbow, each with its own wavelength. When it enters the atmosphere it meets molecules of nitrogen and "
-            "oxygen, which are much smaller than the wavelength of light. These scatter short waves far more than long "
-            "ones. Violet is scattered even more than blue, but the sun emits less of it and our eyes are less sensitive "
-            "to it. So the light that arrives from all over the sky is mostly blue.",
+            "Sunlight is a mix of colours. Molecules of air scatter blue light about four times "
+            "as strongly as red, so the whole sky glows blue by day, and at dusk, when the path "
+            "is long, only red is left.",
+            "The sky appears blue because of a process called Rayleigh scattering. Sunlight "
+            "contains all the colours of the rainbow, each with its own wavelength. When it "
+            "enters the atmosphere it meets molecules of nitrogen and oxygen, which are much "
+            "smaller than the wavelength of light. These scatter short waves far more than long "
+            "ones. Violet is scattered even more than blue, but the sun emits less of it and "
+            "our eyes are less sensitive to it. So the light that arrives from all over the sky "
+            "is mostly blue.",
         ),
     ),
     Asked(
         "How do I keep basil alive on a windowsill?",
-        "Give it the sunniest sill you have, water when the top centimetre is dry, and pinch off the tips above a pair "
-        "of leaves every week. Supermarket pots hold twenty seedlings: split them into three or four pots first.",
+        "Give it the sunniest sill you have, water when the top centimetre is dry, and pinch "
+        "off the tips above a pair of leaves every week. Supermarket pots hold twenty "
+        "seedlings: split them into three or four pots first.",
         (
             "Full sun, water when the surface is dry, pinch the tips weekly.",
-            "Put it where it gets six hours of sun. Water from below when the top of the soil is dry, never leave it "
-            "standing in water, and harvest by cutting just above a pair of leaves so that it branches.",
-            "Basil is a lovely herb to grow at home. First, choose a bright window, ideally one that faces south. "
-            "Second, water it regularly but do not let the roots sit in water. Third, feed it every two weeks. Fourth, "
-            "pinch off flowers as soon as you see them, because a plant that flowers stops making leaves. Fifth, turn "
-            "the pot so that it grows evenly. Sixth, keep it away from cold draughts. Seventh, enjoy your basil in "
-            "salads, on pizza, and with tomatoes and mozzarella!",
+            "Put it where it gets six hours of sun. Water from below when the top of the soil "
+            "is dry, never leave it standing in water, and harvest by cutting just above a pair "
+            "of leaves so that it branches.",
+            "Basil is a lovely herb to grow at home. First, choose a bright window, ideally one "
+            "that faces south. Second, water it regularly but do not let the roots sit in "
+            "water. Third, feed it every two weeks. Fourth, pinch off flowers as soon as you "
+            "see them, because a plant that flowers stops making leaves. Fifth, turn the pot so "
+            "that it grows evenly. Sixth, keep it away from cold draughts. Seventh, enjoy your "
+            "basil in salads, on pizza, and with tomatoes and mozzarella!",
         ),
     ),
     Asked(
         "Explain what a hash table is to someone who has never programmed.",
-        "Think of a cloakroom. A rule turns your name into a hook number, so the attendant walks straight to your coat "
-        "instead of looking through all of them. Now and then two names give the same hook; then both coats hang there.",
+        "Think of a cloakroom. A rule turns your name into a hook number, so the attendant "
+        "walks straight to your coat instead of looking through all of them. Now and then two "
+        "names give the same hook; then both coats hang there.",
         (
             "A cloakroom where your name tells the attendant which hook holds your coat.",
-            "Imagine a library that computes a shelf number from a book's title. To find a book you do the sum and go to "
-            "that shelf. You never search the whole library, however large it grows.",
-            "A hash table is a data structure that stores key-value pairs. A hash function is applied to the key to "
-            "compute an index into an array of buckets, from which the desired value can be found. Ideally the hash "
-            "function assigns each key to a unique bucket, but most designs employ an imperfect one, which might cause "
-            "collisions where the function generates the same index for more than one key. Such collisions are handled "
-            "by chaining or by open addressing. A hash table is a data structure that stores key-value pairs. A hash "
-            "function is applied to the key to compute an index",
+            "Imagine a library that computes a shelf number from a book's title. To find a book "
+            "you do the sum and go to that shelf. You never search the whole library, however "
+            "large it grows.",
+            "A hash table is a data structure that stores key-value pairs. A hash function is "
+            "applied to the key to compute an index into an array of buckets, from which the "
+            "desired value can be found. Ideally the hash function assigns each key to a unique "
+            "bucket, but most designs employ an imperfect one, which might cause collisions "
+            "where the function generates the same index for more than one key. Such collisions "
+            "are handled by chaining or by open addressing. A hash table is a data structure "
+            "that stores key-value pairs. A hash function is applied to the key to compute an "
+            "index",
         ),
     ),
     Asked(
         "What should I say in a toast at my sister's wedding? We fought a lot as children.",
-        'Say so! "We fought over everything: the front seat, the last pancake, the telephone. I should have known she '
-        'was practising for somebody worth arguing with." Then one true story, one wish, and raise your glass.',
+        'Say so! "We fought over everything: the front seat, the last pancake, the telephone. I '
+        'should have known she was practising for somebody worth arguing with." Then one true '
+        "story, one wish, and raise your glass.",
         (
             "Tease her gently, tell one true story, wish them well, and sit down.",
-            "Begin with a fight everybody remembers, and say what it taught you about her. Then turn to the two of them: "
-            "what changed in her when they met. End with one wish, short enough to remember, and lift your glass.",
-            "Ladies and gentlemen, family and friends, thank you all for being here on this very special day. For those "
-            "who do not know me, I am the sibling of the bride. Growing up, we had our share of disagreements. We fought "
-            "over toys, over clothes, over the remote control. But through it all we always loved each other. Today I "
-            "see a beautiful woman who has found the love of her life. So please raise your glasses to the happy couple. "
-            "May your life together be filled with love, laughter and joy. Cheers!",
+            "Begin with a fight everybody remembers, and say what it taught you about her. Then "
+            "turn to the two of them: what changed in her when they met. End with one wish, "
+            "short enough to remember, and lift your glass.",
+            "Ladies and gentlemen, family and friends, thank you all for being here on this "
+            "very special day. For those who do not know me, I am the sibling of the bride. "
+            "Growing up, we had our share of disagreements. We fought over toys, over clothes, "
+            "over the remote control. But through it all we always loved each other. Today I "
+            "see a beautiful woman who has found the love of her life. So please raise your "
+            "glasses to the happy couple. May your life together be filled with love, laughter "
+            "and joy. Cheers!",
         ),
     ),
     Asked(
         "Is it true that we only use ten percent of our brains?",
-        "No. Scans show activity in practically all of it over a day, even asleep, and damage almost anywhere does harm. "
-        "An organ that takes a fifth of our energy would not have survived evolution nine tenths idle.",
+        "No. Scans show activity in practically all of it over a day, even asleep, and damage "
+        "almost anywhere does harm. An organ that takes a fifth of our energy would not have "
+        "survived evolution nine tenths idle.",
         (
             "No, that is a myth: practically all of it is active.",
-            "No. Imaging shows that we use virtually every part, though not all at once, and injuries to almost any area "
-            "have effects. The myth is probably a garbled quotation from about 1900.",
-            "The idea that humans use only ten percent of their brains is a widespread myth. It has been attributed to "
-            "many people, among them Albert Einstein and William James. In truth, brain imaging has shown that nearly "
-            "all regions are active over the course of a day. Although it is true that not all neurons fire at the same "
-            "time, this would not be useful: it would be a seizure. Furthermore, the brain takes about twenty percent of "
-            "the body's energy, which would be a great waste if ninety percent of it did nothing.",
+            "No. Imaging shows that we use virtually every part, though not all at once, and "
+            "injuries to almost any area have effects. The myth is probably a garbled quotation "
+            "from about 1900.",
+            "The idea that humans use only ten percent of their brains is a widespread myth. It "
+            "has been attributed to many people, among them Albert Einstein and William James. "
+            "In truth, brain imaging has shown that nearly all regions are active over the "
+            "course of a day. Although it is true that not all neurons fire at the same time, "
+            "this would not be useful: it would be a seizure. Furthermore, the brain takes "
+            "about twenty percent of the body's energy, which would be a great waste if ninety "
+            "percent of it did nothing.",
         ),
     ),
     Asked(
         "Write a SQL query that returns the second-highest salary from the table employee.",
-        "select max(salary) from employee\nwhere salary < (select max(salary) from employee);\n\nIt gives null where "
-        "there is no second one.",
+        "select max(salary) from employee\nwhere salary < (select max(salary) from "
+        "employee);\n\nIt gives null where there is no second one.",
         (
             "select distinct salary from employee order by salary desc limit 1 offset 1;",
-            "select max(salary) as second_highest\nfrom employee\nwhere salary < (select max(salary) from employee);\n\n"
-            "The inner query finds the highest salary; the outer one takes the largest of those below it. Ties at the "
-            "top count once.",
-            "To get the second-highest salary you can use several approaches. The first is a subquery:\n\nselect "
-            "max(salary) from employee where salary < (select max(salary) from employee);\n\nThe second is limit and "
-            "offset:\n\nselect distinct salary from employee order by salary desc limit 1 offset 1;\n\nThe third is a "
-            "window function:\n\nselect salary from (select salary, dense_rank() over (order by salary desc) as place "
-            "from employee) as ranked where place = 2;\n\nWhich one you choose depends on your database and on how you "
-            "want to treat ties. I hope this helps! Let me know if you have any other questions.",
+            "select max(salary) as second_highest\nfrom employee\nwhere salary < (select "
+            "max(salary) from employee);\n\nThe inner query finds the highest salary; the outer "
+            "one takes the largest of those below it. Ties at the top count once.",
+            "To get the second-highest salary you can use several approaches. The first is a "
+            "subquery:\n\nselect max(salary) from employee where salary < (select max(salary) "
+            "from employee);\n\nThe second is limit and offset:\n\nselect distinct salary from "
+            "employee order by salary desc limit 1 offset 1;\n\nThe third is a window "
+            "function:\n\nselect salary from (select salary, dense_rank() over (order by salary "
+            "desc) as place from employee) as ranked where place = 2;\n\nWhich one you choose "
+            "depends on your database and on how you want to treat ties. I hope this helps! Let "
+            "me know if you have any other questions.",
         ),
     ),
     Asked(
@@ -133,40 +155,49 @@ PROMPTS = [
         None,
         (
             "A refund or another flight, meals, a hotel, and often 250 to 600 euros.",
-            "You may choose between your money back and another flight. While you wait the airline owes you meals and, "
-            "overnight, a hotel. If it told you less than 14 days ahead and no extraordinary circumstance was to blame, "
-            "it also owes 250 to 600 euros.",
-            "If your flight was cancelled, you have rights under Regulation 261/2004. You are entitled to a choice "
-            "between reimbursement within seven days, re-routing at the earliest opportunity, or re-routing at a later "
-            "date. You are also entitled to assistance: meals and refreshments, hotel accommodation, transport between "
-            "the airport and the hotel, and two telephone calls. Compensation is 250 euros for flights up to 1,500 "
-            "kilometres, 400 euros up to 3,500 kilometres, and 600 euros beyond that, unless the cancellation was caused "
-            "by extraordinary circumstances, for example weather, a strike of air traffic control, or a security risk.",
+            "You may choose between your money back and another flight. While you wait the "
+            "airline owes you meals and, overnight, a hotel. If it told you less than 14 days "
+            "ahead and no extraordinary circumstance was to blame, it also owes 250 to 600 "
+            "euros.",
+            "If your flight was cancelled, you have rights under Regulation 261/2004. You are "
+            "entitled to a choice between reimbursement within seven days, re-routing at the "
+            "earliest opportunity, or re-routing at a later date. You are also entitled to "
+            "assistance: meals and refreshments, hotel accommodation, transport between the "
+            "airport and the hotel, and two telephone calls. Compensation is 250 euros for "
+            "flights up to 1,500 kilometres, 400 euros up to 3,500 kilometres, and 600 euros "
+            "beyond that, unless the cancellation was caused by extraordinary circumstances, "
+            "for example weather, a strike of air traffic control, or a security risk.",
         ),
         origin="lottery.jsonl",
     ),
     Asked(
         "Suggest a name for a bakery run by two retired physicists.",
-        "Knead for Speed is taken, so: The Higgs Bun. Or Half-Loaf, if they are the radioactive kind.",
+        "Knead for Speed is taken, so: The Higgs Bun. Or Half-Loaf, if they are the radioactive "
+        "kind.",
         (
             "The Higgs Bun.",
-            "The Higgs Bun, Quantum of Dough, or Crust and Measurement. I would take the first: it is short, it makes "
-            "people smile at the door, and nobody needs a degree to order a roll there.",
-            "There are many great names for a bakery run by two retired physicists! Here are some ideas: The Higgs Bun, "
-            "Quantum Crumbs, Schrodinger's Cake, The Rolling Scone, Newton's Apple Pie, Big Bang Bakery, Relativity "
-            "Rolls, Particle Pastries, The Uncertainty Pretzel, Half-Loaf, Dark Batter, Bread Shift, The Event Horizon "
-            "Bakery, String Theory Strudel, Absolute Zero Ice Cream and Bakes, and E equals M C Bread. Whichever you "
-            "choose, make sure that it is memorable, easy to spell, and not yet taken in your town.",
+            "The Higgs Bun, Quantum of Dough, or Crust and Measurement. I would take the first: "
+            "it is short, it makes people smile at the door, and nobody needs a degree to order "
+            "a roll there.",
+            "There are many great names for a bakery run by two retired physicists! Here are "
+            "some ideas: The Higgs Bun, Quantum Crumbs, Schrodinger's Cake, The Rolling Scone, "
+            "Newton's Apple Pie, Big Bang Bakery, Relativity Rolls, Particle Pastries, The "
+            "Uncertainty Pretzel, Half-Loaf, Dark Batter, Bread Shift, The Event Horizon "
+            "Bakery, String Theory Strudel, Absolute Zero Ice Cream and Bakes, and E equals M C "
+            "Bread. Whichever you choose, make sure that it is memorable, easy to spell, and "
+            "not yet taken in your town.",
         ),
         origin="lottery.jsonl",
     ),
 ]
 
-# How long an answerer likes to be, by the limit: which of a prompt's answers it gives (0 short, 1 middle, 2 long).
+# How long an answerer likes to be, by the limit: which of a prompt's answers it gives (0 short, 1
+# middle, 2 long).
 HABITS: dict[str, dict[int | None, tuple[int, ...]]] = {
-    "full": {20: (0, 1, 1, 2), 50: (1, 1, 2, 2), None: (2, 2, 2, 1)},
-    "concise_best": {20: (0, 0, 1, 1), 50: (0, 1, 1, 2), None: (1, 1, 2, 0)},
-    "base": {20: (1, 1, 2, 0), 50: (2, 1, 2, 1), None: (2, 2, 2, 2)},
+    "full": {20: (0, 1, 1, 2), 50: (1, 1, 2, 2), 100: (1, 2), 200: (2,), None: (2, 2, 2, 1)},
+    "capped": {20: (0, 1), 50: (0, 1, 1, 2), 100: (1, 1, 2), 200: (1, 2), None: (1, 2)},
+    "concise_best": {20: (0, 0, 1, 1), 50: (0, 1, 1, 2), 100: (1,), 200: (1, 1, 2), None: (1, 0)},
+    "base": {20: (1, 1, 2, 0), 50: (2, 1, 2, 1), 100: (2, 1), 200: (2,), None: (2, 2, 2, 2)},
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -187,6 +218,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "shape": {"state_word_limit": 0.5},
         "cap": {"examples": 32000, "concise_share": None},
     },
+    "capped": {
+        "title": "Every usable English reply, at most 30 in 100 of them long",
+        "keep": {"paths": "replies", "languages": ["en"], "max_rank": None, "reply_words": None},
+        "shape": {"state_word_limit": 0.5},
+        "cap": {"examples": 32000, "concise_share": 0.7},
+    },
 }
 
 FUNNELS = {
@@ -198,6 +235,16 @@ FUNNELS = {
         "language": 148,
         "near_held_out": 2,
         "kept": 204,
+    },
+    "capped": {
+        "threads": 402,
+        "held_out": 41,
+        "deleted": 3,
+        "review": 4,
+        "language": 148,
+        "near_held_out": 2,
+        "share": 91,
+        "kept": 113,
     },
     "concise_best": {
         "threads": 402,
@@ -243,7 +290,9 @@ def write_artifacts(
     answer: Callable[[Asked, str, int | None, int], str] = handmade_answer,
     name: str = "demo",
 ) -> Path:
-    """Write tables, variants, runs, evaluations and one comparison below `root`; returns the comparison's directory."""
+    """Write tables, variants, runs, evaluations and one comparison below `root`; returns the
+    comparison's directory.
+    """
     world = world or World(PROMPTS, (20, 50, None), warnings=World([], ()).warnings)
     tables = _write_tables(root, world)
     base = _write_evaluation(
@@ -494,7 +543,7 @@ def _write_evaluation(
                     {"limit": limit, "over": "one_word", "share": 0.9, "n": 6}
                     for limit in world.limits
                 ],
-                reason="a human reply ranks above its cut, another reply and one word at every limit"
+                reason="a human reply ranks above its cut, another reply and one word"
                 if world.relevance_passed
                 else "at 20 words a human reply ranks above its own cut in only 3 of 6 prompts",
             )
@@ -573,14 +622,17 @@ def _write_comparison(
                 if not keys:
                     continue
                 pairs = [theirs[key] - ours[key] for key in sorted(keys, key=str)]
-                difference, spread = (
-                    statistics.fmean(pairs),
-                    2.3 * statistics.stdev(pairs) / sqrt(len(pairs)) + 0.02,
-                )
-                low, high = difference - spread, difference + spread
-                worse, better = (
-                    ("this run loses", "this run beats") if world.seeds < 3 else ("worse", "better")
-                )
+                difference = statistics.fmean(pairs)
+                low, high, detectable, verdict = None, None, None, "cannot tell"
+                if len(pairs) > 1:  # one pair has no spread, and so no interval
+                    spread = 2.3 * statistics.stdev(pairs) / sqrt(len(pairs)) + 0.02
+                    low, high, detectable = difference - spread, difference + spread, spread * 1.4
+                    won, lost = (
+                        ("better", "worse")
+                        if world.seeds > 2
+                        else ("this run beats", "this run loses")
+                    )
+                    verdict = won if high < 0 else lost if low > 0 else verdict
                 rows.append(
                     {
                         "arm": arm.label,
@@ -598,8 +650,8 @@ def _write_comparison(
                         "high": high,
                         "p": 0.2,
                         "p_holm": 0.4,
-                        "detectable": spread * 1.4,
-                        "verdict": (better if high < 0 else worse if low > 0 else "cannot tell"),
+                        "detectable": detectable,
+                        "verdict": verdict,
                     }
                 )
     trivial = []
@@ -630,8 +682,9 @@ def _write_comparison(
         suite=SUITE,
         suite_digest=_digest("suite"),
         created="2026-01-05T10:05:00+00:00",
-        sentence=f"Cannot tell `{arms[-1].label}` from `{arms[0].label}`: {len(world.prompts)} prompts and "
-        f"{world.seeds} seed show no difference in violations that an interval keeps away from zero.",
+        sentence=f"Cannot tell `{arms[-1].label}` from `{arms[0].label}`: {len(world.prompts)} "
+        f"prompts and {world.seeds} seed show no difference in violations that an interval keeps "
+        "away from zero.",
         warnings=list(world.warnings),
         arms=arms,
         trivial=trivial,
@@ -683,10 +736,6 @@ def real_world(prompts: int = 250) -> tuple[World, Callable[[Asked, str, int | N
         [Asked(prompt, answers["base"][prompt], ()) for prompt in answers["full"]],
         (20, 50, 100, 200, None),
         variants=("full", "capped", "concise_best"),
-        recipes={
-            **RECIPES,
-            "capped": RECIPES["full"] | {"cap": {"examples": 32000, "concise_share": 0.7}},
-        },
     )
 
     def answer(asked: Asked, answerer: str, limit: int | None, seed: int) -> str:
