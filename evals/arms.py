@@ -1,0 +1,230 @@
+"""Arms as a comparison reads them: all seeds of a run, their evaluations of one suite, their
+scores.
+
+A base model is an arm too: one that was not trained, and so has one seed that could not have come
+out otherwise.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.errors import InputError
+from dataset_builder.fit import Fit
+from dataset_builder.tables import read_table
+from evals.scorers import QUALITY
+from evals.tables import SCORES, Arm, Evaluation
+from finetune.run import Run, arm_of, load_run
+
+BASE = "base"
+
+# prompt_id and limit -> the value, of one metric.
+Values = dict[tuple[str, int | None], float]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One evaluation: its record, and the scores of one of its answerers."""
+
+    directory: Path
+    evaluation: Evaluation
+    values: dict[str, Values]  # by metric
+    trees: dict[str, str]  # by prompt_id
+
+    @property
+    def asked(self) -> set[str]:
+        """The prompts that were answered."""
+        return {prompt for each in self.values.values() for prompt, _ in each}
+
+
+@dataclass(frozen=True)
+class LoadedArm:
+    """An arm with everything about it that a comparison needs."""
+
+    label: str
+    arm: str
+    runs: tuple[Run, ...]  # none of a base model
+    directories: tuple[Path, ...]
+    fits: tuple[Fit, ...]
+    seeds: tuple[Answers, ...]
+
+    @property
+    def is_fixed(self) -> bool:
+        return not self.runs
+
+    def matrix(self, metric: str, limit: int | None, prompts: Sequence[str]) -> np.ndarray:
+        """(seeds, prompts) values of the metric at the limit; NaN where there is none."""
+        return np.array(
+            [
+                [each.values.get(metric, {}).get((prompt, limit), np.nan) for prompt in prompts]
+                for each in self.seeds
+            ]
+        ).reshape(len(self.seeds), len(prompts))
+
+
+def load_arms(arms: Sequence[Sequence[Path]], suite_name: str | None) -> list[LoadedArm]:
+    """The arms with their evaluations of one suite, in the given order.
+
+    `suite_name` is a suite's name, or that of one evaluation where a suite was asked with several
+    sets of prompts. Raises InputError where a run is unfinished or was not evaluated, or where it
+    is not clear which evaluations are meant.
+    """
+    names = [{arm_of(directory) for directory in arm} for arm in arms]
+    for found in names:
+        if len(found) != 1:
+            raise InputError(
+                f"{len(found)} arms were given as one: {', '.join(sorted(found)) or 'none'}",
+                "give each arm by itself",
+            )
+    flat = [next(iter(found)) for found in names]
+    for arm, times in Counter(flat).items():
+        if times > 1:
+            raise InputError(f"arm `{arm}` was given {times} times", "give each arm once")
+    digest = _common_suite(arms, suite_name)
+    loaded = []
+    for arm, directories, label in zip(flat, arms, _labels(flat, arms), strict=True):
+        runs = tuple(load_run(directory) for directory in directories)
+        found_evaluations = [_evaluations(directory)[digest] for directory in directories]
+        fits = [directory / "fit.json" for directory in directories]
+        loaded.append(
+            LoadedArm(
+                label=label,
+                arm=arm,
+                runs=runs,
+                directories=tuple(directories),
+                fits=tuple(read_json(path, Fit) for path in fits if path.is_file()),
+                seeds=tuple(load_answers(path)["run"] for path in found_evaluations),
+            )
+        )
+    return loaded
+
+
+def load_answers(directory: Path) -> dict[str, Answers]:
+    """The scores of an evaluation by answerer; a run's has one, `run`.
+
+    Quality counts only where the limit was kept: an answer that breaks it is no good answer, and
+    would else gain by its length.
+    """
+    evaluation = read_json(directory / "eval.json", Evaluation)
+    values: dict[str, dict[str, Values]] = {}
+    trees: dict[str, str] = {}
+    samples: Counter[tuple[str, str, str, int | None]] = Counter()
+    for row in read_table(directory / "scores.parquet", SCORES).to_pylist():
+        metric = values.setdefault(row["answerer"], {}).setdefault(row["metric"], {})
+        place = (row["prompt_id"], row["limit"])
+        # Several samples of a prompt, or wordings of its limit, make one value: their mean.
+        samples[row["answerer"], row["metric"], *place] += 1
+        n = samples[row["answerer"], row["metric"], *place]
+        metric[place] = metric.get(place, 0.0) + (row["value"] - metric.get(place, 0.0)) / n
+        trees[row["prompt_id"]] = row["tree_id"]
+    for metrics in values.values():
+        broken = {place for place, value in metrics.get("violation", {}).items() if value > 0}
+        for metric_name in QUALITY:
+            for place in broken & metrics.get(metric_name, {}).keys():
+                del metrics[metric_name][place]
+    return {
+        answerer: Answers(directory, evaluation, metrics, trees)
+        for answerer, metrics in values.items()
+    }
+
+
+def find_base(evaluation: Evaluation) -> Path | None:
+    """The evaluation of the same suite by the base model of this one; None where there is none."""
+    for path in sorted(artifacts_root().glob("bases/*/evals/*/eval.json")):
+        found = read_json(path, Evaluation)
+        is_same = all(
+            getattr(found, key) == getattr(evaluation, key)
+            for key in ("base_digest", "template", "tables", "suite_digest")
+        )
+        how = [each.settings.get("quantization") for each in (found, evaluation)]
+        if found.run is None and is_same and how[0] == how[1]:
+            return path.parent
+    return None
+
+
+def base_arm(directory: Path) -> LoadedArm:
+    """The base model as an arm."""
+    answers = load_answers(directory)["run"]
+    return LoadedArm(BASE, BASE, (), (), (), (answers,))
+
+
+def described(arm: LoadedArm, *, is_baseline: bool) -> Arm:
+    """The arm as comparison.json holds it."""
+    return Arm(
+        label=arm.label,
+        arm=arm.arm,
+        runs=[str(directory) for directory in arm.directories],
+        evaluations=[str(each.directory) for each in arm.seeds],
+        is_baseline=is_baseline,
+        summary=summary(arm),
+    )
+
+
+def summary(arm: LoadedArm) -> dict[str, float]:
+    """What the arm was trained on and how long: means over its seeds."""
+    columns: dict[str, list[float]] = {}
+    for run in arm.runs:
+        for name in ("steps", "examples_seen", "epochs", "trained_tokens", "tokens", "train_loss"):
+            columns.setdefault(name, []).append(getattr(run, name))
+        if run.validation_loss is not None:
+            columns.setdefault("validation_loss", []).append(run.validation_loss)
+    for fit in arm.fits:
+        for name in ("rows", "kept", "concise_share_before", "concise_share_after"):
+            columns.setdefault(name, []).append(getattr(fit, name))
+    return {name: float(np.mean(values)) for name, values in columns.items()}
+
+
+def _common_suite(arms: Sequence[Sequence[Path]], suite_name: str | None) -> str:
+    """The digest of the one suite that every run was evaluated on, under the given name."""
+    directories = [directory for arm in arms for directory in arm]
+    found: dict[str, set[str]] = {}  # digest -> names of evaluations
+    shared: set[str] | None = None
+    for directory in directories:
+        evaluated = {
+            digest: path
+            for digest, path in _evaluations(directory).items()
+            if suite_name is None
+            or suite_name in (path.name, read_json(path / "eval.json", Evaluation).suite_name)
+        }
+        suite = f" on suite `{suite_name}`" if suite_name else ""
+        name = f"{directory.parent.name}/{directory.name}"
+        if not evaluated:
+            option = f" --suite {suite_name}" if suite_name else ""
+            raise InputError(
+                f"run `{name}` was not evaluated{suite}", f"type `just eval {name}{option}`"
+            )
+        for digest, path in evaluated.items():
+            found.setdefault(digest, set()).add(path.name)
+        shared = set(evaluated) if shared is None else shared & set(evaluated)
+    if not shared:
+        raise InputError(
+            "the runs were evaluated on different suites, or with different prompt files: "
+            + ", ".join(sorted(name for names in found.values() for name in names)),
+            "evaluate all of them in one `just eval`",
+        )
+    if len(shared) > 1:
+        choices = ", ".join(sorted(name for digest in shared for name in found[digest]))
+        raise InputError(
+            f"the runs share {len(shared)} evaluations", f"choose one with `--suite`: {choices}"
+        )
+    return shared.pop()
+
+
+def _evaluations(directory: Path) -> dict[str, Path]:
+    """The finished evaluations of a run, by the digest of suite and prompt files."""
+    paths = sorted(directory.glob("evals/*/eval.json"))
+    return {read_json(path, Evaluation).suite_digest: path.parent for path in paths}
+
+
+def _labels(names: Sequence[str], arms: Sequence[Sequence[Path]]) -> list[str]:
+    """Short names, unique among the arms: variants, else with their presets, else in full."""
+    runs = [load_run(arm[0]) for arm in arms]
+    short = [run.variant for run in runs]
+    for choice in (short, [f"{run.preset_name}/{run.variant}" for run in runs]):
+        if len(set(choice)) == len(choice) and BASE not in choice:
+            return choice
+    return list(names)

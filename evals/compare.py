@@ -1,0 +1,271 @@
+"""Arms on one suite: differences from the baseline, paired by prompt, and a verdict.
+
+The verdict is about limits broken, pooled over the stated ones, and about the quality scores whose
+gate passed. An arm is better when it breaks fewer limits and is no worse in quality, worse when it
+breaks more and is no better. Only differences whose interval leaves out zero, whose p holds over
+all arms and metrics of the verdict (Holm), and which rest on `MIN_TREES` trees count; and only of
+arms with three seeds does it say better or worse: of fewer, that this run beats or loses.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataset_builder.artifacts import artifacts_root, file_digest, write_json
+from dataset_builder.errors import InputError
+from dataset_builder.tables import table_of, write_table
+from evals.arms import BASE, LoadedArm, base_arm, described, find_base, load_answers, load_arms
+from evals.conditions import differing, warnings
+from evals.scorers import METRICS, OF_LIMITS
+from evals.statistics import Difference, holm, paired
+from evals.tables import COMPARISON, Comparison
+from evals.verdict import of_arm, of_row, sentence
+
+# Metrics of zeros and ones.
+SHARES = ("violation", "stopped", "empty")
+
+Row = dict[str, Any]
+
+
+def compare(
+    arms: Sequence[Sequence[Path]], suite_name: str | None = None, name: str | None = None
+) -> Path:
+    """Compare the arms, the first of them the baseline; the directory of what came of it.
+
+    Each arm is the directories of its runs, one per seed. Raises InputError where a run was not
+    evaluated on the suite, or no prompt is shared.
+    """
+    if not arms:
+        raise InputError("no arm is named", "`just list` shows the runs that exist")
+    loaded = load_arms(arms, suite_name)
+    baseline = loaded[0]
+    evaluation = baseline.seeds[0].evaluation
+    base = find_base(evaluation)
+    everyone = [*loaded, *([base_arm(base)] if base else [])]
+    prompts, left_out = shared_prompts(everyone)
+    if not prompts:
+        raise InputError(
+            f"the arms share no prompt that none trained on: {left_out} were left out",
+            "evaluate them on the same suite and prompt files",
+        )
+    limits = _limits(baseline)
+    gates = load_answers(base)["run"].evaluation.gates if base else []
+    has_one_judge = _has_one_judge(everyone)
+    headline = ["violation"] if any(limit is not None for limit in limits) else []
+    headline += [gate.metric for gate in gates if gate.passed and has_one_judge]
+    rows = comparison_rows(everyone, prompts, limits)
+    seeds = least_seeds(loaded)
+    decide(rows, loaded[1:], headline, seeds)
+    verdicts, sentences = {}, {}
+    for arm in loaded[1:]:
+        decisive = _decisive(rows, arm.label, headline)
+        verdicts[arm.label] = of_arm(decisive)
+        sentences[arm.label] = sentence(
+            baseline.label, arm.label, verdicts[arm.label], decisive, seeds
+        )
+    trees = len({baseline.seeds[0].trees[prompt] for prompt in prompts})
+    doubts = warnings(everyone, trees, gates, has_one_judge)
+    if base is None:
+        doubts.append("the base model was not evaluated: its row and the trivial ones are missing")
+    found = Comparison(
+        name=name or _name(everyone),
+        suite=evaluation.suite_name,
+        suite_digest=evaluation.suite_digest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        sentence=" ".join(sentences.values()) or f"`{baseline.label}` stands alone.",
+        warnings=doubts,
+        arms=[described(arm, is_baseline=arm is baseline) for arm in everyone],
+        trivial=trivial_rows(base, prompts) if base else [],
+        limits=limits,
+        gates=gates,
+        differing=differing(everyone),
+        not_shared=left_out,
+        notes={
+            "verdicts": verdicts,
+            "sentences": sentences,
+            "headline": headline,
+            "trees": trees,
+            "prompts": len(prompts),
+        },
+    )
+    return write_comparison(found, rows)
+
+
+def shared_prompts(arms: Sequence[LoadedArm]) -> tuple[list[str], int]:
+    """The prompts that every seed of every arm answered and none trained on, and how many
+    others."""
+    answers = [each for arm in arms for each in arm.seeds]
+    asked = [each.asked for each in answers]
+    trained = {name for each in answers for name in each.evaluation.contaminated}
+    shared = set.intersection(*asked) - trained
+    return sorted(shared), len(set.union(*asked) - shared)
+
+
+def comparison_rows(
+    arms: Sequence[LoadedArm], prompts: Sequence[str], limits: Sequence[int | None]
+) -> list[Row]:
+    """A row per arm but the baseline, metric, and limit, and one pooled over the stated limits."""
+    baseline = arms[0]
+    trees = [baseline.seeds[0].trees[prompt] for prompt in prompts]
+    stated = [limit for limit in limits if limit is not None]
+    metrics = [metric for metric in METRICS if metric in baseline.seeds[0].values]
+    rows = []
+    for arm in arms[1:]:
+        for metric in metrics:
+            places: list[tuple[int | None, bool]] = [
+                (limit, False) for limit in limits if limit is not None or metric not in OF_LIMITS
+            ]
+            for limit, is_pooled in [*places, *([(None, True)] if stated else [])]:
+                chosen = stated if is_pooled else [limit]
+                ours, theirs = _pooled(arm, baseline, metric, chosen, prompts)
+                found = paired(
+                    ours,
+                    theirs,
+                    trees,
+                    arm_is_fixed=arm.is_fixed,
+                    baseline_is_fixed=baseline.is_fixed,
+                    is_share=metric in SHARES,
+                )
+                rows.append(_row(arm, baseline, metric, limit, is_pooled, found))
+    return [row for row in rows if row["difference"] is not None]
+
+
+def decide(
+    rows: Sequence[Row], arms: Sequence[LoadedArm], headline: Sequence[str], seeds: int
+) -> None:
+    """Fill in `p_holm` and `verdict` of the rows that the verdict rests on."""
+    labels = {arm.label for arm in arms}
+    chosen = [row for row in rows if row["arm"] in labels and _is_headline(row, headline)]
+    for row, p in zip(chosen, holm([row["p"] for row in chosen]), strict=True):
+        row["p_holm"] = p
+        row["verdict"] = of_row(row, METRICS[row["metric"]], seeds)
+
+
+def trivial_rows(base: Path, prompts: Sequence[str]) -> list[Row]:
+    """The base model's means and those of the trivial answers beside it, by limit and metric."""
+    wanted = set(prompts)
+    rows = []
+    for answerer, answers in load_answers(base).items():
+        for metric, values in answers.values.items():
+            for limit in sorted({limit for _, limit in values}, key=_last_none):
+                kept = [
+                    value
+                    for (prompt, at), value in values.items()
+                    if at == limit and prompt in wanted
+                ]
+                if kept:
+                    rows.append(
+                        {
+                            "answerer": BASE if answerer == "run" else answerer,
+                            "limit": limit,
+                            "metric": metric,
+                            "mean": float(np.mean(kept)),
+                            "n": len(kept),
+                        }
+                    )
+    return rows
+
+
+def least_seeds(arms: Sequence[LoadedArm]) -> int:
+    """The fewest seeds of any arm that was trained."""
+    return min(len(arm.seeds) for arm in arms if not arm.is_fixed)
+
+
+def write_comparison(comparison: Comparison, rows: Sequence[Row]) -> Path:
+    """Write comparison.parquet, then comparison.json; the directory. One of that name is
+    replaced."""
+    directory = artifacts_root() / "comparisons" / comparison.name
+    directory.mkdir(parents=True, exist_ok=True)
+    # Without its JSON it does not exist, while the table is being replaced.
+    (directory / "comparison.json").unlink(missing_ok=True)
+    temporary = directory / "comparison.parquet.tmp"
+    write_table(table_of(list(rows), COMPARISON), COMPARISON, temporary)
+    temporary.replace(directory / "comparison.parquet")
+    write_json(comparison, directory / "comparison.json")
+    return directory
+
+
+def _pooled(
+    arm: LoadedArm,
+    baseline: LoadedArm,
+    metric: str,
+    limits: Sequence[int | None],
+    prompts: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both arms' values, a prompt's mean over the limits at which both have one."""
+    stacks = [
+        np.stack([each.matrix(metric, limit, prompts) for limit in limits])
+        for each in (arm, baseline)
+    ]
+    is_there = np.logical_and(*((~np.isnan(stack)).any(axis=1) for stack in stacks))
+    means = []
+    for stack in stacks:
+        kept = np.where(is_there[:, None, :], stack, np.nan)
+        count = (~np.isnan(kept)).sum(axis=0)
+        total = np.nansum(kept, axis=0)
+        means.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+    return means[0], means[1]
+
+
+def _row(
+    arm: LoadedArm,
+    baseline: LoadedArm,
+    metric: str,
+    limit: int | None,
+    is_pooled: bool,
+    found: Difference,
+) -> Row:
+    return {
+        "arm": arm.label,
+        "baseline": baseline.label,
+        "metric": metric,
+        "limit": limit,
+        "is_pooled": is_pooled,
+        "seeds": min(len(each.seeds) for each in (arm, baseline) if not each.is_fixed),
+        **found._asdict(),
+    }
+
+
+def _is_headline(row: Row, headline: Sequence[str]) -> bool:
+    """Pooled over the stated limits; of a suite without any, the row without a limit."""
+    has_limits = "violation" in headline
+    return row["metric"] in headline and (row["is_pooled"] or not has_limits)
+
+
+def _decisive(rows: Sequence[Row], label: str, headline: Sequence[str]) -> dict[str, Row]:
+    return {
+        row["metric"]: row for row in rows if row["arm"] == label and _is_headline(row, headline)
+    }
+
+
+def _has_one_judge(arms: Sequence[LoadedArm]) -> bool:
+    """Whether relevance was measured under one frozen model for all."""
+    judges = {
+        (each.evaluation.base_digest, each.evaluation.template)
+        for arm in arms
+        for each in arm.seeds
+    }
+    return len(judges) == 1
+
+
+def _limits(arm: LoadedArm) -> list[int | None]:
+    found = {limit for each in arm.seeds[0].values.values() for _, limit in each}
+    return sorted(found, key=_last_none)
+
+
+def _last_none(limit: int | None) -> tuple[bool, int]:
+    return (limit is None, limit or 0)
+
+
+def _name(arms: Sequence[LoadedArm]) -> str:
+    """The arms' labels and a digest of what is compared, the scores included."""
+    digest = hashlib.sha256()
+    for arm in arms:
+        for each in arm.seeds:
+            digest.update(f"{arm.arm} {file_digest(each.directory / 'scores.parquet')}\n".encode())
+    labels = "-vs-".join(arm.label.replace("/", "-") for arm in arms if not arm.is_fixed)
+    return f"{labels[:80]}-{digest.hexdigest()[:8]}"

@@ -1,0 +1,149 @@
+"""Whether arms were compared under the same conditions but for the data, and what to doubt."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from evals.arms import LoadedArm, summary
+from evals.statistics import MIN_TREES
+from evals.tables import Gate
+
+TOLERANCE = 0.01  # of steps, epochs and tokens
+CONCISE_POINTS = 0.05  # how far fit may move an arm's share of concise replies
+SEEDS = 3
+
+# Numbers that must not differ, as a reader calls them.
+SPENT = {
+    "steps": "optimizer steps",
+    "examples_seen": "examples seen",
+    "trained_tokens": "trained tokens",
+    "epochs": "epochs",
+}
+
+
+def differing(arms: Sequence[LoadedArm]) -> dict[str, dict[str, Any]]:
+    """The keys of recipes, presets and tables in which the arms differ, with each arm's value."""
+    trained = [arm for arm in arms if arm.runs]
+    flat = {arm.label: dict(_settings(arm)) for arm in trained}
+    keys = dict.fromkeys(key for settings in flat.values() for key in settings)
+    return {
+        key: {label: settings.get(key) for label, settings in flat.items()}
+        for key in keys
+        if any(settings.get(key) != flat[trained[0].label].get(key) for settings in flat.values())
+    }
+
+
+def warnings(
+    arms: Sequence[LoadedArm], trees: int, gates: Sequence[Gate], quality_is_comparable: bool
+) -> list[str]:
+    """What a reader should doubt, a line each."""
+    trained = [arm for arm in arms if arm.runs]
+    return [
+        *_unlike(trained),
+        *_sizes(trained),
+        *_other_settings(trained),
+        *_fits(trained),
+        *_seeds(trained),
+        *_evaluations(arms),
+        *_few(trees),
+        *_gates(gates, quality_is_comparable),
+    ]
+
+
+def _settings(arm: LoadedArm) -> Iterator[tuple[str, Any]]:
+    run = arm.runs[0]
+    yield from _flat("recipe", run.manifest.recipe)
+    yield from _flat("preset", run.preset)
+    yield "tables", run.manifest.tables[:12]
+    yield "base", run.base.digest[:12]
+
+
+def _flat(prefix: str, table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if key == "title":
+            continue
+        if isinstance(value, dict):
+            inner = _flat("", value)
+            yield from ((f"{prefix} {key}{name}", each) for name, each in inner)
+        else:
+            yield (f"{prefix} {key}" if prefix else f".{key}"), value
+
+
+def _unlike(arms: Sequence[LoadedArm]) -> Iterator[str]:
+    """A line for each number that was to be the same and is not, within one per cent."""
+    summaries = {arm.label: summary(arm) for arm in arms}
+    for key, name in SPENT.items():
+        found = {label: each[key] for label, each in summaries.items() if key in each}
+        most, least = max(found.values(), default=0.0), min(found.values(), default=0.0)
+        if most - least > TOLERANCE * most:
+            yield f"{name} differ by more than 1 %: {_each(found)}"
+
+
+def _sizes(arms: Sequence[LoadedArm]) -> Iterator[str]:
+    rows = {arm.label: float(arm.runs[0].manifest.splits["train"].rows) for arm in arms}
+    most, least = max(rows.values(), default=0.0), min(rows.values(), default=0.0)
+    if most - least > TOLERANCE * most and not any(_is_control(arm) for arm in arms):
+        yield (
+            f"the variants differ in size and no control is among them: {_each(rows)} rows; "
+            "a difference may be one of size"
+        )
+
+
+def _is_control(arm: LoadedArm) -> bool:
+    manifest = arm.runs[0].manifest
+    return "control" in manifest.recipe or "control" in manifest.notes
+
+
+def _other_settings(arms: Sequence[LoadedArm]) -> Iterator[str]:
+    found = [key for key in differing(arms) if not key.startswith("recipe ")]
+    if found:
+        yield f"more differs than the data: {', '.join(found)}"
+
+
+def _fits(arms: Sequence[LoadedArm]) -> Iterator[str]:
+    for arm in arms:
+        for fit in arm.fits[:1]:
+            before, after = fit.concise_share_before, fit.concise_share_after
+            if abs(after - before) > CONCISE_POINTS:
+                yield (
+                    f"fit moved the share of concise replies of `{arm.label}` from {before:.2f} "
+                    f"to {after:.2f}"
+                )
+
+
+def _seeds(arms: Sequence[LoadedArm]) -> Iterator[str]:
+    few = {arm.label: float(len(arm.runs)) for arm in arms if len(arm.runs) < SEEDS}
+    if few:
+        yield f"fewer than {SEEDS} seeds: {_each(few)}; runs are compared, not variants"
+
+
+def _evaluations(arms: Sequence[LoadedArm]) -> Iterator[str]:
+    for arm in arms:
+        found = {name for each in arm.seeds for name in each.evaluation.contaminated}
+        if found:
+            yield f"{len(found)} prompts stand in the training rows of `{arm.label}`: left out"
+        if any("contamination" in each.evaluation.notes for each in arm.seeds):
+            yield f"whether `{arm.label}` trained on the prompts is unknown"
+        cut = sum(sum(each.evaluation.unscored.values()) for each in arm.seeds)
+        if cut:
+            yield f"{cut} scores of `{arm.label}` could not be had"
+    for key in ("precision", "quantization"):
+        values = {str(each.evaluation.settings.get(key)) for arm in arms for each in arm.seeds}
+        if len(values) > 1:
+            yield f"answers were made in different {key}: {', '.join(sorted(values))}"
+
+
+def _few(trees: int) -> Iterator[str]:
+    if trees < MIN_TREES:
+        yield f"{trees} trees are too few for a verdict; it needs {MIN_TREES}"
+
+
+def _gates(gates: Sequence[Gate], quality_is_comparable: bool) -> Iterator[str]:
+    for gate in gates:
+        if not gate.passed:
+            yield f"{gate.metric} enters no verdict, its gate failed: {gate.reason}"
+    if not quality_is_comparable:
+        yield "relevance was measured under different base models and enters no verdict"
+
+
+def _each(values: dict[str, float]) -> str:
+    return ", ".join(f"`{label}` {value:,.6g}" for label, value in values.items())
