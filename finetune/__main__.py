@@ -10,6 +10,8 @@ from dataset_builder.command_line import data, run, talk
 # Read at import by the libraries that would call home or spread one process over all GPUs.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Threads that wait by spinning starve each other where several processes share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "LOCAL_RANK" not in os.environ:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
@@ -45,35 +47,37 @@ def train(
     dry_run
         Say what would be trained, and stop.
     """
-    from finetune import sft
-    from finetune.progress import Display, fit_table, without_known_noise
+    from finetune.plan import find_target, make_plan
+    from finetune.progress import Display, fit_table
 
-    target = sft.find_target(variant, preset, seed)
+    target = find_target(variant, preset, seed)
     if target.is_finished:
         talk.print("This run is finished already.")
         data.print(str(target.directory), soft_wrap=True, markup=False)
         return
-    with without_known_noise():
-        plan = sft.plan(target, talk.print)
-        if dry_run:
-            data.print(f"would train {plan.name}", soft_wrap=True, markup=False)
-            data.print(fit_table(plan.fit, plan.budget))
-            return
-        with Display(talk, plan.preset.training.log_steps) as display:
-            directory = sft.train(plan, display, resume=resume, restart=restart)
+    plan = make_plan(target, talk.print)
+    if dry_run:
+        data.print(f"would train {plan.name}", soft_wrap=True, markup=False)
+        data.print(fit_table(plan.fit, plan.budget))
+        return
+    from finetune import sft
+
+    with Display(talk, plan.preset.training.log_steps) as display:
+        directory = sft.train(plan, display, resume=resume, restart=restart)
     data.print(str(directory), soft_wrap=True, markup=False)
 
 
 @app.command
 def doctor() -> None:
     """Say whether this machine will do it, and if not, what to type."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # it looks for what is here, and fetches nothing
     from finetune.doctor import examine
 
     for finding in examine():
         data.print(
             f"{'OK  ' if finding.is_ok else 'no  '} {finding.line}", soft_wrap=True, markup=False
         )
-        if finding.hint:
+        if finding.hint and not finding.is_ok:
             data.print(f"     hint: {finding.hint}", soft_wrap=True, markup=False)
 
 

@@ -9,33 +9,30 @@ from finetune.run import Run
 
 
 def model_card(run: Run, fit: Fit) -> str:
-    """The card of the adapter that `run` trained on rows that fitted as `fit` says: YAML head and Markdown."""
+    """The card, YAML and Markdown, of the adapter that `run` trained on rows that fitted so."""
     head = ModelCardData(
-        base_model=run.base.model if "/" in run.base.model else None,
+        # Only a Hub model has an id that others can follow.
+        base_model=run.base.model if run.base.revision else None,
         library_name="peft",
         pipeline_tag="text-generation",
         language=run.manifest.recipe.get("keep", {}).get("languages"),
         tags=["lora", "qlora", "sft", "treetune"],
     )
-    validation = (
-        "no validation rows" if run.validation_loss is None else f"{run.validation_loss:.4f}"
-    )
+    revision = f" at revision `{run.base.revision}`" if run.base.revision else ""
     sources = "\n".join(
         f"* `{source.name}`, {source.messages:,} messages, sha256 `{source.sha256}`"
         for source in run.manifest.sources
     )
-    training = run.preset["training"]
     return f"""---
 {head.to_yaml()}
 ---
 
 # {run.name}
 
-A LoRA adapter for `{run.base.model}`{f" at revision `{run.base.revision}`" if run.base.revision else ""}, trained on
-the variant `{run.variant}` ({run.manifest.title}) under the preset `{run.preset_name}` with seed {run.seed}.
-
-It was trained on the base in {run.preset["base"]["quantization"]}. Merge it into those weights, unpacked, to get exactly
-what was trained.
+A LoRA adapter for `{run.base.model}`{revision}.
+Trained on the variant `{run.variant}` ({run.manifest.title}) under the preset `{run.preset_name}`
+with seed {run.seed}, on the base in {run.preset["base"]["quantization"]}: merged into those
+weights, unpacked, it is exactly what was trained.
 
 ## Data
 
@@ -43,13 +40,7 @@ Variant `{run.variant}`, digest `{run.manifest.digest}`, from:
 
 {sources or "* no source named"}
 
-| | |
-|---|---|
-| rows | {fit.rows:,} |
-| kept at {fit.length} tokens (`{fit.overflow}`) | {fit.kept:,} |
-| dropped, cut, end of text lost | {len(fit.dropped):,}, {fit.cut:,}, {fit.end_lost:,} |
-| replies of at most 100 words, before and after | {fit.concise_share_before:.3f}, {fit.concise_share_after:.3f} |
-| held out, share of trees | {run.manifest.held_out} |
+{_table(_data_rows(run, fit))}
 
 The recipe:
 
@@ -59,21 +50,46 @@ The recipe:
 
 ## Training
 
-| | |
-|---|---|
-| template | `{run.preset["template"]}` |
-| steps, examples seen, epochs | {run.steps:,}, {run.examples_seen:,}, {run.epochs:.2f} |
-| trained tokens | {run.trained_tokens:,} |
-| batch, learning rate, schedule | {training["batch"]}, {training["learning_rate"]}, {training["schedule"]} |
-| LoRA | r {run.preset["lora"]["r"]}, alpha {run.preset["lora"]["alpha"]}, dropout {run.preset["lora"]["dropout"]} on {", ".join(run.preset["lora"]["targets"])} |
-| training loss at the end | {run.train_loss:.4f} |
-| validation loss | {validation} |
-| device | {run.device.get("name", run.device["type"])} |
-| adapter sha256 | `{run.adapter_sha256}` |
+{_table(_training_rows(run))}
 
 Versions: {", ".join(f"{name} {version}" for name, version in run.versions.items())}.
 
 ## Limits
 
-One run with one seed says nothing about its variant against another; compare arms of several seeds.
+One run with one seed says nothing about its variant against another: compare arms of several seeds.
 """
+
+
+def _data_rows(run: Run, fit: Fit) -> dict[str, str]:
+    before, after = fit.concise_share_before, fit.concise_share_after
+    return {
+        "rows": f"{fit.rows:,}",
+        f"kept at {fit.length} tokens (`{fit.overflow}`)": f"{fit.kept:,}",
+        "dropped, cut, end of text lost": f"{len(fit.dropped):,}, {fit.cut:,}, {fit.end_lost:,}",
+        "share of replies of at most 100 words, before and after": f"{before:.3f}, {after:.3f}",
+        "held out, share of trees": str(run.manifest.held_out),
+    }
+
+
+def _training_rows(run: Run) -> dict[str, str]:
+    training, lora = run.preset["training"], run.preset["lora"]
+    targets = ", ".join(lora["targets"])
+    loss = "no rows" if run.validation_loss is None else f"{run.validation_loss:.4f}"
+    return {
+        "template": f"`{run.preset['template']}`",
+        "steps, examples seen, epochs": f"{run.steps:,}, {run.examples_seen:,}, {run.epochs:.2f}",
+        "trained tokens": f"{run.trained_tokens:,}",
+        "batch": str(training["batch"]),
+        "learning rate, schedule": f"{training['learning_rate']}, {training['schedule']}",
+        "LoRA": f"r {lora['r']}, alpha {lora['alpha']}, dropout {lora['dropout']} on {targets}",
+        "training loss at the end": f"{run.train_loss:.4f}",
+        "validation loss": loss,
+        "device": str(run.device.get("name", run.device["type"])),
+        "adapter sha256": f"`{run.adapter_sha256}`",
+    }
+
+
+def _table(rows: dict[str, str]) -> str:
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+    )

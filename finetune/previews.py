@@ -1,7 +1,8 @@
-"""What the model says while it trains: the same few prompts, answered greedily, scored, and written down.
+"""What the model says while it trains: the same few prompts, answered, scored, written down.
 
-A preview changes nothing about the training: the model's mode, its gradient checkpointing and every generator of random
-numbers are put back, so a run with previews ends in the same adapter as one without.
+A preview changes nothing about the training: the model's mode, its gradient checkpointing and every
+generator of random numbers are put back, so a run with previews ends in the same adapter as one
+without.
 """
 
 import random
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,10 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 def read_questions(
     manifest: Manifest, previews: Previews, template: Template, tokenizer: Any, length: int
 ) -> tuple[list[Question], str | None]:
-    """The prompts to preview on, each with every limit and without, and what to say where they are fewer than wanted.
+    """The prompts to preview on, each with every limit and none, and a note where they are few.
 
-    Held-out validation roots in the recipe's languages, the first by hash, that leave room for an answer.
+    Held-out validation roots in the recipe's languages, the first by hash, that leave room for an
+    answer.
     """
     languages = manifest.recipe.get("keep", {}).get("languages") or ["en"]
     table = read_table(find_tables(manifest.tables) / "heldout.parquet", HELDOUT)
@@ -154,7 +157,7 @@ def _scored(
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """The model ready to generate; its mode, checkpointing and all generators of random numbers as before afterwards."""
+    """The model ready to generate; afterwards its modes and all random generators are as before."""
     was_training = {name: module.training for name, module in model.named_modules()}
     checkpointed = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -179,8 +182,47 @@ def undisturbed(model: Any) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+@contextmanager
+def unpacked(model: Any) -> Iterator[None]:
+    """The 4-bit layers dequantised once, not at every token: the same products, much sooner.
+
+    Where the GPU has no room for twice that, they stay as they are.
+    """
+    import bitsandbytes as bnb
+
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    if not layers or not _has_room(layers):
+        yield
+        return
+    for layer in layers:
+        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        layer.forward = partial(_plain_product, weight, layer.bias)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _plain_product(
+    weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor
+) -> torch.Tensor:
+    bias = None if bias is None else bias.to(weight.dtype)
+    return torch.nn.functional.linear(x.to(weight.dtype), weight, bias).to(x.dtype)
+
+
+def _has_room(layers: list[Any]) -> bool:
+    device = layers[0].weight.device
+    if device.type != "cuda":
+        return True
+    states = [layer.weight.quant_state for layer in layers]
+    needed = sum(state.shape.numel() * state.dtype.itemsize for state in states)
+    free, _ = torch.cuda.mem_get_info(device)
+    return free > 2 * needed
+
+
 class Previewer(TrainerCallback):
-    """Previews at step 0, every `previews.steps` optimizer steps, and at the end: each step once, also across a resume."""
+    """Previews at step 0, every `previews.steps` optimizer steps, and at the end: each once."""
 
     def __init__(
         self,
@@ -218,7 +260,7 @@ class Previewer(TrainerCallback):
         if step in self.done or not self.questions:
             return
         began = time.perf_counter()
-        with undisturbed(model), self.autocast():
+        with undisturbed(model), unpacked(model), self.autocast():
             rows = answer(
                 model, self.template, self.tokenizer, self.questions, self.previews.tokens, step
             )

@@ -1,4 +1,4 @@
-"""What is told while a run goes, and how a person sees it: live in a terminal, as plain lines elsewhere."""
+"""What is told while a run goes, and how it is shown: live in a terminal, else as plain lines."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 import msgspec
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -63,7 +70,7 @@ class Silent:
 
 
 class Display:
-    """A watcher for people, on `console`: a bar and the newest previews in a terminal, a line every `log_steps` elsewhere."""
+    """A watcher for people: a bar and the newest previews in a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console, log_steps: int) -> None:
         self.console = console
@@ -76,7 +83,7 @@ class Display:
             TimeRemainingColumn(compact=True),
             console=console,
         )
-        self.task: int | None = None
+        self.task: TaskID | None = None
         self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -163,7 +170,8 @@ def preview_line(rows: "list[Preview]") -> str:
     limited = [row for row in rows if row.keeps_limit is not None]
     free = [row.words for row in rows if row.keeps_limit is None]
     return (
-        f"previews at step {rows[0].step}: limit kept {sum(bool(row.keeps_limit) for row in limited)} of {len(limited)},"
+        f"previews at step {rows[0].step}: limit kept"
+        f" {sum(bool(row.keeps_limit) for row in limited)} of {len(limited)},"
         f" stopped {sum(row.is_stopped for row in rows)} of {len(rows)},"
         f" words without a limit {', '.join(map(str, free)) or 'none asked'}"
     )
@@ -173,8 +181,8 @@ def numbers(step: Step) -> str:
     """The numbers of a step in a few words."""
     memory = f"  {step.memory / 1e9:.1f} GB" if step.memory else ""
     return (
-        f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}  {step.tokens_per_second:,.0f} tokens/s"
-        f"{memory}  {step.seconds:.0f} s"
+        f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}"
+        f"  {step.tokens_per_second:,.0f} tokens/s{memory}  {step.seconds:.0f} s"
     )
 
 

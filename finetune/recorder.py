@@ -18,7 +18,10 @@ from finetune.rows import Budget
 
 
 class Recorder(TrainerCallback):
-    """Writes metrics.jsonl and turns what the trainer saves into checkpoints. Counts seconds of training only."""
+    """Writes metrics.jsonl and turns what the trainer saves into checkpoints.
+
+    Counts seconds of training only.
+    """
 
     def __init__(
         self,
@@ -85,7 +88,8 @@ class Recorder(TrainerCallback):
         self.watcher.stepped(step, self.budget.steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # What was written up to this step must outlive the machine before the checkpoint that vouches for it exists.
+        # What was written up to this step must outlive the machine before the checkpoint that
+        # vouches for it exists.
         for name in ("metrics.jsonl", "previews.jsonl"):
             if (self.folder / name).exists():
                 with (self.folder / name).open("rb") as file:

@@ -1,7 +1,8 @@
 """A variant's examples as token rows in the order a run sees them.
 
-The budget is examples seen: the rows are laid out once, for all steps, as one long epoch in which every batch is full. So a
-step is always `batch` examples, whatever the size of the variant, and what a step will see is known before it runs.
+The budget is examples seen: the rows are laid out once, for all steps, as one long epoch in which
+every batch is full. So a step is always `batch` examples, whatever the size of the variant, and
+what a step will see is known before it runs.
 """
 
 import hashlib
@@ -62,8 +63,8 @@ def read_rows(
 def order_of(ids: Sequence[str], seed: int, examples: int) -> list[int]:
     """The places in `ids` of the first `examples` examples a run with this seed sees.
 
-    Every row comes once before any comes twice; each pass has an order of its own. Two variants show the examples they
-    share in the same relative order.
+    Every row comes once before any comes twice; each pass has an order of its own. Two variants
+    show the examples they share in the same relative order.
     """
     places: list[int] = []
     for epoch in range(math.ceil(examples / len(ids))):
@@ -73,7 +74,7 @@ def order_of(ids: Sequence[str], seed: int, examples: int) -> list[int]:
 
 
 def budget_of(fitted: Sequence[FittedRow], order: Sequence[int], batch: int) -> Budget:
-    """What a run over `order` in steps of `batch` goes through; `order` is a whole number of steps."""
+    """What a run over `order`, a whole number of steps of `batch`, goes through."""
     prompts = np.array([len(row.prompt_ids) for row in fitted])
     answers = np.array([len(row.completion_ids) for row in fitted])
     seen = np.asarray(order).reshape(-1, batch)
@@ -91,7 +92,7 @@ def budget_of(fitted: Sequence[FittedRow], order: Sequence[int], batch: int) -> 
 
 
 def dataset_of(fitted: Sequence[FittedRow], order: Sequence[int]) -> "Dataset":
-    """The rows as TRL trains on them without touching them: `input_ids`, and `labels` that ignore the prompt."""
+    """The rows as TRL trains on them untouched: `input_ids`, and `labels` without the prompt."""
     from datasets import Dataset
 
     rows = Dataset.from_dict(
@@ -104,7 +105,7 @@ def dataset_of(fitted: Sequence[FittedRow], order: Sequence[int]) -> "Dataset":
 
 
 def token_digest(fitted: Sequence[FittedRow], order: Sequence[int]) -> str:
-    """The sha256 of every token in the order it is trained on: equal only for equal data, template and tokenizer."""
+    """The sha256 of every token in the order of training: of data, template and tokenizer."""
     digest = hashlib.sha256()
     for row in fitted:
         digest.update(json.dumps([row.example_id, row.prompt_ids, row.completion_ids]).encode())

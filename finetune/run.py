@@ -70,10 +70,11 @@ def run_directories() -> list[Path]:
 
 
 def find_runs(name: str) -> list[Path]:
-    """The finished runs that `name` means: one run, or all seeds of an arm where the seed is left out.
+    """The finished runs that `name` means: one, or all seeds of an arm without the seed.
 
-    `name` is a path, or a unique prefix of `<preset>-<digest8>/<variant>-<digest12>-s<seed>` or of its second part.
-    Raises InputError where nothing or more than one arm matches, listing the choices.
+    `name` is a path, or a unique prefix of `<preset>-<digest8>/<variant>-<digest12>-s<seed>` or of
+    its second part. Raises InputError where nothing or more than one arm matches, listing the
+    choices.
     """
     if (Path(name) / "run.json").is_file():
         return [Path(name)]

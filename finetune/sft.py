@@ -1,162 +1,38 @@
-"""QLoRA supervised fine-tuning: what would be trained, as a value, and the training of it.
+"""QLoRA supervised fine-tuning, from a plan to a finished run.
 
-TRL's trainer does the steps. What it would do in silence is settled before it starts: the rows arrive as token ids in their
-final order, so that it neither cuts, drops, shuffles nor renders anything, and afterwards it is asked whether it kept them.
+TRL's trainer does the steps. What it would do in silence is settled before it starts: the rows
+arrive as token ids in their final order, so that it neither cuts, drops, shuffles nor renders
+anything, and afterwards it is asked whether it kept them.
 """
 
 import math
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from dataset_builder.artifacts import (
-    file_digest,
-    flush,
-    flush_directory,
-    write_json,
-    write_text,
-)
+from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
 from dataset_builder.errors import InputError
-from dataset_builder.fit import Fit, FittedRow
-from dataset_builder.manifest import Manifest, find_variant
-from dataset_builder.settings import as_stored, settings_digest
-from dataset_builder.template import Template, find_template
+from dataset_builder.fit import FittedRow
+from dataset_builder.settings import as_stored
 from finetune import checkpoints
-from finetune.base import BaseFiles, ready_base
 from finetune.card import model_card
-from finetune.preset import Preset, load_preset
-from finetune.progress import Watcher, read_steps
-from finetune.rows import IGNORED, Budget, budget_of, dataset_of, order_of, read_rows, token_digest
-from finetune.run import BaseModel, Run, run_name, runs_root
-from finetune.tokens import extend_tokenizer, lora_options, prepare_rows
-
-if TYPE_CHECKING:
-    from finetune.previews import Question
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would be trained: everything known before a weight is loaded."""
-
-    name: str
-    directory: Path  # of the finished run
-    manifest: Manifest
-    preset_name: str
-    preset: Preset
-    preset_digest: str
-    seed: int
-    files: BaseFiles
-    template: Template
-    tokenizer: Any  # with the preset's extra tokens
-    extra_ids: list[int]
-    rows: list[FittedRow]
-    fit: Fit
-    validation_rows: list[FittedRow]
-    validation_fit: Fit
-    order: list[int]  # places in `rows`, one per example seen
-    budget: Budget
-    questions: "list[Question]"
-    notes: list[str]  # what the reader should know before the first step
-    guard: checkpoints.Guard
-
-    @property
-    def unfinished(self) -> Path:
-        return checkpoints.unfinished_of(self.directory)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a run will lie, and from what: enough to see whether it is there already."""
-
-    directory: Path
-    variant: Path
-    manifest: Manifest
-    preset_name: str
-    preset: Preset
-    preset_digest: str
-    seed: int
-
-    @property
-    def is_finished(self) -> bool:
-        return (self.directory / "run.json").exists()
-
-
-def find_target(variant: str, preset_name: str, seed: int) -> Target:
-    """The run that this variant, preset and seed name. Raises InputError where one of them is not there."""
-    if seed < 0:
-        raise InputError(f"seed {seed} is negative", "choose 0 or more")
-    preset = load_preset(preset_name)
-    directory, manifest = find_variant(variant)
-    digest = settings_digest(preset)
-    short = Path(preset_name).stem if preset_name.endswith(".toml") else preset_name
-    name = run_name(manifest, short, digest, seed)
-    return Target(runs_root() / name, directory, manifest, short, preset, digest, seed)
-
-
-def plan(target: Target, report: Callable[[str], None] = lambda line: None) -> Plan:
-    """What training `target` would do, step by step; `report` gets a line before slow work.
-
-    Raises InputError where the base is not on disk, no row fits, or the tokenizer lacks what the template needs.
-    """
-    from finetune.model import load_tokenizer
-    from finetune.previews import read_questions
-
-    preset, manifest = target.preset, target.manifest
-    template = find_template(preset.template)
-    files = ready_base(preset.base, report)
-    tokenizer = load_tokenizer(files, template)
-    extra_ids = extend_tokenizer(tokenizer, preset.extra_tokens)
-    rows, fit = read_rows(target.variant, "train", template, tokenizer, preset)
-    held, held_fit = read_rows(target.variant, "validation", template, tokenizer, preset)
-    batch = preset.training.batch
-    steps = math.ceil(preset.training.examples / batch)
-    order = order_of([row.example_id for row in rows], target.seed, steps * batch)
-    questions, note = read_questions(manifest, preset.previews, template, tokenizer, preset.length)
-    guard = checkpoints.Guard(
-        variant=manifest.name,
-        variant_digest=manifest.digest,
-        preset_name=target.preset_name,
-        preset=as_stored(preset),
-        base={"model": files.model, "revision": files.revision, "digest": files.digest},
-        seed=target.seed,
-        tokens=token_digest(rows, order),
-    )
-    return Plan(
-        name=f"{target.directory.parent.name}/{target.directory.name}",
-        directory=target.directory,
-        manifest=manifest,
-        preset_name=target.preset_name,
-        preset=preset,
-        preset_digest=target.preset_digest,
-        seed=target.seed,
-        files=files,
-        template=template,
-        tokenizer=tokenizer,
-        extra_ids=extra_ids,
-        rows=rows,
-        fit=fit,
-        validation_rows=held,
-        validation_fit=held_fit,
-        order=order,
-        budget=budget_of(rows, order, batch),
-        questions=questions,
-        notes=[note] if note else [],
-        guard=guard,
-    )
+from finetune.plan import Plan
+from finetune.progress import Watcher, read_steps, without_known_noise
+from finetune.rows import IGNORED, dataset_of
+from finetune.run import BaseModel, Run
+from finetune.tokens import lora_options, prepare_rows
 
 
 def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool = False) -> Path:
     """Train what is planned; the finished run's directory.
 
-    A killed run is continued with `resume`, from its last whole checkpoint to the same adapter an uninterrupted one ends in.
-    Raises InputError where the GPU has too little memory, a weight of the base is missing, or an unfinished run is in
-    the way.
+    A killed run is continued with `resume`, from its last whole checkpoint to the same adapter an
+    uninterrupted one ends in. Raises InputError where the GPU has too little memory, a weight of
+    the base is missing, or an unfinished run is in the way.
     """
     from finetune.model import load_base, pick_device
 
@@ -166,7 +42,7 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
     watcher.fitted(plan.fit, plan.budget)
     device = pick_device()
     preflight(plan, device)
-    with checkpoints.locked(plan.unfinished):
+    with checkpoints.locked(plan.unfinished), without_known_noise():
         watcher.say(f"loading {plan.files.model}")
         model, base = load_base(plan.files, plan.preset.base, device)
         watcher.say(_proof(base))
@@ -180,7 +56,7 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
 
 
 def preflight(plan: Plan, device: Any) -> None:
-    """Raise InputError where the GPU cannot hold what the preset asks for, or more than one is visible."""
+    """Raise InputError where the GPU cannot hold what the preset wants, or several are visible."""
     if device.type != "cuda":
         return
     import torch
@@ -205,7 +81,7 @@ def _train(
     watcher: Watcher,
 ) -> None:
     """Everything between a loaded base and a finished run, in the order it happens."""
-    from finetune.model import describe_device, library_versions
+    from finetune.model import describe_device, library_versions, pick_precision
     from finetune.previews import Previewer
     from finetune.recorder import Recorder
 
@@ -269,9 +145,7 @@ def _train(
             "trainable_parameters": sum(
                 p.numel() for p in trainer.model.parameters() if p.requires_grad
             ),
-            "precision": str(
-                trainer.args.bf16 and "bf16" or trainer.args.fp16 and "fp16" or "fp32"
-            ),
+            "precision": str(pick_precision(plan.preset.base, device)).removeprefix("torch."),
         },
     )
     write_text(model_card(run, plan.fit), folder / "adapter" / "README.md")
@@ -280,7 +154,10 @@ def _train(
 
 
 def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
-    """TRL's trainer over the planned rows, with its own reports off. Raises RuntimeError where it changed the rows."""
+    """TRL's trainer over the planned rows, with its own reports off.
+
+    Raises RuntimeError where it changed the rows.
+    """
     import torch
     from peft import LoraConfig
     from transformers import PrinterCallback
@@ -309,8 +186,9 @@ def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
     )
     trainer.remove_callback(PrinterCallback)
     for parameter in trainer.model.parameters():
-        # TRL has just made them bf16, whose steps near the end of a schedule round to nothing, and whose gradients an
-        # fp16 scaler cannot take; a resumed run would load them as float32 anyway.
+        # TRL has just made them bf16, whose steps near the end of a schedule round to nothing, and
+        # whose gradients an fp16 scaler cannot take; a resumed run would load them as float32
+        # anyway.
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     _refuse_changed_rows(trainer, plan)
@@ -405,7 +283,7 @@ def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
 
 
 def export_adapter(plan: Plan, model: Any, out: Path) -> None:
-    """Write the adapter as others load it: safetensors, its base by name and revision, its tokenizer, no pickle."""
+    """Write the adapter as others load it: safetensors, tokenizer, its base by name, no pickle."""
     shutil.rmtree(out, ignore_errors=True)
     # New rows are stored by their indices; the embedding itself is the base's.
     model.save_pretrained(out, safe_serialization=True, save_embedding_layers=False)
@@ -413,13 +291,15 @@ def export_adapter(plan: Plan, model: Any, out: Path) -> None:
     config = msgspec.json.decode((out / "adapter_config.json").read_bytes())
     config["base_model_name_or_path"] = plan.files.model
     config["revision"] = plan.files.revision
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set as it comes
     write_json(config, out / "adapter_config.json")
+    (out / "adapter_model.safetensors").chmod(0o644)  # written for its owner's eyes only
 
 
 def _proof(base: BaseModel) -> str:
     return (
-        f"{base.model}: {base.parameters:,} weights, all {base.matched} tensors of the files loaded;"
-        " none missing, unexpected or mismatched"
+        f"{base.model}: {base.parameters:,} weights, all {base.matched} tensors of the files"
+        " loaded; none missing, unexpected or mismatched"
     )
 
 

@@ -1,8 +1,9 @@
-"""Extra tokens: the tokenizer extended, the model given room for them, their rows trained, nothing shrunk.
+"""Extra tokens: the tokenizer extended, the model given room, the rows trained, nothing shrunk.
 
-A Phi-2 has 905 ids more than its tokenizer uses, so resizing its embedding to the tokenizer's length would cut it; and its
-head has a bias, which PEFT forgets when single rows of the head are trained (peft#3649). So: single rows of the embedding,
-and where the head is another matrix, the whole head beside them, or the new tokens could be read and hardly written.
+A Phi-2 has 905 ids more than its tokenizer uses, so resizing its embedding to the tokenizer's
+length would cut it; and its head has a bias, which PEFT forgets when single rows of the head are
+trained (peft#3649). So: single rows of the embedding, and where the head is another matrix, the
+whole head beside them, or the new tokens could be read and hardly written.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from dataset_builder.errors import InputError
 
 
 def extend_tokenizer(tokenizer: Any, extra: Sequence[str]) -> list[int]:
-    """The ids of the `extra` tokens, which the tokenizer has afterwards. Raises InputError for one that it had already.
+    """The ids of the `extra` tokens, which the tokenizer has afterwards.
+
+    Raises InputError for one that it had already.
 
     They are plain tokens, not control tokens: wherever a message holds one, it is one id.
     """
@@ -30,7 +33,7 @@ def extend_tokenizer(tokenizer: Any, extra: Sequence[str]) -> list[int]:
 
 
 def prepare_rows(model: Any, ids: Sequence[int]) -> None:
-    """Make room in `model` for the token ids where there is none, and begin their rows at the mean of the others."""
+    """Make room in `model` for the token ids, and begin their rows at the mean of the others."""
     from finetune.model import grow_embeddings
 
     if not ids:

@@ -1,10 +1,9 @@
-"""A tiny Llama and a tiny Phi of random weights with a real small tokenizer, and a small variant for them to train on.
+"""A tiny Llama and a tiny Phi of random weights with a real tokenizer, and a small variant.
 
 All made in the test, from nothing: no network, no DATA part, no Polars.
 """
 
 from pathlib import Path
-
 
 from dataset_builder.artifacts import artifacts_root, rows_digest, write_json
 from dataset_builder.manifest import Manifest, Pointer, Sources, SplitCount
@@ -35,7 +34,7 @@ TABLES = "7ab1e5" + "0" * 58
 
 
 def tiny_tokenizer():
-    """A byte-level BPE of about 400 ids: any text round-trips, and ChatML's and GPT-2's control tokens are there."""
+    """A byte-level BPE of 400 ids: any text round-trips; ChatML's and GPT-2's tokens are there."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -56,7 +55,7 @@ def tiny_tokenizer():
 
 
 def tiny_llama(out: Path, *, vocabulary: int | None = None) -> Path:
-    """A Llama with a tied head, its vocabulary exactly the tokenizer's unless told otherwise, in `out`."""
+    """A Llama with a tied head; its vocabulary is the tokenizer's unless told otherwise."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = tiny_tokenizer()
@@ -77,7 +76,7 @@ def tiny_llama(out: Path, *, vocabulary: int | None = None) -> Path:
 
 
 def tiny_phi(out: Path, *, vocabulary: int = 512) -> Path:
-    """A Phi with an untied head with a bias and free ids above the tokenizer's, as Phi-2 has them, in `out`."""
+    """A Phi, as Phi-2 is: an untied head with a bias, and free ids above the tokenizer's."""
     from transformers import PhiConfig, PhiForCausalLM
 
     tokenizer = tiny_tokenizer()
@@ -111,7 +110,7 @@ def tiny_preset(
     training: str = "",
     previews: str = "",
 ) -> Path:
-    """A preset file for a tiny model at `out`; the texts are further lines of TOML for each section.
+    """A preset file at `out`; the texts are further lines of TOML for each section.
 
     A key that a text repeats replaces the one set here.
     """
@@ -173,7 +172,7 @@ def example(
 def write_variant(
     name: str = "tiny", rows: list[dict] | None = None, validation: list[dict] | None = None
 ) -> Path:
-    """A variant of `rows` (ten by default) in the artefacts' layout, its tables beside it; the variant's folder."""
+    """The folder of a variant of `rows` (ten by default), its tables beside it."""
     train = table_of([example(n) for n in range(10)] if rows is None else rows, EXAMPLES)
     held = table_of(
         [example(n) for n in range(100, 103)] if validation is None else validation, EXAMPLES

@@ -1,0 +1,137 @@
+"""What would be trained, as a value: a dry run prints it, a test reads it, a trainer acts on it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_builder.errors import InputError
+from dataset_builder.fit import Fit, FittedRow
+from dataset_builder.manifest import Manifest, find_variant
+from dataset_builder.settings import as_stored, settings_digest
+from dataset_builder.template import Template, find_template
+from finetune import checkpoints
+from finetune.base import BaseFiles, ready_base
+from finetune.preset import Preset, load_preset
+from finetune.rows import Budget, budget_of, order_of, read_rows, token_digest
+from finetune.run import run_name, runs_root
+from finetune.tokens import extend_tokenizer
+
+if TYPE_CHECKING:
+    from finetune.previews import Question
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be trained: everything known before a weight is loaded."""
+
+    name: str
+    directory: Path  # of the finished run
+    manifest: Manifest
+    preset_name: str
+    preset: Preset
+    preset_digest: str
+    seed: int
+    files: BaseFiles
+    template: Template
+    tokenizer: Any  # with the preset's extra tokens
+    extra_ids: list[int]
+    rows: list[FittedRow]
+    fit: Fit
+    validation_rows: list[FittedRow]
+    validation_fit: Fit
+    order: list[int]  # places in `rows`, one per example seen
+    budget: Budget
+    questions: "list[Question]"
+    notes: list[str]  # what the reader should know before the first step
+    guard: checkpoints.Guard
+
+    @property
+    def unfinished(self) -> Path:
+        return checkpoints.unfinished_of(self.directory)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run will lie, and from what: enough to see whether it is there already."""
+
+    directory: Path
+    variant: Path
+    manifest: Manifest
+    preset_name: str
+    preset: Preset
+    preset_digest: str
+    seed: int
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.directory / "run.json").exists()
+
+
+def find_target(variant: str, preset_name: str, seed: int) -> Target:
+    """The run that this variant, preset and seed name.
+
+    Raises InputError where one of them is not there.
+    """
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative", "choose 0 or more")
+    preset = load_preset(preset_name)
+    directory, manifest = find_variant(variant)
+    digest = settings_digest(preset)
+    short = Path(preset_name).stem if preset_name.endswith(".toml") else preset_name
+    name = run_name(manifest, short, digest, seed)
+    return Target(runs_root() / name, directory, manifest, short, preset, digest, seed)
+
+
+def make_plan(target: Target, report: Callable[[str], None] = lambda line: None) -> Plan:
+    """What training `target` would do, step by step; `report` gets a line before slow work.
+
+    Raises InputError where the base is not on disk, no row fits, or the tokenizer lacks what the
+    template needs.
+    """
+    from finetune.model import load_tokenizer
+    from finetune.previews import read_questions
+
+    preset, manifest = target.preset, target.manifest
+    template = find_template(preset.template)
+    files = ready_base(preset.base, report)
+    tokenizer = load_tokenizer(files, template)
+    extra_ids = extend_tokenizer(tokenizer, preset.extra_tokens)
+    rows, fit = read_rows(target.variant, "train", template, tokenizer, preset)
+    held, held_fit = read_rows(target.variant, "validation", template, tokenizer, preset)
+    batch = preset.training.batch
+    steps = math.ceil(preset.training.examples / batch)
+    order = order_of([row.example_id for row in rows], target.seed, steps * batch)
+    questions, note = read_questions(manifest, preset.previews, template, tokenizer, preset.length)
+    guard = checkpoints.Guard(
+        variant=manifest.name,
+        variant_digest=manifest.digest,
+        preset_name=target.preset_name,
+        preset=as_stored(preset),
+        base={"model": files.model, "revision": files.revision, "digest": files.digest},
+        seed=target.seed,
+        tokens=token_digest(rows, order),
+    )
+    return Plan(
+        name=f"{target.directory.parent.name}/{target.directory.name}",
+        directory=target.directory,
+        manifest=manifest,
+        preset_name=target.preset_name,
+        preset=preset,
+        preset_digest=target.preset_digest,
+        seed=target.seed,
+        files=files,
+        template=template,
+        tokenizer=tokenizer,
+        extra_ids=extra_ids,
+        rows=rows,
+        fit=fit,
+        validation_rows=held,
+        validation_fit=held_fit,
+        order=order,
+        budget=budget_of(rows, order, batch),
+        questions=questions,
+        notes=[note] if note else [],
+        guard=guard,
+    )
