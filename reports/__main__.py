@@ -8,23 +8,24 @@ app = App(name="reports", help="Comparisons and variants for people.", version_f
 
 
 @app.command
-def compare(*arms: str, suite: str = "word_limit", name: str | None = None) -> None:
-    """Compare arms on a suite they were evaluated on: the table here, side-by-side answers in
-    report.html.
+def compare(*arms: str, suite: str | None = None, name: str | None = None) -> None:
+    """Compare arms: the table here, answers side by side in report.html.
 
     Prints the path of the report.
 
     Parameters
     ----------
     arms
-        Two or more: unique beginnings of runs, all seeds of each. The first is the baseline.
+        Unique beginnings of runs, all seeds of each. The first is the baseline.
     suite
-        The suite they were evaluated on.
+        The suite, where the runs were evaluated on several.
     name
-        What the comparison is called; without it, after its arms and suite.
+        What the comparison is called; without it, after its arms and scores.
     """
+    import re
+
     from dataset_builder.errors import InputError
-    from evals import compare as comparing
+    from evals.compare import compare as compare_arms
     from finetune.run import find_runs
     from reports.findings import read_findings
     from reports.html import write_report
@@ -35,8 +36,12 @@ def compare(*arms: str, suite: str = "word_limit", name: str | None = None) -> N
             f"wanted: two arms or more, found {len(arms) or 'none'}",
             "`just list` shows the runs that exist",
         )
+    if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
+        raise InputError(
+            f"--name `{name}` is no name for a folder", "use letters, digits, `-`, `_` and `.`"
+        )
     with talk.status("comparing"):
-        directory = comparing.compare([find_runs(arm) for arm in arms], suite, name)
+        directory = compare_arms([find_runs(arm) for arm in arms], suite, name)
         findings = read_findings(directory)
         report = directory / "report.html"
         write_report(findings, report)

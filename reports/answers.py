@@ -2,13 +2,18 @@
 at the limit.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dataset_builder.tables import HELDOUT, read_table
 from dataset_builder.words import count_words, first_words
 from evals.tables import GENERATIONS, SCORES
+
+# Whose replies stand beside the models' answers.
+HUMAN = "human"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Question:
     lang: str
     prompt: str
     asked: dict[int | None, Asked]
+    is_compared: bool = True  # answered by every arm and trained on by none
 
 
 @dataclass(frozen=True)
@@ -71,42 +77,51 @@ class Answerer:
 
 
 def read_questions(
-    answerers: Iterable[Answerer], limits: Iterable[int | None], heldout: Path | None
+    answerers: Iterable[Answerer],
+    limits: Iterable[int | None],
+    heldout: Path | None,
+    trained_on: Set[str] = frozenset(),
 ) -> list[Question]:
-    """Every prompt that some answerer was asked, in the order first met, with all answers under
-    each of `limits`.
+    """Every prompt that some answerer was asked, in the order first met, with all answers.
 
-    `heldout` is the table of held-out prompts whose first human reply is set beside the answers,
-    or None.
+    `heldout` is the table of held-out prompts whose first human reply is set beside the answers, or
+    None. A prompt that stands in `trained_on`, or that an answerer was not asked, is not compared.
     """
     limits = list(limits)
-    questions: dict[str, Question] = {}
+    prompts: dict[str, dict[str, Any]] = {}
+    asked: dict[str, dict[int | None, Asked]] = {}
+    met: Counter[str] = Counter()
+    answerers = list(answerers)
     for answerer in answerers:
         relevance = _relevance(answerer.evaluation)
-        for row in read_table(answerer.evaluation / "generations.parquet", GENERATIONS).to_pylist():
-            question = questions.get(row["prompt_id"])
-            if question is None:
-                question = Question(
-                    row["prompt_id"],
-                    row["origin"],
-                    row["lang"] or "",
-                    row["prompt"],
-                    {limit: Asked(limit) for limit in limits},
-                )
-                questions[row["prompt_id"]] = question
-            asked = question.asked.get(row["limit"])
-            if asked is not None:
+        rows = read_table(answerer.evaluation / "generations.parquet", GENERATIONS).to_pylist()
+        met.update({row["prompt_id"] for row in rows})
+        for row in rows:
+            prompts.setdefault(row["prompt_id"], row)
+            under = asked.setdefault(row["prompt_id"], {limit: Asked(limit) for limit in limits})
+            if row["limit"] in under:
+                key = (row["prompt_id"], row["limit"], row["wording"], row["sample"])
                 answer = split_at_limit(
                     row["answer"],
                     row["limit"],
                     row["is_stopped"],
                     answerer.seed,
-                    relevance.get((row["prompt_id"], row["limit"], row["wording"], row["sample"])),
+                    relevance.get(key),
                 )
-                asked.answers.setdefault(answerer.label, []).append(answer)
+                under[row["limit"]].answers.setdefault(answerer.label, []).append(answer)
     if heldout is not None:
-        _add_humans(questions, heldout)
-    return list(questions.values())
+        _add_humans(asked, heldout)
+    return [
+        Question(
+            prompt_id,
+            row["origin"],
+            row["lang"] or "",
+            row["prompt"],
+            asked[prompt_id],
+            is_compared=met[prompt_id] == len(answerers) and prompt_id not in trained_on,
+        )
+        for prompt_id, row in prompts.items()
+    ]
 
 
 def split_at_limit(
@@ -144,9 +159,8 @@ def _relevance(evaluation: Path) -> dict[tuple, float]:
     }
 
 
-def _add_humans(questions: dict[str, Question], heldout: Path) -> None:
+def _add_humans(asked: Mapping[str, dict[int | None, Asked]], heldout: Path) -> None:
     for row in read_table(heldout, HELDOUT).to_pylist():
-        question = questions.get(row["prompt_id"])
-        if question is not None and row["replies"]:
-            for limit, asked in question.asked.items():
-                asked.answers["human"] = [split_at_limit(row["replies"][0]["text"], limit)]
+        if row["replies"]:
+            for limit, each in asked.get(row["prompt_id"], {}).items():
+                each.answers[HUMAN] = [split_at_limit(row["replies"][0]["text"], limit)]

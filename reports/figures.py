@@ -50,7 +50,7 @@ METRICS = {
     "relevance": Metric(
         "relevance",
         "Relevance per token",
-        "how much the prompt explains the answer; higher is better",
+        "how much the prompt explains an answer that keeps its limit; higher is better",
         "nats",
         1,
         2,
@@ -58,7 +58,7 @@ METRICS = {
     "relevance_total": Metric(
         "relevance_total",
         "Relevance",
-        "the same, summed over the answer; higher is better",
+        "how much the prompt explains an answer that keeps its limit; higher is better",
         "nats",
         1,
         1,

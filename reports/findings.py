@@ -8,9 +8,10 @@ from pathlib import Path
 from dataset_builder.artifacts import read_json
 from dataset_builder.fit import Fit
 from dataset_builder.tables import read_table
+from evals.arms import BASE
 from evals.tables import COMPARISON, Arm, Comparison, Evaluation, Gate
 from finetune.run import Run, load_run
-from reports.answers import Answerer, Question, read_questions
+from reports.answers import HUMAN, Answerer, Question, read_questions
 from reports.figures import TRIVIAL
 
 
@@ -39,9 +40,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class ArmFindings:
-    """One arm and what its runs say of themselves, a run per seed; none where the arm is a base
-    model.
-    """
+    """One arm and what its runs say of themselves, a run per seed."""
 
     arm: Arm
     runs: list[Run]
@@ -59,21 +58,25 @@ class Findings:
     directory: Path
     comparison: Comparison
     effects: list[Effect]
-    arms: list[ArmFindings]
+    arms: list[ArmFindings]  # trained; the base model, also an arm to the comparison, is not here
     questions: list[Question]
 
     @property
     def answerers(self) -> list[str]:
-        """Whose answers there are to read: the arms in their order, then the base model and the
-        human.
-        """
-        labels = [arm.label for arm in self.arms]
-        return labels + [name for name in ("base", "human") if name not in labels]
+        """Whose answers there are to read: the arms, then the base model and the human."""
+        named = {
+            name
+            for question in self.questions
+            for each in question.asked.values()
+            for name in each.answers
+        }
+        return [arm.label for arm in self.arms] + [name for name in (BASE, HUMAN) if name in named]
 
 
 def read_findings(directory: Path) -> Findings:
-    """The comparison in `directory` with the runs, fits and answers it names. Raises InputError
-    where one is gone.
+    """The comparison in `directory` with the runs, fits and answers it names.
+
+    Raises InputError where one of them is gone.
     """
     comparison = read_json(directory / "comparison.json", Comparison)
     root = directory.parent.parent
@@ -85,18 +88,23 @@ def read_findings(directory: Path) -> Findings:
         for evaluation, run in zip_longest(arm.arm.evaluations, arm.runs)
         if evaluation is not None
     ]
-    heldout = None
-    if answerers:
-        evaluation = read_json(answerers[0].evaluation / "eval.json", Evaluation)
-        pattern = f"bases/*-{evaluation.base_digest[:12]}/evals/{evaluation.name}/eval.json"
-        base = next((path.parent for path in root.glob(pattern)), None)
-        if base is not None and base not in [answerer.evaluation for answerer in answerers]:
-            answerers.append(Answerer("base", base))
-        heldout = root / "tables" / evaluation.tables[:12] / "heldout.parquet"
-    questions = read_questions(
-        answerers, comparison.limits, heldout if heldout and heldout.is_file() else None
+    evaluations = [
+        read_json(answerer.evaluation / "eval.json", Evaluation) for answerer in answerers
+    ]
+    trained_on = {prompt for evaluation in evaluations for prompt in evaluation.contaminated}
+    heldout = [root / "tables" / each.tables[:12] / "heldout.parquet" for each in evaluations[:1]]
+    return Findings(
+        directory,
+        comparison,
+        [Effect(**row) for row in rows],
+        [arm for arm in arms if arm.label != BASE],
+        read_questions(
+            answerers,
+            comparison.limits,
+            next((path for path in heldout if path.is_file()), None),
+            trained_on,
+        ),
     )
-    return Findings(directory, comparison, [Effect(**row) for row in rows], arms, questions)
 
 
 def _arm_findings(arm: Arm, root: Path) -> ArmFindings:
@@ -170,13 +178,14 @@ def mean(
 
 
 def trivial_answerers(findings: Findings) -> list[str]:
-    """The trivial rows that this comparison has, in the order of `TRIVIAL`, then any other."""
-    labels = {arm.label for arm in findings.arms}
-    present = dict.fromkeys(row["answerer"] for row in findings.comparison.trivial)
-    ordered = [name for name in TRIVIAL if name in present] + [
-        name for name in present if name not in TRIVIAL
-    ]
-    return [name for name in ordered if name not in labels]
+    """The trivial rows that this comparison has, in the order of `TRIVIAL`."""
+    present = {row["answerer"] for row in findings.comparison.trivial}
+    return [name for name in TRIVIAL if name in present]
+
+
+def verdict(findings: Findings, arm: str) -> str | None:
+    """What the comparison says of an arm against the baseline; None of the baseline itself."""
+    return findings.comparison.notes.get("verdicts", {}).get(arm)
 
 
 def median_words(findings: Findings, answerer: str, limit: int | None) -> float | None:
@@ -197,10 +206,11 @@ def median_words(findings: Findings, answerer: str, limit: int | None) -> float 
 
 
 def given_words(findings: Findings, answerer: str, limit: int | None) -> list[int]:
-    """The length of every answer of an answerer under `limit`, in words."""
+    """The words of each answer of an answerer under `limit`, to the prompts that are compared."""
     return [
         answer.words
         for question in findings.questions
+        if question.is_compared
         for answer in question.asked[limit].answers.get(answerer, [])
     ]
 
@@ -212,6 +222,7 @@ def stopped_share(findings: Findings, answerer: str, limit: int | None) -> float
     stopped = [
         answer.is_stopped
         for question in findings.questions
+        if question.is_compared
         for answer in question.asked[limit].answers.get(answerer, [])
         if answer.is_stopped is not None
     ]
@@ -223,14 +234,16 @@ def gate(findings: Findings, metric: str) -> Gate | None:
     return next((gate for gate in findings.comparison.gates if gate.metric == metric), None)
 
 
-def prompts_compared(findings: Findings, limit: int | None, is_pooled: bool = False) -> int | None:
-    """How many prompts the differences in violations rest on; the fewest where arms differ."""
+def prompts_compared(
+    findings: Findings, metric: str, limit: int | None, is_pooled: bool = False
+) -> int | None:
+    """How many prompts the arms' differences in a metric rest on; the fewest where arms differ."""
+    labels = {arm.label for arm in findings.arms}
+    place = (metric, None if is_pooled else limit, is_pooled)
     rows = [
         row.prompts
         for row in findings.effects
-        if row.metric == ("violation" if limit is not None or is_pooled else row.metric)
-        and row.limit == (None if is_pooled else limit)
-        and row.is_pooled == is_pooled
+        if row.arm in labels and (row.metric, row.limit, row.is_pooled) == place
     ]
     return min(rows) if rows else None
 

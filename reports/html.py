@@ -33,8 +33,9 @@ from reports.findings import (
     prompts_compared,
     stopped_share,
     trivial_answerers,
+    verdict,
 )
-from reports.terminal import fit_rows, funnel_rows, trivial_name
+from reports.terminal import fit_rows, funnel_rows, metric_places, trivial_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -96,7 +97,7 @@ def comparison_page(findings: Findings) -> str:
             cards=_cards(findings),
             seeds=_seeds(findings),
             words=words_chart(findings, answerers),
-            places=_places(findings),
+            places=metric_places(findings, True),
             groups=_groups(findings),
             looks={name: _look(findings, name, place) for place, name in enumerate(answerers)},
             names={
@@ -175,21 +176,13 @@ def _look(findings: Findings, name: str, place: int) -> str:
     return f"look-{place % LOOKS}" if place < len(findings.arms) else f"look-{name}"
 
 
-def _places(findings: Findings) -> list[tuple[int | None, bool]]:
-    places: list[tuple[int | None, bool]] = [(limit, False) for limit in findings.comparison.limits]
-    if len(limits_stated(findings.comparison)) > 1:
-        places.append((None, True))
-    return places
-
-
 def _cards(findings: Findings) -> list[dict[str, Any]]:
     """What the head of the page says of each arm: violations over all stated limits, and the
     difference.
     """
-    limits = limits_stated(findings.comparison)
-    if not limits:
+    if not limits_stated(findings.comparison):
         return []
-    place = (None, True) if len(limits) > 1 else (limits[0], False)
+    place = (None, True)
     return [
         {
             "label": arm.label,
@@ -197,6 +190,7 @@ def _cards(findings: Findings) -> list[dict[str, Any]]:
             "is_baseline": arm.arm.is_baseline,
             "violation": mean(findings, arm.label, "violation", *place),
             "effect": effect(findings, arm.label, "violation", *place),
+            "verdict": verdict(findings, arm.label),
         }
         for arm in findings.arms
     ]
@@ -204,26 +198,29 @@ def _cards(findings: Findings) -> list[dict[str, Any]]:
 
 def _seeds(findings: Findings) -> str:
     """The number of seeds: one where it is every arm's, else each arm's in turn."""
-    seeds = [len(arm.arm.evaluations) for arm in findings.arms]
+    seeds = [len(arm.runs) for arm in findings.arms]
     return str(seeds[0]) if len(set(seeds)) == 1 else ", ".join(map(str, seeds))
 
 
 def _groups(findings: Findings) -> list[TableGroup]:
     trivial = trivial_answerers(findings)
     arms = [arm.label for arm in findings.arms]
-    places = _places(findings)
+    places = metric_places(findings, True)
     groups = []
     for metric in METRICS.values():
         if _is_shown(findings, metric):
             rows = [
                 TableRow(
                     name,
-                    trivial_name(findings, name) if name in trivial else name,
+                    trivial_name(findings, name, metric.name) if name in trivial else name,
                     [_cell(findings, name, metric, *place) for place in places],
                     name in trivial,
                 )
                 for name in arms + trivial
             ]
+            n = [prompts_compared(findings, metric.name, *place) for place in places]
+            cells = [Cell(figures.count(each)) for each in n]
+            rows.append(TableRow("", "prompts compared", cells, False))
             groups.append(TableGroup(metric.title, metric.about, rows))
 
     def plain(title: str, about: str, names: list[str], text: Any) -> TableGroup:
@@ -250,10 +247,6 @@ def _groups(findings: Findings) -> list[TableGroup]:
             arms + [name for name in trivial if name == "base"],
             _stopped,
         ),
-    )
-    compared = [Cell(figures.count(prompts_compared(findings, *place))) for place in places]
-    groups.append(
-        TableGroup("Prompts", "in the differences", [TableRow("", "compared", compared, False)])
     )
     return groups
 

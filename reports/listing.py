@@ -16,6 +16,7 @@ from rich.text import Text
 from dataset_builder.artifacts import BUILDING, artifacts_root, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest, Pointer
+from evals.arms import BASE
 from evals.tables import Comparison, Evaluation
 from finetune.checkpoints import UNFINISHED
 from finetune.run import Run
@@ -168,7 +169,7 @@ def _comparisons(root: Path, unreadable: list[str]) -> list[Row]:
     return [
         (
             comparison.name,
-            ", ".join(arm.label for arm in comparison.arms),
+            ", ".join(arm.label for arm in comparison.arms if arm.label != BASE),
             comparison.suite,
             moment(comparison.created),
         )

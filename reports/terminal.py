@@ -22,7 +22,6 @@ from reports.findings import (
     Findings,
     doubts,
     effect,
-    gate,
     limits_stated,
     mean,
     median_words,
@@ -48,7 +47,7 @@ def comparison_report(findings: Findings) -> RenderableType:
         violations_table(findings),
         words_table(findings),
         stopped_table(findings),
-        *relevance_parts(findings),
+        *quality_parts(findings),
         *differing_parts(findings),
         rows_table(findings.arms),
         *warning_parts(findings),
@@ -57,19 +56,21 @@ def comparison_report(findings: Findings) -> RenderableType:
 
 
 def violations_table(findings: Findings) -> RenderableType:
-    """Violations by answerer and limit: arms with their differences from the baseline, then the
-    trivial rows.
-    """
-    limited = limits_stated(findings.comparison)
-    places: list[Place] = [(limit, False) for limit in limited]
-    if len(limited) > 1:
-        places.append((None, True))
-    return metric_table(findings, METRICS["violation"], places)
+    """Violations by answerer and limit: arms and how they differ, then the trivial rows."""
+    return metric_table(findings, METRICS["violation"], metric_places(findings, False))
+
+
+def metric_places(findings: Findings, with_none: bool) -> list[Place]:
+    """The stated limits, `no limit` where wanted and asked, and all stated limits pooled."""
+    limits = findings.comparison.limits
+    places: list[Place] = [(limit, False) for limit in limits if limit is not None or with_none]
+    return [*places, (None, True)] if limits_stated(findings.comparison) else places
 
 
 def metric_table(findings: Findings, metric: Metric, places: list[Place]) -> RenderableType:
-    """A metric by answerer and limit, each arm but the baseline with its difference, interval and
-    verdict.
+    """A metric by answerer and limit; each but the baseline with its difference from it.
+
+    A verdict stands only where the comparison gives one: under all limits.
     """
     table = answerer_table(places)
     for arm in findings.arms:
@@ -78,18 +79,16 @@ def metric_table(findings: Findings, metric: Metric, places: list[Place]) -> Ren
         )
         values = [mean(findings, arm.label, metric.name, *place) for place in places]
         table.add_row(label, *(Text(figures.value(metric, value), "bold") for value in values))
-        if not arm.arm.is_baseline:
-            _add_differences(table, findings, arm.label, metric, places)
+        _add_differences(table, findings, arm.label, metric, places)
     table.add_section()
     for name in trivial_answerers(findings):
         values = [mean(findings, name, metric.name, *place) for place in places]
-        table.add_row(
-            shown(trivial_name(findings, name)), *(figures.value(metric, value) for value in values)
-        )
+        shown_name = shown(trivial_name(findings, name, metric.name))
+        table.add_row(shown_name, *(figures.value(metric, value) for value in values))
+        _add_differences(table, findings, name, metric, places)
     table.add_section()
-    table.add_row(
-        "prompts compared", *(figures.count(prompts_compared(findings, *place)) for place in places)
-    )
+    compared = [prompts_compared(findings, metric.name, *place) for place in places]
+    table.add_row("prompts compared", *(figures.count(n) for n in compared))
     legend = (
         f"difference: from the baseline, in {metric.unit}, with its 95 % interval; "
         "detectable: the smallest one that so many prompts show with 80 % power"
@@ -119,22 +118,16 @@ def stopped_table(findings: Findings) -> RenderableType:
     )
 
 
-def relevance_parts(findings: Findings) -> Iterable[RenderableType]:
-    """The relevance table where its gate passed; one line that says so where it failed; nothing
-    where it was not scored.
-    """
-    metric = METRICS["relevance"]
-    found = gate(findings, metric.name)
-    if (
-        found is not None
-        and found.passed
-        and any(row.metric == metric.name for row in findings.effects)
-    ):
-        yield metric_table(
-            findings, metric, [(limit, False) for limit in findings.comparison.limits]
-        )
-    if found is not None:
+def quality_parts(findings: Findings) -> Iterable[RenderableType]:
+    """A table for each quality metric whose gate passed, and what the gates say."""
+    for found in findings.comparison.gates:
+        metric = METRICS.get(found.metric)
+        scored = any(row.metric == found.metric for row in findings.effects)
+        if metric is not None and found.passed and scored:
+            yield metric_table(findings, metric, metric_places(findings, True))
+    for found in findings.comparison.gates:
         yield shown(figures.gate_note(found))
+    if findings.comparison.gates:
         yield Text()
 
 
@@ -243,16 +236,20 @@ def titled(title: str, about: str, table: Table, legend: str = "") -> Renderable
     return Group(heading, table, *([Text(legend, "dim")] if legend else []), Text())
 
 
-def trivial_name(findings: Findings, answerer: str) -> str:
-    """A trivial row's name, with its number of prompts where that is not everybody's."""
+def trivial_name(findings: Findings, answerer: str, metric: str) -> str:
+    """A trivial row's name, with its number of prompts where that is smaller than the arms'."""
     name = TRIVIAL.get(answerer, answerer)
-    own = {row["n"] for row in findings.comparison.trivial if row["answerer"] == answerer}
-    compared = {row.prompts for row in findings.effects}
-    return (
-        name
-        if own <= compared
-        else f"{name} ({' to '.join(str(n) for n in sorted({min(own), max(own)}))})"
-    )
+    rows = [
+        row
+        for row in findings.comparison.trivial
+        if row["answerer"] == answerer and row["metric"] == metric
+    ]
+    fewer = {
+        row["n"]
+        for row in rows
+        if row["n"] < (prompts_compared(findings, metric, row["limit"]) or 0)
+    }
+    return f"{name}, n = {min(fewer)}" if fewer else name
 
 
 def _table() -> Table:
@@ -260,20 +257,26 @@ def _table() -> Table:
 
 
 def _add_differences(
-    table: Table, findings: Findings, arm: str, metric: Metric, places: list[Place]
+    table: Table, findings: Findings, answerer: str, metric: Metric, places: list[Place]
 ) -> None:
-    effects = [effect(findings, arm, metric.name, *place) for place in places]
+    """The lines below an answerer that say how it differs from the baseline, if it was compared."""
+    effects = [effect(findings, answerer, metric.name, *place) for place in places]
+    if not any(effects):
+        return
     lines = {
         "  difference": [row and figures.difference(metric, row.difference) for row in effects],
         "  95 % from": [row and figures.difference(metric, row.low) for row in effects],
         "         to": [row and figures.difference(metric, row.high) for row in effects],
-        "  detectable": [
-            row and figures.value(metric, row.detectable).removesuffix(" %") for row in effects
-        ],
-        "  verdict": [row and row.verdict for row in effects],
     }
+    if answerer not in TRIVIAL:
+        lines["  detectable"] = [
+            row and figures.value(metric, row.detectable).removesuffix(" %") for row in effects
+        ]
     for name, cells in lines.items():
         table.add_row(name, *(cell or NOTHING for cell in cells))
+    verdicts = [row.verdict if row else None for row in effects]
+    if any(verdicts):
+        table.add_row("  verdict", *(shown(verdict or "") for verdict in verdicts))
 
 
 def _plain_table(

@@ -323,6 +323,16 @@ def write_artifacts(
                 },
             )
         )
+    arms.append(
+        Arm(
+            label="base",
+            arm="base",
+            runs=[],
+            evaluations=[str(base)],
+            is_baseline=False,
+            summary={},
+        )
+    )
     return _write_comparison(root / "comparisons" / name, name, world, arms, base)
 
 
@@ -558,7 +568,7 @@ def _write_evaluation(
         tables=tables,
         adapter_sha256=None if run is None else _digest("adapter", answerer, str(seed)),
         template="chatml",
-        settings={"precision": "bf16", "merged": True, "greedy": True, "batch": 16},
+        settings={"precision": "bf16", "quantization": "nf4", "greedy": True, "batch": 16},
         prompts=len(world.prompts),
         prompts_by_origin={"held_out": 6, "lottery.jsonl": 2},
         generations=len(generations),
@@ -569,6 +579,7 @@ def _write_evaluation(
         tokens_per_second=95.0,
         versions={"torch": "2.13.0"},
         device={"name": "cpu"},
+        suite_digest=_digest("suite"),
     )
     write_json(evaluation, directory / "eval.json")
     return directory
@@ -617,22 +628,18 @@ def _write_comparison(
             theirs = means(arm.evaluations, metric)
             limited = {key for key in ours if key[1] is not None}
             places: list[tuple[int | None, bool]] = [(limit, False) for limit in world.limits]
-            for limit, is_pooled in [*places, (None, True)]:
+            for limit, is_pooled in [*places, *([(None, True)] if limited else [])]:
                 keys = limited if is_pooled else {key for key in ours if key[1] == limit}
                 if not keys:
                     continue
                 pairs = [theirs[key] - ours[key] for key in sorted(keys, key=str)]
                 difference = statistics.fmean(pairs)
-                low, high, detectable, verdict = None, None, None, "cannot tell"
+                low, high, detectable, verdict = None, None, None, None
+                if is_pooled and metric in ("violation", "relevance") and arm.label != "base":
+                    verdict = "cannot tell"
                 if len(pairs) > 1:  # one pair has no spread, and so no interval
                     spread = 2.3 * statistics.stdev(pairs) / sqrt(len(pairs)) + 0.02
                     low, high, detectable = difference - spread, difference + spread, spread * 1.4
-                    won, lost = (
-                        ("better", "worse")
-                        if world.seeds > 2
-                        else ("this run beats", "this run loses")
-                    )
-                    verdict = won if high < 0 else lost if low > 0 else verdict
                 rows.append(
                     {
                         "arm": arm.label,
@@ -649,7 +656,7 @@ def _write_comparison(
                         "low": low,
                         "high": high,
                         "p": 0.2,
-                        "p_holm": 0.4,
+                        "p_holm": 0.4 if verdict else None,
                         "detectable": detectable,
                         "verdict": verdict,
                     }
@@ -682,7 +689,7 @@ def _write_comparison(
         suite=SUITE,
         suite_digest=_digest("suite"),
         created="2026-01-05T10:05:00+00:00",
-        sentence=f"Cannot tell `{arms[-1].label}` from `{arms[0].label}`: {len(world.prompts)} "
+        sentence=f"Cannot tell `{arms[-2].label}` from `{arms[0].label}`: {len(world.prompts)} "
         f"prompts and {world.seeds} seed show no difference in violations that an interval keeps "
         "away from zero.",
         warnings=list(world.warnings),
@@ -692,7 +699,7 @@ def _write_comparison(
         gates=gates,
         differing=_differing(world),
         not_shared=0,
-        notes={},
+        notes={"verdicts": {arm.label: "cannot tell" for arm in arms[1:-1]}},
     )
     write_json(comparison, directory / "comparison.json")
     return directory

@@ -81,7 +81,7 @@ def hostile_findings(folder: Path) -> Findings:
     )
     directory = write_artifacts(folder, world, lambda asked, *_: asked.answers[0])
     findings = read_findings(directory)
-    labels = {"full": f"full {every}", "concise_best": f"best {every}"}
+    labels = {"full": f"full {every}", "concise_best": f"best {every}", "base": "base"}
     arms = [
         dataclasses.replace(arm, arm=replaced(arm.arm, label=labels[arm.label], arm=every))
         for arm in findings.arms
@@ -280,10 +280,13 @@ def test_ticks_are_one_two_or_five_times_a_power_of_ten_and_few(low, high, n):
 
 def test_intervals_in_the_forest_hold_their_points_and_zero_has_its_line(demo: Findings):
     drawn = forest(METRICS["violation"], demo.effects)
-    assert [(row.effect.limit, row.effect.is_pooled) for row in drawn.rows] == [
-        (20, False),
-        (50, False),
-        (None, True),
+    assert [(row.effect.limit, row.effect.arm) for row in drawn.rows] == [
+        (20, "concise_best"),
+        (20, "base"),
+        (50, "concise_best"),
+        (50, "base"),
+        (None, "concise_best"),
+        (None, "base"),
     ]
     for row in drawn.rows:
         assert row.low is not None

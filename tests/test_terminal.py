@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,19 +95,19 @@ def test_what_differs_shows_each_arms_value(demo: Findings):
 @pytest.mark.parametrize("payload", MARKUP + TERMINAL)
 def test_hostile_text_reaches_no_terminal_as_it_is(demo: Findings, payload: str):
     label = f"x{payload}"
-    arms = [replaced(arm, label=label) if arm.is_baseline else arm for arm in demo.comparison.arms]
+    arms = [
+        replace(arm, arm=replaced(arm.arm, label=label)) if arm.arm.is_baseline else arm
+        for arm in demo.arms
+    ]
     comparison = replaced(
         demo.comparison,
         sentence=payload,
         warnings=[payload],
-        arms=arms,
+        arms=[arm.arm for arm in arms],
         gates=[replaced(gate, reason=payload) for gate in demo.comparison.gates],
         differing={payload: {label: payload}},
     )
-    named = [
-        type(arm)(changed, arm.runs, arm.fits) for arm, changed in zip(demo.arms, arms, strict=True)
-    ]
-    findings = Findings(demo.directory, comparison, demo.effects, named, demo.questions)
+    findings = Findings(demo.directory, comparison, demo.effects, arms, demo.questions)
     text = drawn(comparison_report(findings), 400)
     assert not re.search(f"[{CONTROL}]", text)
     # Markup that was obeyed would be gone.
