@@ -7,10 +7,10 @@ else: no file, no Python variable.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -29,18 +29,31 @@ from dataset_builder.words import WORD_COUNTER
 SQL = Path(__file__).parent / "sql"
 
 
-def run_sql(name: str, frames: dict[str, pa.Table], **parameters: Any) -> pa.Table:
-    """The table that `sql/<name>.sql` makes of `frames`, with `$` parameters bound."""
+@contextmanager
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database in memory that reads what is registered with it, and nothing else."""
     connection = duckdb.connect(":memory:")
     try:
         connection.execute("set python_enable_replacements = false")
         connection.execute("set enable_external_access = false")
-        for frame, table in frames.items():
-            connection.register(frame, table)
-        query = (SQL / f"{name}.sql").read_text(encoding="utf-8")
-        return connection.sql(query, params=parameters or None).to_arrow_table()
+        connection.execute("set lock_configuration = true")
+        yield connection
     finally:
         connection.close()
+
+
+def run_sql(
+    connection: duckdb.DuckDBPyConnection, name: str, frames: dict[str, pa.Table]
+) -> pa.Table:
+    """The table that `sql/<name>.sql` makes of `frames`."""
+    query = (SQL / f"{name}.sql").read_text(encoding="utf-8")
+    for frame, table in frames.items():
+        connection.register(frame, table)
+    try:
+        return connection.sql(query).to_arrow_table()
+    finally:
+        for frame in frames:
+            connection.unregister(frame)
 
 
 @dataclass(frozen=True)
@@ -67,21 +80,23 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
         )
     forest = join_exports(exports)
     messages = forest.messages
-    splits = split_trees(run_sql("roots", {"messages": messages}).to_pylist(), held_out)
-    heldout = checked(run_sql("heldout", {"messages": messages, "splits": splits}), HELDOUT)
-    frames = {
-        "messages": messages,
-        "splits": splits,
-        "standings": run_sql("standings", {"messages": messages}),
-        "leaves": run_sql("leaves", {"messages": messages}),
-        "near_prompts": _near_prompts(messages, splits, heldout),
-    }
-    frames["best_paths"] = run_sql(
-        "best_paths", {"messages": messages, "standings": frames["standings"]}
-    )
-    threads = checked(run_sql("threads", frames), THREADS)
+    with database() as connection:
+        roots = run_sql(connection, "roots", {"messages": messages})
+        splits = split_trees(roots.to_pylist(), held_out)
+        sides = {"messages": messages, "splits": splits}
+        heldout = checked(run_sql(connection, "heldout", sides), HELDOUT)
+        standings = run_sql(connection, "standings", {"messages": messages})
+        ranked = {"messages": messages, "standings": standings}
+        frames = {
+            **sides,
+            "standings": standings,
+            "leaves": run_sql(connection, "leaves", {"messages": messages}),
+            "best_paths": run_sql(connection, "best_paths", ranked),
+            "near_prompts": _near_prompts(messages, splits, heldout),
+        }
+        threads = checked(run_sql(connection, "threads", frames), THREADS)
     # One row per reply, none lost in a join.
-    assert threads.num_rows == pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0
+    assert threads.num_rows == (pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0)
     sources = _sources(forest, splits, threads, heldout, held_out)
     return Tables(messages, threads, heldout, forest.rejects, sources)
 
