@@ -1,7 +1,7 @@
 """What a preset may say: base model, template, length, method, budget, hyper-parameters."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -9,6 +9,10 @@ from dataset_builder.errors import InputError
 from dataset_builder.settings import load_settings, settings_names
 
 PRESETS = Path(__file__).parent / "presets"
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,35 +28,36 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The adapter."""
 
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
-    targets: tuple[str, ...]  # every projection of attention and MLP, by name
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.05
+    # Every projection of attention and MLP, by name.
+    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The budget and how it is spent."""
 
-    examples: int  # seen in all; the variant repeats or ends as needed
-    batch: int  # examples per optimizer step
-    micro_batch: int  # examples per forward pass; divides `batch`
-    learning_rate: float = 2e-4
+    examples: Count  # seen in all; the variant repeats or ends as needed
+    batch: Count  # examples per optimizer step
+    micro_batch: Count  # examples per forward pass; divides `batch`
+    learning_rate: Positive = 2e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03  # share of the steps
+    warmup: Share = 0.03  # share of the steps
     weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     gradient_checkpointing: bool = True
-    checkpoint_steps: int = 100
-    log_steps: int = 10
+    checkpoint_steps: Count = 100
+    log_steps: Count = 10
 
 
 class Previews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sample answers while it trains."""
 
-    steps: int = 100  # optimizer steps between two; also before the first step and after the last
-    prompts: int = 4  # held-out validation prompts
-    limits: tuple[int, ...] = (50,)  # words; each prompt is also asked without a limit
-    tokens: int = 200  # at most, per answer
+    steps: Count = 100  # optimizer steps between two; also before the first step and after the last
+    prompts: Annotated[int, msgspec.Meta(ge=0)] = 4  # held-out validation prompts; 0: no previews
+    limits: tuple[Count, ...] = (50,)  # words; each prompt is also asked without a limit
+    tokens: Count = 200  # at most, per answer
 
 
 class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +66,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     title: str
     method: Literal["sft"] = "sft"
     template: str  # a name of dataset_builder.template
-    length: int  # tokens: prompt and answer together
+    length: Annotated[int, msgspec.Meta(ge=2)]  # tokens: prompt and answer together
     overflow: Literal["drop", "last_turns", "cut", "cut_keep_end", "refuse"] = "drop"
     extra_tokens: tuple[str, ...] = ()  # added to the tokenizer and trained
     base: Base
