@@ -100,11 +100,11 @@ class WordsChart:
 
 
 def forest(metric: Metric, effects: Sequence[Effect]) -> Forest:
-    """The differences of `metric` in `effects`: limits ascending, none stated, all limits; arms in
-    their order in each.
+    """The differences of `metric` in `effects`: over all limits, which a verdict rests on, then by
+    limit; arms in their order in each.
     """
     rows = [row for row in effects if row.metric == metric.name]
-    rows.sort(key=lambda row: (row.is_pooled, row.limit is None, row.limit or 0))
+    rows.sort(key=lambda row: (not row.is_pooled, row.limit is None, row.limit or 0))
     ends = [0.0] + [
         end for row in rows for end in (row.low, row.high, row.difference) if end is not None
     ]

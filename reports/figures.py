@@ -34,35 +34,30 @@ class Metric:
     suffix: str = ""  # after a shown value
 
 
+_RELEVANCE = "how much the prompt explains an answer that keeps its limit; higher is better"
+
+# In the order they are shown.
 METRICS = {
-    "violation": Metric(
-        "violation",
-        "Violations",
-        "answers with more words than the limit; lower is better",
-        "points",
-        100,
-        0,
-        " %",
-    ),
-    "overshoot": Metric(
-        "overshoot", "Overshoot", "words past the limit, on average; lower is better", "words", 1, 1
-    ),
-    "relevance": Metric(
-        "relevance",
-        "Relevance per token",
-        "how much the prompt explains an answer that keeps its limit; higher is better",
-        "nats",
-        1,
-        2,
-    ),
-    "relevance_total": Metric(
-        "relevance_total",
-        "Relevance",
-        "how much the prompt explains an answer that keeps its limit; higher is better",
-        "nats",
-        1,
-        1,
-    ),
+    metric.name: metric
+    for metric in (
+        Metric(
+            "violation",
+            "Violations",
+            "answers with more words than the limit, or none; lower is better",
+            "points",
+            scale=100,
+            suffix=" %",
+        ),
+        Metric("relevance_total", "Relevance", _RELEVANCE, "nats", decimals=1),
+        Metric("relevance", "Relevance per token", _RELEVANCE, "nats", decimals=2),
+        Metric(
+            "overshoot",
+            "Overshoot",
+            "words past the limit, on average; lower is better",
+            "words",
+            decimals=1,
+        ),
+    )
 }
 
 

@@ -4,6 +4,7 @@ import statistics
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset_builder.artifacts import read_json
 from dataset_builder.fit import Fit
@@ -36,6 +37,14 @@ class Effect:
     p_holm: float | None
     detectable: float | None
     verdict: str | None  # None on rows that describe and decide nothing
+
+
+class Headline(NamedTuple):
+    """What a comparison says of one arm."""
+
+    arm: str
+    verdict: str  # in one short sentence
+    because: str  # what it rests on; empty where nothing more was said
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,16 @@ def mean(
     ]
     n = sum(row["n"] for row in rows)
     return sum(row["mean"] * row["n"] for row in rows) / n if n else None
+
+
+def headlines(findings: Findings) -> list[Headline]:
+    """What is said of each arm: the verdict, then what it rests on."""
+    said = findings.comparison.notes.get("sentences") or {"": findings.comparison.sentence}
+    parts = {arm: sentence.partition(": ") for arm, sentence in said.items()}
+    return [
+        Headline(arm, f"{verdict}." if because else verdict, because[:1].upper() + because[1:])
+        for arm, (verdict, _, because) in parts.items()
+    ]
 
 
 def trivial_answerers(findings: Findings) -> list[str]:

@@ -22,6 +22,7 @@ from reports.findings import (
     Findings,
     doubts,
     effect,
+    headlines,
     limits_stated,
     mean,
     median_words,
@@ -39,11 +40,9 @@ Place = tuple[int | None, bool]
 
 def comparison_report(findings: Findings) -> RenderableType:
     """The whole report of one comparison, verdict first."""
-    comparison = findings.comparison
     parts: list[RenderableType] = [
         Text(),
-        shown(comparison.sentence, "bold"),
-        Text(),
+        *verdict_parts(findings),
         violations_table(findings),
         words_table(findings),
         stopped_table(findings),
@@ -53,6 +52,13 @@ def comparison_report(findings: Findings) -> RenderableType:
         *warning_parts(findings),
     ]
     return Group(*parts)
+
+
+def verdict_parts(findings: Findings) -> Iterable[RenderableType]:
+    """What is said of each arm: the verdict, then what it rests on."""
+    for said in headlines(findings):
+        yield Text.assemble(shown(said.verdict, "bold"), " ", shown(said.because))
+        yield Text()
 
 
 def violations_table(findings: Findings) -> RenderableType:

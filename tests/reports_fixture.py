@@ -684,14 +684,18 @@ def _write_comparison(
                     )
     write_table(table_of(rows, COMPARISON), COMPARISON, directory / "comparison.parquet")
     gates = msgspec.json.decode((base / "eval.json").read_bytes(), type=Evaluation).gates
+    seeds = "One seed says" if world.seeds == 1 else f"{world.seeds} seeds say"
+    sentences = {
+        arm.label: f"Cannot tell `{arm.label}` from `{arms[0].label}`: {len(world.prompts)} "
+        f"prompts show no difference that an interval keeps away from zero. {seeds} too little."
+        for arm in arms[1:-1]
+    }
     comparison = Comparison(
         name=name,
         suite=SUITE,
         suite_digest=_digest("suite"),
         created="2026-01-05T10:05:00+00:00",
-        sentence=f"Cannot tell `{arms[-2].label}` from `{arms[0].label}`: {len(world.prompts)} "
-        f"prompts and {world.seeds} seed show no difference in violations that an interval keeps "
-        "away from zero.",
+        sentence=" ".join(sentences.values()),
         warnings=list(world.warnings),
         arms=arms,
         trivial=trivial,
@@ -699,7 +703,11 @@ def _write_comparison(
         gates=gates,
         differing=_differing(world),
         not_shared=0,
-        notes={"verdicts": {arm.label: "cannot tell" for arm in arms[1:-1]}},
+        notes={
+            "verdicts": dict.fromkeys(sentences, "cannot tell"),
+            "sentences": sentences,
+            "headline": ["violation", *(gate.metric for gate in gates if gate.passed)],
+        },
     )
     write_json(comparison, directory / "comparison.json")
     return directory

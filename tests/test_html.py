@@ -148,7 +148,10 @@ def test_the_policy_allows_the_one_script_and_nothing_else(page: Page):
 
 def test_the_verdict_is_the_heading(page: Page, demo: Findings):
     heading = "".join(text for place, text in page.texts if "h1" in place)
-    assert heading == demo.comparison.sentence.replace("`", "")
+    assert heading.strip() == "Cannot tell concise_best from full."
+    rest = demo.comparison.sentence.partition(": ")[2]
+    assert rest
+    assert rest in page.text
 
 
 def test_every_prompt_and_every_answer_is_there_to_read(page: Page, demo: Findings):
@@ -207,7 +210,7 @@ def test_no_payload_is_more_than_text(tmp_path: Path, page: Page):
 
 
 def test_a_lone_surrogate_does_not_stop_the_page(demo: Findings, tmp_path: Path):
-    comparison = replaced(demo.comparison, sentence="lone \ud800 surrogate")
+    comparison = replaced(demo.comparison, sentence="lone \ud800 surrogate", notes={})
     write_report(dataclasses.replace(demo, comparison=comparison), tmp_path / "report.html")
     assert "lone \\ud800 surrogate" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -281,12 +284,12 @@ def test_ticks_are_one_two_or_five_times_a_power_of_ten_and_few(low, high, n):
 def test_intervals_in_the_forest_hold_their_points_and_zero_has_its_line(demo: Findings):
     drawn = forest(METRICS["violation"], demo.effects)
     assert [(row.effect.limit, row.effect.arm) for row in drawn.rows] == [
+        (None, "concise_best"),
+        (None, "base"),
         (20, "concise_best"),
         (20, "base"),
         (50, "concise_best"),
         (50, "base"),
-        (None, "concise_best"),
-        (None, "base"),
     ]
     for row in drawn.rows:
         assert row.low is not None

@@ -49,7 +49,13 @@ def test_no_number_is_cut_off_at_eighty_columns_or_more(tmp_path: Path, world: s
 
 def test_the_verdict_is_said_first(demo: Findings):
     text = " ".join(drawn(comparison_report(demo), 80).split())
-    assert text.startswith(demo.comparison.sentence)
+    assert text.startswith("Cannot tell `concise_best` from `full`. 8 prompts show")
+
+
+def test_every_arm_has_its_verdict(wide: Findings):
+    text = " ".join(drawn(comparison_report(wide), 80).split())
+    for label in ("capped", "concise_best"):
+        assert f"Cannot tell `{label}` from `full`. 8 prompts show" in text
 
 
 def test_without_colour_there_is_no_control_character(demo: Findings, monkeypatch):
@@ -102,6 +108,7 @@ def test_hostile_text_reaches_no_terminal_as_it_is(demo: Findings, payload: str)
     comparison = replaced(
         demo.comparison,
         sentence=payload,
+        notes={},
         warnings=[payload],
         arms=[arm.arm for arm in arms],
         gates=[replaced(gate, reason=payload) for gate in demo.comparison.gates],
