@@ -255,7 +255,7 @@ def trivial_name(findings: Findings, answerer: str, metric: str) -> str:
         for row in rows
         if row["n"] < (prompts_compared(findings, metric, row["limit"]) or 0)
     }
-    return f"{name}, n = {min(fewer)}" if fewer else name
+    return f"{name}, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{min(fewer)}" if fewer else name
 
 
 def _table() -> Table:
