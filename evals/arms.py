@@ -17,6 +17,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
 from dataset_builder.tables import read_table
 from evals.scorers import QUALITY
+from evals.suite import suite_label
 from evals.tables import SCORES, Arm, Evaluation
 from finetune.run import Run, arm_of, load_run
 
@@ -69,9 +70,9 @@ class LoadedArm:
 def load_arms(arms: Sequence[Sequence[Path]], suite_name: str | None) -> list[LoadedArm]:
     """The arms with their evaluations of one suite, in the given order.
 
-    `suite_name` is a suite's name, or that of one evaluation where a suite was asked with several
-    sets of prompts. Raises InputError where a run is unfinished or was not evaluated, or where it
-    is not clear which evaluations are meant.
+    `suite_name` is a suite's name or path, or the name of one evaluation where a suite was asked
+    with several sets of prompts. Raises InputError where a run is unfinished or was not evaluated,
+    or where it is not clear which evaluations are meant.
     """
     names = [{arm_of(directory) for directory in arm} for arm in arms]
     for found in names:
@@ -84,7 +85,7 @@ def load_arms(arms: Sequence[Sequence[Path]], suite_name: str | None) -> list[Lo
     for arm, times in Counter(flat).items():
         if times > 1:
             raise InputError(f"arm `{arm}` was given {times} times", "give each arm once")
-    digest = _common_suite(arms, suite_name)
+    digest = _common_suite(arms, suite_name and suite_label(suite_name))
     loaded = []
     for arm, directories, label in zip(flat, arms, _labels(flat, arms), strict=True):
         runs = tuple(load_run(directory) for directory in directories)

@@ -112,7 +112,7 @@ def _answer(
         partial = Partial(Path(folder) / "asked.jsonl", {})
         answer = generate(model, template, tokenizer, [asked], partial)["asked"]
     return Row(
-        answerer=f"{run.variant} s{run.seed}" if run else f"base {files.model}",
+        answerer=f"{run.variant} s{run.seed}" if run else "base",
         answer=answer.answer,
         words=count_words(answer.answer),
         is_stopped=answer.is_stopped,

@@ -8,6 +8,7 @@ arms with three seeds does it say better or worse: of fewer, that this run beats
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,10 @@ def compare(
     Each arm is the directories of its runs, one per seed. Raises InputError where a run was not
     evaluated on the suite, or no prompt is shared.
     """
+    if name is not None and not re.fullmatch(r"\w[\w. -]*", name):
+        raise InputError(
+            f"comparison name `{name}`: wanted letters, digits, `.`, `_`, `-` and spaces"
+        )
     if not arms:
         raise InputError("no arm is named", "`just list` shows the runs that exist")
     loaded = load_arms(arms, suite_name)

@@ -82,14 +82,16 @@ def paired(
         shown = LEAST_TREES / count if is_share and count >= LEAST_TREES else None
         return Difference(*means, None, None, sign_flip(sums), shown)
     within = cluster_variance(sums, sizes)
+    least = 0.0
     if arm.shape[0] == baseline.shape[0] == 1:
         error, freedom = np.sqrt(within), count - 1.0
         low, high = bootstrap_interval(sums, sizes)
         if count < MIN_TREES:
             reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
             low, high = min(low, mean - reach), max(high, mean + reach)
-        is_binary = bool(np.isin(arm, (0, 1)).all() and np.isin(baseline, (0, 1)).all())
-        p: float | None = mcnemar(gaps) if is_binary and count == n else sign_flip(sums)
+        is_mcnemar = count == n and bool(np.isin([arm, baseline], (0, 1)).all())
+        p: float | None = mcnemar(gaps) if is_mcnemar else sign_flip(sums)
+        least = LEAST_TREES / count if is_mcnemar else 0.0
     else:
         error, freedom = _error_over_seeds(
             arm, baseline, within, count, arm_is_fixed, baseline_is_fixed
@@ -97,9 +99,8 @@ def paired(
         reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
         low, high = mean - reach, mean + reach
         p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else None
-    return Difference(
-        *means, float(low), float(high), p, _detectable(float(error), freedom, count, is_share)
-    )
+    shown = max(least, _reach(freedom) * error) if count >= LEAST_TREES and error else None
+    return Difference(*means, float(low), float(high), p, shown and float(shown))
 
 
 def cluster_variance(sums: Array, sizes: Array) -> float:
@@ -115,8 +116,8 @@ def cluster_variance(sums: Array, sizes: Array) -> float:
 def bootstrap_interval(sums: Array, sizes: Array, level: float = LEVEL) -> tuple[float, float]:
     """The BCa interval of sum(sums) / sum(sizes), resampling clusters, at the widened level."""
     count = len(sums)
-    drawn = _draws(count)
-    replicates = np.sort((drawn @ sums) / (drawn @ sizes))
+    drawn = _draws(count) @ np.column_stack([sums, sizes])
+    replicates = np.sort(drawn[:, 0] / drawn[:, 1])
     mean = sums.sum() / sizes.sum()
     # Ties count half, or shares of few prompts would be taken for biased.
     tolerance = 1e-9 * max(1.0, abs(mean))
@@ -230,8 +231,6 @@ def _seed_variance(values: Array) -> tuple[float, float] | None:
     return max(0.0, between - rest / n), seeds - 1.0
 
 
-def _detectable(error: float, freedom: float, count: int, is_share: bool) -> float | None:
-    if count < LEAST_TREES or not error:
-        return None
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)) * error
-    return max(reach, LEAST_TREES / count) if is_share else reach
+def _reach(freedom: float) -> float:
+    """How many standard errors a difference takes to be found with 80 % power: about 2.8."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom))

@@ -1,0 +1,236 @@
+"""Differences of arms: against scipy, against arithmetic, and against simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evals.statistics import (
+    Difference,
+    bootstrap_interval,
+    cluster_variance,
+    holm,
+    mcnemar,
+    paired,
+    sign_flip,
+)
+
+RANDOM = np.random.default_rng(7)
+
+
+def one_each(n: int) -> list[str]:
+    return [f"t{place}" for place in range(n)]
+
+
+def simulate(
+    random: np.random.Generator,
+    *,
+    trees: int,
+    per_tree: int = 1,
+    seeds: int = 1,
+    seed_deviation: float = 0.0,
+    effect: float = 0.0,
+) -> Difference:
+    """Two arms that break limits with the trees' own chances, one of them `effect` more often."""
+    chance = np.repeat(stats.logistic.cdf(random.normal(-0.6, 1.8, trees)), per_tree)
+
+    def arm(more: float) -> np.ndarray:
+        moved = chance + more + random.normal(0, seed_deviation, (seeds, 1))
+        return (random.random((seeds, len(chance))) < np.clip(moved, 0, 1)).astype(float)
+
+    names = np.repeat(np.arange(trees), per_tree).astype(str)
+    return paired(arm(effect), arm(0.0), list(names), is_share=True)
+
+
+def test_the_interval_is_scipys_bca_but_for_the_widened_level():
+    gaps = RANDOM.gamma(2, 1, 60) - 1.2
+    low, high = bootstrap_interval(gaps, np.ones(60), 0.95)
+    # The widened level of 60 trees, as one that scipy can be asked for.
+    reach = stats.t.ppf(0.975, 59) * np.sqrt(60 / 59)
+    level = 2 * stats.norm.cdf(reach) - 1
+    theirs = stats.bootstrap(
+        (gaps,),
+        np.mean,
+        confidence_level=level,
+        method="BCa",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    plain = stats.bootstrap((gaps,), np.mean, rng=np.random.default_rng(1)).confidence_interval
+    assert low < plain.low
+    assert high > plain.high
+
+
+def test_the_interval_over_trees_of_unequal_size_is_that_of_a_ratio():
+    sizes = RANDOM.integers(1, 6, 50).astype(float)
+    sums = RANDOM.normal(0.3, 1, 50) * sizes
+    low, high = bootstrap_interval(sums, sizes)
+    reach = 2 * stats.norm.cdf(stats.t.ppf(0.975, 49) * np.sqrt(50 / 49)) - 1
+    theirs = stats.bootstrap(
+        (sums, sizes),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        confidence_level=reach,
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_with_one_prompt_a_tree_the_variance_is_that_of_a_mean():
+    gaps = RANDOM.normal(size=30)
+    assert cluster_variance(gaps, np.ones(30)) == pytest.approx(gaps.var(ddof=1) / 30)
+
+
+def test_copies_of_a_prompt_in_its_tree_add_no_certainty():
+    arm, baseline = RANDOM.integers(0, 2, (2, 40)).astype(float)
+    once = paired(arm[None], baseline[None], one_each(40))
+    copied = paired(np.tile(arm, 5)[None], np.tile(baseline, 5)[None], one_each(40) * 5)
+    naive = paired(np.tile(arm, 5)[None], np.tile(baseline, 5)[None], one_each(200))
+    assert copied.prompts == 200
+    assert copied.trees == once.trees == 40
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+    assert None not in (*once, *naive)
+    assert naive.low - once.difference > 0.6 * (once.low - once.difference)
+
+
+def test_mcnemars_test_is_the_binomial_one_and_equals_flipping_signs():
+    gaps = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 30)
+    assert mcnemar(gaps) == pytest.approx(stats.binomtest(9, 11).pvalue)
+    assert sign_flip(gaps) == pytest.approx(mcnemar(gaps))
+    arm = np.array([[1.0] * 9 + [0.0] * 32])
+    baseline = np.array([[0.0] * 9 + [1.0] * 2 + [0.0] * 30])
+    assert paired(arm, baseline, one_each(41)).p == pytest.approx(mcnemar(gaps))
+    assert mcnemar(np.zeros(5)) == sign_flip(np.zeros(5)) == 1.0
+
+
+def test_signs_drawn_at_random_agree_with_scipys_permutations():
+    sums = RANDOM.normal(0.25, 1, 40)
+    theirs = stats.permutation_test(
+        (sums,),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=9_999,
+        rng=np.random.default_rng(2),
+    )
+    assert sign_flip(sums) == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_with_seeds_that_do_not_matter_the_test_is_students():
+    # Every seed of an arm is the same, so that only the prompts are left to vary.
+    gaps = RANDOM.normal(0.2, 1, 25)
+    found = paired(np.tile(gaps, (3, 1)), np.zeros((3, 25)), one_each(25))
+    theirs = stats.ttest_1samp(gaps, 0)
+    assert found.p == pytest.approx(theirs.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
+
+
+def test_seeds_that_differ_widen_the_interval_and_a_fixed_arm_has_none():
+    prompts = RANDOM.normal(size=50)
+    calm = prompts + RANDOM.normal(0, 0.01, (3, 50))
+    wild = prompts + np.array([[-0.5], [0.0], [0.5]])
+    base = np.zeros((1, 50))
+    names = one_each(50)
+
+    def width(arm: np.ndarray, baseline: np.ndarray, **options: bool) -> float:
+        found = paired(arm, baseline, names, **options)
+        assert None not in found
+        return found.high - found.low
+
+    assert width(wild, base, baseline_is_fixed=True) > 1.5 * width(
+        calm, base, baseline_is_fixed=True
+    )
+    # One seed that was trained could have come out as differently as the other arm's.
+    assert width(wild, base) > width(wild, base, baseline_is_fixed=True)
+
+
+def test_values_that_do_not_exist_leave_their_prompt_out():
+    arm = np.array([[1.0, np.nan, 0.0, 1.0], [0.0, np.nan, 0.0, np.nan]])
+    baseline = np.array([[1.0, 1.0, np.nan, 0.0]])
+    found = paired(arm, baseline, one_each(4))
+    assert found.prompts == 2
+    assert found.arm_mean == pytest.approx((0.5 + 1) / 2)
+    assert found.baseline_mean == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arm", "trees", "expected"),
+    [
+        ([], [], (0, 0, None, None, None)),
+        ([np.nan], ["a"], (0, 0, None, None, None)),
+        ([1.0], ["a"], (1, 1, 1.0, None, None)),
+        ([1.0, 0.0], ["a", "a"], (2, 1, 0.5, None, None)),
+        ([0.0, 0.0], ["a", "b"], (2, 2, 0.0, None, 1.0)),
+        ([0.0] * 30, one_each(30), (30, 30, 0.0, None, 1.0)),
+        ([1.0] * 30, one_each(30), (30, 30, 1.0, None, pytest.approx(0, abs=1e-3))),
+    ],
+)
+def test_what_cannot_be_had_is_none_and_never_a_nan(arm: list, trees: list, expected: tuple):
+    for seeds in (1, 3):
+        found = paired(np.array([arm] * seeds), np.zeros((1, len(arm))), trees, is_share=True)
+        got = (found.prompts, found.trees, found.difference, found.low, found.p)
+        assert got == expected
+        assert not any(isinstance(value, float) and np.isnan(value) for value in found)
+
+
+def test_the_detectable_difference_is_the_tables():
+    # FACTS 4.7: 188 prompts at a discordance of .2 and .4 show 9.1 and 12.9 points.
+    for discordant, expected in ((38, 9.1), (75, 12.9)):
+        arm = np.array([[1.0, 0.0] * (discordant // 2) + [0.0] * (188 - discordant // 2 * 2)])
+        baseline = np.array([[0.0, 1.0] * (discordant // 2) + [0.0] * (188 - discordant // 2 * 2)])
+        found = paired(arm, baseline, one_each(188), is_share=True)
+        assert found.detectable is not None
+        assert 100 * found.detectable == pytest.approx(expected, abs=0.2)
+
+
+def test_five_trees_can_show_nothing_and_six_only_everything():
+    arm, baseline = np.eye(6)[:1], np.zeros((1, 6))
+    assert paired(arm[:, :5], baseline[:, :5], one_each(5), is_share=True).detectable is None
+    assert paired(arm, baseline, one_each(6), is_share=True).detectable == 1.0
+    assert paired(baseline, baseline, one_each(6), is_share=True).detectable == 1.0
+
+
+def test_holms_adjustment_is_the_textbooks():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, None, 0.8]) == [1.0, None, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("trees", "per_tree", "seeds", "deviation"),
+    [(20, 1, 1, 0.0), (60, 1, 1, 0.0), (40, 5, 1, 0.0), (60, 2, 3, 0.0), (60, 2, 3, 0.04)],
+)
+def test_arms_that_are_alike_are_rarely_told_apart(
+    trees: int, per_tree: int, seeds: int, deviation: float
+):
+    random = np.random.default_rng(11)
+    options = {"trees": trees, "per_tree": per_tree, "seeds": seeds, "seed_deviation": deviation}
+    found = [simulate(random, **options) for _ in range(300)]
+    alarms = [each.low > 0 or each.high < 0 for each in found if each.low is not None]
+    # 5 % of 300 with three standard errors; ignoring trees or seeds gives 15 to 40 %.
+    assert np.mean(alarms) <= 0.09
+    assert np.mean([each.p < 0.05 for each in found if each.p is not None]) <= 0.09
+
+
+def test_the_interval_covers_the_truth():
+    random = np.random.default_rng(12)
+    covered = []
+    for _ in range(250):
+        gaps = random.gamma(1.5, 0.3, 40)
+        found = paired(gaps[None], np.zeros((1, 40)), one_each(40))
+        covered.append(found.low <= 0.45 <= found.high)
+    # 95 % less and more three standard errors, less what so skewed a distribution costs.
+    assert 0.9 <= np.mean(covered) <= 0.99
+
+
+def test_the_detectable_difference_is_found_four_times_in_five():
+    random = np.random.default_rng(13)
+    error = np.sqrt(2) * 0.3 / np.sqrt(50)
+    shown, detectable = [], []
+    for _ in range(250):
+        arm, baseline = random.normal(2.87 * error, 0.3, 50), random.normal(0, 0.3, 50)
+        found = paired(arm[None], baseline[None], one_each(50))
+        shown.append(found.low > 0)
+        detectable.append(found.detectable)
+    assert np.mean(detectable) == pytest.approx(2.87 * error, rel=0.03)
+    assert 0.72 <= np.mean(shown) <= 0.88
