@@ -38,7 +38,7 @@ def build(
     """
     from dataset_builder import hub
     from dataset_builder.export import read_export
-    from dataset_builder.recipe import load_recipe, recipe_names
+    from dataset_builder.recipe import load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
     from dataset_builder.template import find_template
     from dataset_builder.threads import make_tables, write_tables
@@ -46,7 +46,7 @@ def build(
 
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
-    recipes = {Path(name).stem: load_recipe(name) for name in variants or recipe_names()}
+    recipes = load_recipes(variants or recipe_names())
     with talk.status("looking for the sources") as status:
 
         def read(path: Path, name: str | None = None):  # type: ignore[no-untyped-def]

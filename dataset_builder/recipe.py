@@ -5,6 +5,7 @@ An absent key is no rule, but for what no training row should be: deleted, of a 
 ready, or machine-written unless asked for. A null fails a rule.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,6 +105,20 @@ def load_recipe(name: str) -> Recipe:
     return recipe
 
 
+def load_recipes(names: Iterable[str]) -> dict[str, Recipe]:
+    """Recipes by the name of the variant each makes, a file's without its ending, in their order.
+
+    Raises InputError as `load_recipe` does, and where two files would make variants of one name.
+    """
+    recipes: dict[str, Recipe] = {}
+    for name in dict.fromkeys(names):
+        variant = Path(name).stem if name.endswith(".toml") else name
+        if variant in recipes:
+            raise InputError(f"`{name}` would be a second variant `{variant}`", "rename the file")
+        recipes[variant] = load_recipe(name)
+    return recipes
+
+
 def recipe_names() -> list[str]:
     """The recipes that ship."""
     return settings_names(RECIPES)
@@ -145,9 +160,12 @@ def rules(keep: Keep) -> dict[str, pl.Expr]:
 
 
 def is_best_to_its_prompt() -> pl.Expr:
-    """Whether the reply is the best-ranked to its prompt; over threads that every rule keeps."""
-    best = pl.col("thread_id").sort_by("standing", "thread_id").first().over("prompt_id")
-    return (pl.col("thread_id") == best) & pl.col("standing").is_not_null()
+    """Whether the reply is the best-ranked to its prompt; over threads that every rule keeps.
+
+    One that its siblings' ranking left out comes last, and so is taken only where no other is left.
+    """
+    ordered = pl.col("thread_id").sort_by("standing", "thread_id", nulls_last=True)
+    return pl.col("thread_id") == ordered.first().over("prompt_id")
 
 
 def is_concise() -> pl.Expr:

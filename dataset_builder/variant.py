@@ -85,7 +85,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
         name=name,
         digest=_digest(sides["train"], sides["validation"], ledger, recipe, tables),
         title=recipe.title,
-        recipe=msgspec.to_builtins(recipe),
+        recipe=msgspec.json.decode(msgspec.json.encode(recipe)),
         sources=tables.sources.files,
         tables=tables.sources.digest,
         held_out=tables.sources.held_out,
@@ -243,12 +243,12 @@ def _digest(
 
 
 def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> InputError:
-    total, *dropped = [(reason, n) for reason, n in funnel.items() if n]
-    if not dropped:
+    if not funnel["threads"]:
         return InputError(
             f"recipe `{name}` keeps nothing: the sources hold no reply",
             "add a `--source` with replies",
         )
+    dropped = [(reason, n) for reason, n in funnel.items() if n and reason != "threads"]
     told = ", ".join(f"{reason} dropped {n:,}" for reason, n in dropped)
     last = dropped[-1][0]
     middle = median(threads["reply_words"].to_list())
@@ -267,6 +267,6 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "share": "the share needs both concise and longer replies; leave `concise_share` out",
     }
     return InputError(
-        f"recipe `{name}` keeps none of {total[1]:,} threads: {told}",
+        f"recipe `{name}` keeps none of {funnel['threads']:,} threads: {told}",
         hints.get(last, f"loosen what the rule `{last}` asks"),
     )
