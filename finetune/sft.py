@@ -24,7 +24,7 @@ from finetune.plan import Plan
 from finetune.progress import Watcher, read_steps, without_known_noise
 from finetune.rows import IGNORED, dataset_of
 from finetune.run import BaseModel, Run
-from finetune.tokens import lora_options, prepare_rows
+from finetune.tokens import lora_options, prepare_rows, repair_tied_head
 
 
 def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool = False) -> Path:
@@ -99,7 +99,7 @@ def _train(
         plan.tokenizer,
         folder / "previews.jsonl",
         watcher.previewed,
-        trainer.compute_loss_context_manager,
+        trainer.accelerator.autocast,
         seconds=before.preview_seconds if before else 0.0,
     )
     recorder = Recorder(
@@ -185,6 +185,10 @@ def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
         peft_config=lora,
     )
     trainer.remove_callback(PrinterCallback)
+    repair_tied_head(trainer.model)
+    # With a name, every checkpoint would ask whether the base's vocabulary grew, the Hub if need
+    # be, and then hold the whole embedding. New rows are stored by their indices.
+    trainer.model.peft_config["default"].base_model_name_or_path = ""
     for parameter in trainer.model.parameters():
         # TRL has just made them bf16, whose steps near the end of a schedule round to nothing, and
         # whose gradients an fp16 scaler cannot take; a resumed run would load them as float32
@@ -272,7 +276,7 @@ def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
 
     dataset = dataset_of(rows, range(len(rows)))
     total = count = 0.0
-    with undisturbed(trainer.model), torch.no_grad(), trainer.compute_loss_context_manager():
+    with undisturbed(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
         for start in range(0, len(rows), batch):
             picked = [dataset[place] for place in range(start, min(start + batch, len(rows)))]
             inputs = trainer._prepare_inputs(trainer.data_collator(picked))

@@ -49,6 +49,13 @@ def prepare_rows(model: Any, ids: Sequence[int]) -> None:
             weight[list(ids)] = weight[:first].float().mean(dim=0).to(weight.dtype)
 
 
+def repair_tied_head(model: Any) -> None:
+    """Give the head that PEFT wrapped around single rows the bias it has, None: TRL asks for it."""
+    head = model.get_output_embeddings()
+    if not hasattr(head, "bias"):
+        head.bias = None
+
+
 def is_tied(model: Any) -> bool:
     """Whether the head is the embedding."""
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -58,6 +65,11 @@ def lora_options(model: Any, ids: Sequence[int]) -> dict[str, Any]:
     """What LoraConfig must be told so that the rows of these token ids are trained."""
     if not ids:
         return {}
+    if is_tied(model) and model.get_output_embeddings().bias is not None:
+        raise InputError(
+            "`extra_tokens` on a base whose head is its embedding and has a bias",
+            "PEFT would drop that bias; take `extra_tokens` out of the preset",
+        )
     options: dict[str, Any] = {"trainable_token_indices": {"embed_tokens": list(ids)}}
     if not is_tied(model):
         options["modules_to_save"] = ["lm_head"]

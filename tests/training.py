@@ -1,0 +1,50 @@
+"""Trainings of tiny models for tests: plan, train, interrupt."""
+
+from pathlib import Path
+
+from dataset_builder.fit import Fit
+from finetune import sft
+from finetune.plan import Plan, find_target, make_plan
+from finetune.previews import Preview
+from finetune.progress import Step
+from finetune.rows import Budget
+
+
+class Stopped(Exception):
+    """Stands in for a kill."""
+
+
+class Memory:
+    """A watcher that remembers what it was told, and stops the run where it is told to."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.lines: list[str] = []
+        self.steps: list[Step] = []
+        self.previews: list[list[Preview]] = []
+        self.fit: Fit | None = None
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def fitted(self, fit: Fit, budget: Budget) -> None:
+        assert not self.steps, "the fit is told before the first step"
+        self.fit = fit
+
+    def stepped(self, step: Step, steps: int) -> None:
+        self.steps.append(step)
+        if step.step == self.stop_at:
+            raise Stopped
+
+    def previewed(self, rows: list[Preview]) -> None:
+        self.previews.append(rows)
+
+
+def planned(preset: Path, variant: str = "tiny", seed: int = 0) -> Plan:
+    """The plan of a run under the preset file."""
+    return make_plan(find_target(variant, str(preset), seed))
+
+
+def trained(preset: Path, variant: str = "tiny", seed: int = 0, **options) -> Path:
+    """The finished run's folder."""
+    return sft.train(planned(preset, variant, seed), Memory(), **options)
