@@ -157,8 +157,7 @@ def sign_flip(sums: Array) -> float:
     if len(values) <= 13:
         signs = 1 - 2 * ((np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1)
         return float((np.abs(signs @ values) >= found).mean())
-    signs = 1 - 2 * np.random.default_rng(0).integers(0, 2, (FLIPS, len(values)), dtype=np.int8)
-    return float((1 + (np.abs(signs @ values) >= found).sum()) / (1 + FLIPS))
+    return float((1 + (np.abs(_signs(len(sums)) @ sums) >= found).sum()) / (1 + FLIPS))
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
@@ -181,6 +180,12 @@ def _draws(count: int) -> Array:
     """How often each resample draws each of `count` clusters: the same for every metric."""
     drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES)
     return drawn.astype(np.float32 if count > 200 else np.float64)
+
+
+@lru_cache(maxsize=2)
+def _signs(count: int) -> Array:
+    """Signs for `count` clusters, drawn once."""
+    return 1.0 - 2.0 * np.random.default_rng(0).integers(0, 2, (FLIPS, count))
 
 
 def _seeds_vary(arm: Array, baseline: Array) -> bool:

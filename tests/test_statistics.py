@@ -205,17 +205,17 @@ def test_arms_that_are_alike_are_rarely_told_apart(
 ):
     random = np.random.default_rng(11)
     options = {"trees": trees, "per_tree": per_tree, "seeds": seeds, "seed_deviation": deviation}
-    found = [simulate(random, **options) for _ in range(300)]
+    found = [simulate(random, **options) for _ in range(200)]
     alarms = [each.low > 0 or each.high < 0 for each in found if each.low is not None]
-    # 5 % of 300 with three standard errors; ignoring trees or seeds gives 15 to 40 %.
-    assert np.mean(alarms) <= 0.09
-    assert np.mean([each.p < 0.05 for each in found if each.p is not None]) <= 0.09
+    # 5 % of 200 with three standard errors; ignoring trees or seeds gives 15 to 40 %.
+    assert np.mean(alarms) <= 0.1
+    assert np.mean([each.p < 0.05 for each in found if each.p is not None]) <= 0.1
 
 
 def test_the_interval_covers_the_truth():
     random = np.random.default_rng(12)
     covered = []
-    for _ in range(250):
+    for _ in range(200):
         gaps = random.gamma(1.5, 0.3, 40)
         found = paired(gaps[None], np.zeros((1, 40)), one_each(40))
         covered.append(found.low <= 0.45 <= found.high)
@@ -227,7 +227,7 @@ def test_the_detectable_difference_is_found_four_times_in_five():
     random = np.random.default_rng(13)
     error = np.sqrt(2) * 0.3 / np.sqrt(50)
     shown, detectable = [], []
-    for _ in range(250):
+    for _ in range(200):
         arm, baseline = random.normal(2.87 * error, 0.3, 50), random.normal(0, 0.3, 50)
         found = paired(arm[None], baseline[None], one_each(50))
         shown.append(found.low > 0)
