@@ -27,7 +27,10 @@ def examples_of(threads: Iterable[dict[str, Any]], shape: Shape) -> pa.Table:
 def example(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:
     """The thread as a row of EXAMPLES."""
     limit = stated_limit(thread["thread_id"], thread["reply_words"], shape)
-    question = state_limit(thread["question"], limit, _wording(thread["thread_id"]))
+    question = thread["question"]
+    if limit is not None:
+        wording = min(TRAINING, key=lambda name: hash_order(name, thread["thread_id"]))
+        question = state_limit(question, limit, wording)
     history = [] if shape.last_turn_only else thread["history"]
     return {
         "example_id": thread["thread_id"],
@@ -63,7 +66,3 @@ def stated_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
         factor = low + (high - low) * hash_share("slack of a limit", thread_id)
     # At least ten: a reply without a word has no other limit.
     return max(10, math.ceil(reply_words * factor / 10) * 10)
-
-
-def _wording(thread_id: str) -> str:
-    return min(TRAINING, key=lambda wording: hash_order(wording, thread_id))

@@ -81,9 +81,10 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
         for side in ("train", "validation")
     }
     ledger = checked(decided.sort("thread_id").select(LEDGER.schema.names).to_arrow(), LEDGER)
+    digests = {side: rows_digest(rows) for side, rows in sides.items()}
     manifest = Manifest(
         name=name,
-        digest=_digest(sides["train"], sides["validation"], ledger, recipe, tables),
+        digest=_digest(digests, ledger, recipe, tables),
         title=recipe.title,
         recipe=msgspec.json.decode(msgspec.json.encode(recipe)),
         sources=tables.sources.files,
@@ -94,7 +95,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
             decided, "validation", [each for each in names if each not in ("share", "cap")]
         ),
         splits={side: _split_count(rows) for side, rows in sides.items()},
-        notes={**notes, "rows": {side: rows_digest(rows) for side, rows in sides.items()}},
+        notes={**notes, "rows": digests},
         word_counter=WORD_COUNTER,
     )
     return Plan(manifest, sides["train"], sides["validation"], ledger)
@@ -147,15 +148,12 @@ def shares(cap: Cap, concise: int, others: int) -> Shares:
 
 
 def _decided(threads: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
-    """Every thread with the first rule it fails as `dropped_by`, before share and cap, and its
-    place in the order.
+    """Every thread with the first rule it fails as `dropped_by`, before share and cap; those that
+    fail none with their place in the `order`.
     """
-    orders = pl.Series(
-        "order", [hash_order(ORDER, each) for each in threads["thread_id"]], pl.String
-    )
     failed = [pl.when(~rule).then(pl.lit(name)) for name, rule in rules(recipe.keep).items()]
     on_test = pl.when(pl.col("split") == "test").then(pl.lit("test"))
-    decided = threads.with_columns(pl.coalesce(on_test, *failed).alias("dropped_by"), orders)
+    decided = threads.with_columns(pl.coalesce(on_test, *failed).alias("dropped_by"))
     if recipe.keep.best_per_prompt:
         kept = decided.filter(pl.col("dropped_by").is_null())
         beaten = kept.filter(~is_best_to_its_prompt()).select("thread_id")
@@ -166,7 +164,12 @@ def _decided(threads: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
             .otherwise("dropped_by")
             .alias("dropped_by")
         )
-    return decided.select("thread_id", "tree_id", "split", "reply_words", "order", "dropped_by")
+    orders = [
+        None if reason else hash_order(ORDER, thread_id)
+        for thread_id, reason in decided.select("thread_id", "dropped_by").iter_rows()
+    ]
+    columns = decided.select("thread_id", "tree_id", "split", "reply_words", "dropped_by")
+    return columns.with_columns(pl.Series("order", orders, pl.String))
 
 
 def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -233,11 +236,9 @@ def _split_count(rows: pa.Table) -> SplitCount:
     )
 
 
-def _digest(
-    train: pa.Table, validation: pa.Table, ledger: pa.Table, recipe: Recipe, tables: Tables
-) -> str:
+def _digest(digests: dict[str, str], ledger: pa.Table, recipe: Recipe, tables: Tables) -> str:
     # All that the directory holds follows from these: an equal digest is an equal directory.
-    parts = [rows_digest(train), rows_digest(validation), rows_digest(ledger)]
+    parts = [digests["train"], digests["validation"], rows_digest(ledger)]
     parts += [msgspec.json.encode(recipe, order="sorted").decode(), tables.sources.digest]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

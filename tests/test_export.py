@@ -3,6 +3,8 @@ import json
 
 import pytest
 from builders import lines, message, nested, prompt, reply, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from real import real
 
 from dataset_builder.errors import InputError
@@ -326,3 +328,40 @@ def test_the_real_files_are_read_whole_and_their_overlaps_merged():
     union = join_exports([laion, validation, animals])
     assert union.messages.num_rows == 4587
     assert not union.rejects.num_rows
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["a", "b", "prompter", "assistant", "", "\x00"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["message_id", "parent_id", "text", "role", "rank", "replies", "prompt", "labels"]
+            ),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=25,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(json_values, min_size=1, max_size=4))
+def test_whatever_a_row_holds_it_is_read_or_refused_and_every_message_is_counted(tmp_path, rows):
+    # Among enough sound messages that the file is not refused whole.
+    sound = [message(f"sound{n}") for n in range(200)]
+    export = read(tmp_path, lines([*rows, *sound]))
+    assert export.rows == len(rows) + len(sound)
+    assert {met.at.line for met in [*export.messages, *export.refusals]} == set(
+        range(1, export.rows + 1)
+    )
+    forest = join_exports([export])
+    file = forest.files[0]
+    assert file.messages == len(export.messages) + len(export.refusals)
+    assert file.messages == forest.messages.num_rows + file.merged + sum(file.refused.values())
+    assert forest.rejects.num_rows == sum(file.refused.values())

@@ -111,7 +111,7 @@ def forests(draw):
 
 any_forest = given(forests())
 relaxed = settings(
-    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
