@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from dataset_builder.command_line import data, run, talk
+from dataset_builder.errors import InputError
 
 app = App(name="dataset_builder", help="Exports become dataset variants.", version_flags=[])
 
@@ -13,7 +14,7 @@ app = App(name="dataset_builder", help="Exports become dataset variants.", versi
 @app.command
 def build(
     *variants: str,
-    source: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    source: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
     held_out: float = 0.1,
     text: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -27,8 +28,8 @@ def build(
     variants
         Names of recipes, or paths of TOML files.
     source
-        An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. May be given
-        several times. Without it, OpenAssistant/oasst1 from the Hub.
+        An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. Takes
+        several. Without it, OpenAssistant/oasst1 from the Hub.
     held_out
         Share of root prompts that no variant trains on.
     text
@@ -47,6 +48,10 @@ def build(
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
     recipes = load_recipes(variants or recipe_names())
+    for path in source or []:
+        # `--source FILE full` reads `full` as a second file.
+        if str(path) in recipe_names() and not path.exists():
+            raise InputError(f"no file `{path}`", "name variants before `--source`")
     with talk.status("looking for the sources") as status:
 
         def read(path: Path, name: str | None = None):  # type: ignore[no-untyped-def]

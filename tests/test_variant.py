@@ -162,7 +162,7 @@ def test_building_twice_and_naming_files_in_another_order_gives_the_same_bytes(
     for n, order in enumerate((sources, sources[::-1])):
         out = tmp_path / f"artifacts{n}"
         monkeypatch.setenv("ARTIFACTS", str(out))
-        assert build(mine, *named(order)) == 0
+        assert build(mine, "--source", *order) == 0
         contents.append({str(path.relative_to(out)): path.read_bytes() for path in files(out)})
     assert contents[0] == contents[1]
     # Tables, variant and the pointer to it.
@@ -283,17 +283,15 @@ def build(*arguments):
     return ended.value.code
 
 
-def named(paths):
-    return [part for path in paths for part in ("--source", str(path))]
-
-
 def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def test_the_command_prints_directories_on_stdout_and_talk_on_stderr(tmp_path):
     source = write(tmp_path / "a $(touch oops) [b] *.jsonl", forest())
-    arguments = ["full", "rank0", "--source", str(source), "--text", "instruct"]
+    other = write(tmp_path / "other.jsonl", forest(3))
+    arguments = ["full", "rank0", "--source", str(source), "--source", str(other)]
+    arguments += ["--text", "instruct"]
     ran = subprocess.run(
         [sys.executable, "-m", "dataset_builder", "build", *arguments],
         cwd=tmp_path,
@@ -309,7 +307,7 @@ def test_the_command_prints_directories_on_stdout_and_talk_on_stderr(tmp_path):
         assert (tmp_path / name / "manifest.json").is_file()
         assert (tmp_path / name / "text-instruct" / "train.jsonl").is_file()
     manifest = read_json(tmp_path / directories[0] / "manifest.json", Manifest)
-    assert manifest.sources[0].name == source.name
+    assert {file.name for file in manifest.sources} == {source.name, other.name}
     assert "a $(touch oops) [b] *.jsonl" in ran.stderr
     assert not (tmp_path / "oops").exists()
     assert max(len(line) for line in ran.stderr.splitlines()) <= 80
@@ -347,6 +345,11 @@ def test_without_a_name_every_recipe_is_built_and_a_dry_run_writes_nothing(
             ["full", "--source", "rows.jsonl", "--held-out", "2"],
             "held-out share 2; wanted at least 0 and below 1",
             "0.1 holds out a tenth of the root texts",
+        ),
+        (
+            ["--source", "rows.jsonl", "full"],
+            "no file `full`",
+            "name variants before `--source`",
         ),
         (
             ["full", "--source", "rows.jsonl", "--text", "chatm"],
