@@ -9,11 +9,12 @@ by its end-of-text alone: were it left out, saying nothing would cost nothing.
 
 `relevance` is this per token of the answer, `relevance_total` the sum over its tokens, both in
 nats. An answer tells of its question in its first words, and the rest follows from them: per token,
-a short answer is ahead. On replies of OASST1's validation split under SmolLM2-135M-Instruct the cut
-at 20 or 50 words beats the whole reply in four of five, and `Yes.` in one of two; by the sum the
-whole reply wins over its cut in nine of ten, and over `Yes.` always. The gate (evals.gate) lets
-neither into a verdict untested. What a long answer gains by the sum, it loses by breaking its
-limit: a comparison counts quality only where the limit was kept.
+a short answer is ahead. Of 26 prompts of OASST1's English validation split under
+SmolLM2-135M-Instruct, the best human reply scored per token below its own cut at 20 or 50 words in
+42 of 48 cases and below `Yes.` in 11 of 25; by the sum it scored above its cuts in 46 of 48, above
+`Yes.` in all. The gate (evals.gate) lets neither into a verdict untested. What a long answer gains
+by the sum, it loses by breaking its limit: a comparison counts quality only where the limit was
+kept.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,237 @@
+"""Relevance under a frozen model, the answers it is tried on, and the gate."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dataset_builder.template import completion_ids, find_template, prompt_ids
+from dataset_builder.words import count_words
+from evals.gate import LIMITED, gate
+from evals.prompts import Prompt
+from evals.relevance import log_likelihoods, other_prompts, relevances
+from evals.scorers import Relevance
+from evals.scoring import ONE_WORD, Answered, other_replies, reference_answers, score
+from evals.suite import Suite
+from tests.tiny import ANSWERS, QUESTIONS, tiny_llama, tiny_phi, tiny_tokenizer
+
+
+def prompts(*replies: str | None, same_tree: bool = False) -> list[Prompt]:
+    return [
+        Prompt(
+            f"p{place}",
+            "t" if same_tree else f"t{place}",
+            "held_out",
+            "en",
+            QUESTIONS[place],
+            () if reply is None else (reply, "A worse reply."),
+        )
+        for place, reply in enumerate(replies)
+    ]
+
+
+def plain_log_likelihood(model, template, tokenizer, question: str, answer: str) -> float:
+    """Token by token, without a batch."""
+    ids = prompt_ids(template, tokenizer, [{"role": "user", "content": question}])
+    total = 0.0
+    for token in completion_ids(template, tokenizer, [{"role": "assistant", "content": answer}]):
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        total += float(logits.log_softmax(-1)[token])
+        ids = [*ids, token]
+    return total
+
+
+@pytest.mark.parametrize(("make", "name"), [(tiny_llama, "chatml"), (tiny_phi, "instruct")])
+def test_relevance_is_what_the_own_question_adds_over_others(make, name: str, tmp_path: Path):
+    model = AutoModelForCausalLM.from_pretrained(make(tmp_path / "m"), dtype=torch.float32).eval()
+    template, tokenizer = find_template(name), tiny_tokenizer()
+    asked = prompts(*ANSWERS[:3])
+    others = other_prompts(asked, 2)
+    pairs = [(prompt, answer) for prompt in asked for answer in (prompt.replies[0], "", ONE_WORD)]
+    found = relevances(model, template, tokenizer, pairs + pairs[:3], others)
+    assert len(found) == 9
+    for prompt, answer in pairs[1::3]:
+        own = plain_log_likelihood(model, template, tokenizer, prompt.text, answer)
+        rest = [
+            plain_log_likelihood(model, template, tokenizer, other.text, answer)
+            for other in others[prompt.prompt_id]
+        ]
+        scored = found[prompt.prompt_id, answer]
+        assert scored is not None
+        assert scored.total == pytest.approx(own - sum(rest) / 2, abs=2e-3)
+        ids = completion_ids(template, tokenizer, [{"role": "assistant", "content": answer}])
+        assert scored.per_token == pytest.approx(scored.total / len(ids))
+    # Saying nothing is scored by its end-of-text, and does not win by absence.
+    assert found["p0", ""] is not None
+
+
+def test_an_answer_that_does_not_fit_the_window_has_no_score(tmp_path: Path):
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_llama(tmp_path / "m"), dtype=torch.float32
+    ).eval()
+    template, tokenizer = find_template("chatml"), tiny_tokenizer()
+    asked = prompts("Short.", "Also short.")
+    pairs = [(asked[0], "word " * 600), (asked[0], "Short.")]
+    found = relevances(model, template, tokenizer, pairs, other_prompts(asked, 2))
+    assert found["p0", "word " * 600] is None
+    assert found["p0", "Short."] is not None
+    alone = relevances(model, template, tokenizer, pairs[1:], {"p0": []})
+    assert alone == {("p0", "Short."): None}
+
+
+def test_log_likelihoods_do_not_depend_on_the_batch(tmp_path: Path):
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_phi(tmp_path / "m"), dtype=torch.float32
+    ).eval()
+    sequences = [
+        SimpleNamespace(prompt_ids=tuple(range(5, 5 + n)), answer_ids=tuple(range(40, 41 + m)))
+        for n, m in ((3, 9), (30, 1), (12, 0), (1, 20))
+    ]
+    together = log_likelihoods(model, sequences)
+    apart = [log_likelihoods(model, [sequence])[0] for sequence in sequences]
+    assert together == pytest.approx(apart, abs=1e-3)
+
+
+def test_the_other_prompts_are_of_other_trees_and_always_the_same():
+    asked = prompts(*ANSWERS[:6])
+    drawn = other_prompts(asked, 3)
+    assert drawn == other_prompts(list(reversed(asked)), 3)
+    for name, others in drawn.items():
+        assert len({other.tree_id for other in others} - {name.replace("p", "t")}) == 3
+    assert other_prompts(prompts("a", "b", same_tree=True), 3) == {"p0": [], "p1": []}
+    # More of them hold the fewer.
+    fewer = other_prompts(asked, 2)
+    assert all(drawn[name][:2] == others for name, others in fewer.items())
+
+
+def test_the_other_reply_is_the_nearest_in_words_from_another_tree():
+    found = other_replies(prompts("one two three", "a b c d", "a b c d e f g", None))
+    assert found == {"p0": "a b c d", "p1": "one two three", "p2": "a b c d"}
+    assert other_replies(prompts("only one", None)) == {}
+
+
+def test_beside_the_base_stand_the_human_and_what_wins_trivially():
+    first, second, third = prompts("one two three four five", "six seven eight", None)
+    answered = [
+        Answered("run", prompt, limit, None if limit is None else "lift", 0, text, True)
+        for prompt in (first, second, third)
+        for limit, text in ((2, "x y z"), (None, "u v w x"))
+    ]
+    rows = {
+        (each.answerer, each.prompt.prompt_id, each.limit): each.answer
+        for each in reference_answers(answered)
+    }
+    assert rows["human", "p0", 2] == rows["human", "p0", None] == first.replies[0]
+    assert rows["human_cut", "p0", 2] == "one two"
+    assert rows["other_human", "p0", 2] == second.replies[0]
+    assert rows["base_cut", "p2", 2] == "u v"
+    assert rows["one_word", "p2", None] == ONE_WORD
+    assert count_words(ONE_WORD) == 1
+    assert not {key for key in rows if key[2] is None and key[0].endswith("_cut")}
+    assert not {key for key in rows if key[1] == "p2" and "human" in key[0]}
+
+
+def test_scores_are_long_rows_and_what_cannot_be_scored_is_counted_not_zero():
+    asked = prompts("one two three", "four five six")
+    suite = Suite(title="x", limits=(2,), scorers=("violation", "words", "relevance_total"))
+    generations = [
+        {"prompt_id": prompt.prompt_id, "limit": limit, "wording": None, "sample": 0}
+        | {"answer": f"{prompt.prompt_id} a b", "is_stopped": True}
+        for prompt in asked
+        for limit in (2, None)
+    ]
+    found = score(
+        suite,
+        asked,
+        generations,
+        lambda pairs: {
+            (prompt.prompt_id, answer): None if prompt.prompt_id == "p0" else Relevance(1.0, 9.0)
+            for prompt, answer in pairs
+        },
+        is_base=False,
+    )
+    rows = found.table.to_pylist()
+    assert found.unscored == {"relevance_total": 2}
+    assert found.gates == []
+    assert {row["answerer"] for row in rows} == {"run"}
+    assert [row["limit"] for row in rows if row["metric"] == "violation"] == [2, 2]
+    assert [row["value"] for row in rows if row["metric"] == "relevance_total"] == [9.0, 9.0]
+
+
+def gate_of(n: int, scores: dict[str, float], limits: tuple[int, ...] = (20,), **changed: float):
+    """The gate over n prompts where every answerer scores the same on each, but for `changed`."""
+    values = {
+        (answerer, f"p{place}", limit): value
+        for place in range(n)
+        for limit in (*limits, None)
+        for answerer, value in (scores | (changed if place < n * 0.3 else {})).items()
+    }
+    return gate("relevance", values, {f"p{place}": 100 for place in range(n)}, limits)
+
+
+GOOD = {"human": 3.0} | dict.fromkeys(LIMITED, 1.0)
+
+
+def test_the_gate_passes_where_the_human_reply_beats_every_trivial_answer():
+    found = gate_of(40, GOOD)
+    assert found.passed
+    assert [(win["limit"], win["over"]) for win in found.wins] == [(20, name) for name in LIMITED]
+    assert all(win["share"] == 1 and win["n"] == 40 and win["low"] > 0.9 for win in found.wins)
+    # Seven in ten are more than half by their interval too, when they are this many.
+    assert gate_of(60, GOOD, one_word=9.0).passed
+    assert not gate_of(20, GOOD, one_word=9.0).passed
+
+
+@pytest.mark.parametrize(
+    ("rival", "named"),
+    [
+        ("human_cut", "its own cut"),
+        ("other_human", "another prompt's reply"),
+        ("one_word", "one word"),
+        ("base_cut", "the base model's answer cut at the limit"),
+    ],
+)
+def test_one_trivial_winner_is_enough_to_fail(rival: str, named: str):
+    lost = gate_of(40, GOOD | {rival: 5.0})
+    tied = gate_of(40, GOOD | {rival: 3.0})
+    assert not lost.passed
+    assert not tied.passed
+    assert (
+        lost.reason == f"at 20 words the human reply scores above {named} in only 0 of 40 prompts"
+    )
+
+
+def test_few_prompts_cannot_pass_the_gate():
+    found = gate_of(5, GOOD)
+    assert not found.passed
+    assert "in 5 of 5 prompts, too few" in found.reason
+    assert gate_of(0, GOOD).reason == "no held-out prompt has a human reply"
+
+
+def test_only_replies_longer_than_the_limit_are_held_against_their_cut():
+    values = {
+        (answerer, f"p{place}", limit): value
+        for place in range(40)
+        for limit in (20, 200)
+        for answerer, value in GOOD.items()
+    }
+    words = {f"p{place}": 30 if place < 25 else 10 for place in range(40)}
+    found = gate("relevance", values, words, (20, 200))
+    counts = {(win["limit"], win["over"]): win["n"] for win in found.wins}
+    assert counts[20, "human_cut"] == 25
+    assert counts[200, "human_cut"] == 0
+    assert counts[200, "one_word"] == 40
+    assert not found.passed
+    assert found.reason == "at 200 words no prompt has both a human reply and its own cut"
+
+
+def test_without_limits_the_gate_is_that_of_plain_answers():
+    found = gate_of(40, GOOD, limits=())
+    assert [(win["limit"], win["over"]) for win in found.wins] == [
+        (None, "other_human"),
+        (None, "one_word"),
+    ]
+    assert found.passed
