@@ -24,8 +24,7 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def scores(broken: np.ndarray, quality: float | None = None, first: int = 0) -> dict:
-    """Violations given as (prompts,) chances of 0 and 1, the same at each limit; words beside
-    them."""
+    """Violations given as zeros and ones, the same at each limit, with words beside them."""
     found: dict = {}
     for place, value in enumerate(broken, start=first):
         for limit in LIMITS:
