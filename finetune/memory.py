@@ -52,7 +52,7 @@ def estimate(directory: Path, preset: Preset) -> Estimate:
     per_token = elements * _ACTIVATION_BYTES
     if preset.training.gradient_checkpointing:
         hidden = max((min(shape) for shape in adapted), default=0)
-        per_token = 2 * hidden * depth + 2 * per_token / depth
+        per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
     activations = tokens * per_token
     return Estimate(
         weights=int(weights),
