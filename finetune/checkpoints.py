@@ -57,15 +57,25 @@ def unfinished_of(run: Path) -> Path:
 
 
 def refuse_unwanted(folder: Path, guard: Guard, *, resume: bool, restart: bool) -> None:
-    """Raise InputError where the run in `folder` would be lost, or continued on something else."""
-    if restart or newest(folder) is None:
+    """Raise InputError where the run in `folder` would be lost, or continued on something else.
+
+    A rebuilt variant or an edited preset gives the run another folder, so with `resume` those of
+    the same names are looked at too: going on with them is what was meant.
+    """
+    if restart:
         return
-    if not resume:
-        raise InputError(
-            f"{folder}: this run was begun and not finished",
-            "`--resume` goes on from its last checkpoint, `--restart` begins again",
-        )
-    refuse_differences(folder, guard)
+    if newest(folder) is not None:
+        if not resume:
+            raise InputError(
+                f"{folder}: this run was begun and not finished",
+                "`--resume` goes on from its last checkpoint, `--restart` begins again",
+            )
+        refuse_differences(folder, guard)
+    elif resume:
+        name = f"{guard.preset_name}-*/{guard.variant}-*-s{guard.seed}{UNFINISHED}"
+        for other in sorted(folder.parents[1].glob(name)):
+            if other != folder and newest(other) is not None:
+                refuse_differences(other, guard)
 
 
 def begin(folder: Path, guard: Guard, *, restart: bool) -> tuple[Path, Complete] | None:

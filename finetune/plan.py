@@ -98,6 +98,7 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
     files = ready_base(preset.base, report)
     tokenizer = load_tokenizer(files, template)
     extra_ids = extend_tokenizer(tokenizer, preset.extra_tokens)
+    report(f"fitting {target.manifest.splits['train'].rows:,} rows to {preset.length} tokens")
     rows, fit = read_rows(target.variant, "train", template, tokenizer, preset)
     held, held_fit = read_rows(target.variant, "validation", template, tokenizer, preset)
     batch = preset.training.batch

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow.compute as pc
 
 from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
 from dataset_builder.errors import InputError
@@ -259,7 +260,8 @@ def _refuse_changed_rows(trainer: Any, plan: Plan) -> None:
     kept = trainer.train_dataset
     if len(kept) != plan.budget.examples_seen:
         raise RuntimeError(f"the trainer holds {len(kept)} rows, not {plan.budget.examples_seen}")
-    trained = sum(sum(label != IGNORED for label in row) for row in kept["labels"])
+    labels = kept.with_format("arrow")[:]["labels"].combine_chunks().flatten()
+    trained = pc.sum(pc.not_equal(labels, IGNORED)).as_py()
     if trained != plan.budget.trained_tokens:
         raise RuntimeError(
             f"the trainer would train {trained} tokens, not {plan.budget.trained_tokens}"

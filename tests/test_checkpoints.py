@@ -206,6 +206,29 @@ def test_a_run_is_not_resumed_on_anything_else(plan):
     assert newest(plan.unfinished) is not None  # what was there is there still
 
 
+def test_resuming_after_an_edit_says_what_was_edited(plan, folder: Path):
+    with pytest.raises(Stopped):
+        sft.train(plan, Memory(stop_at=3))
+    original = (folder / "tiny.toml").read_text()
+    tiny_preset(folder / "tiny.toml", folder / "llama", training="learning_rate = 0.5")
+    edited = planned(folder / "tiny.toml")
+    (folder / "tiny.toml").write_text(original)
+
+    assert edited.unfinished != plan.unfinished
+    with pytest.raises(InputError, match=r"learning_rate` was `0\.01`, is now `0\.5`"):
+        sft.train(edited, Memory(), resume=True)
+    assert not edited.unfinished.exists()
+
+
+def test_resuming_where_nothing_was_begun_begins(plan, whole: Path):
+    watcher = Memory()
+    directory = sft.train(plan, watcher, resume=True)
+
+    assert watcher.steps[0].step == 1
+    assert load_run(directory).resumed == []
+    assert_same_run(directory, whole)
+
+
 def guard(**changes) -> Guard:
     values = {
         "variant": "full",
