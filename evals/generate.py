@@ -1,9 +1,8 @@
-"""Batched greedy answers, each stored as soon as it is there and keyed by everything that
-determines it.
+"""Batched greedy answers, each stored once it is there and keyed by everything that determines it.
 
-Questions with equally many tokens allowed go together, so that a cap is exact; within those, long
-prompts first, so that a batch holds little padding and too small a memory shows at once. No Polars
-and no DuckDB in here.
+Questions with about as many tokens allowed go together, and within a batch each answer is cut at
+its own number exactly. Long prompts go first, so that a batch holds little padding. No Polars and
+no DuckDB in here.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -128,17 +126,18 @@ def generate(
 
 
 def batches(asked: Sequence[Asked], tokens: int, rows: int) -> Iterator[list[Asked]]:
-    """The questions in batches of one cap each, of at most `rows` answers and about `tokens`
-    tokens, padding counted."""
-    ordered = sorted(asked, key=lambda question: (question.allowed, -len(question.ids)))
-    for allowed, group in groupby(ordered, key=lambda question: question.allowed):
-        batch: list[Asked] = []
-        for question in group:
-            widest = len(batch[0].ids) if batch else 0
-            if batch and (len(batch) == rows or (len(batch) + 1) * (widest + allowed) > tokens):
-                yield batch
-                batch = []
-            batch.append(question)
+    """The questions in batches of at most `rows` answers and about `tokens` tokens, padding
+    counted; those of one cap stand together.
+    """
+    batch: list[Asked] = []
+    for question in sorted(asked, key=lambda each: (-each.allowed, -len(each.ids))):
+        wider = [*batch, question]
+        room = max(len(each.ids) for each in wider) + max(each.allowed for each in wider)
+        if batch and (len(wider) > rows or len(wider) * room > tokens):
+            yield batch
+            wider = [question]
+        batch = wider
+    if batch:
         yield batch
 
 
@@ -217,13 +216,15 @@ def _batch(model: Any, template: Template, tokenizer: Any, batch: Sequence[Asked
     # Answers begin where prompts end, so padding goes left.
     padded = [[ends[0]] * (width - len(question.ids)) + list(question.ids) for question in batch]
     mask = [[0] * (width - len(question.ids)) + [1] * len(question.ids) for question in batch]
-    stops = StoppingCriteriaList([_StopTexts(template, tokenizer, width)] if template.stops else [])
+    stops = StoppingCriteriaList([_Allowed(batch, width)])
+    if template.stops:
+        stops.append(_StopTexts(template, tokenizer, width))
     with torch.inference_mode():
         output = model.generate(
             input_ids=torch.tensor(padded, device=device),
             attention_mask=torch.tensor(mask, device=device),
             generation_config=GenerationConfig(
-                max_new_tokens=batch[0].allowed,
+                max_new_tokens=max(question.allowed for question in batch),
                 do_sample=False,
                 use_cache=True,
                 eos_token_id=ends,
@@ -232,7 +233,7 @@ def _batch(model: Any, template: Template, tokenizer: Any, batch: Sequence[Asked
             stopping_criteria=stops,
         )
     return [
-        read_answer(question, ids[width:].tolist(), template, tokenizer)
+        read_answer(question, ids[width : width + question.allowed].tolist(), template, tokenizer)
         for question, ids in zip(batch, output, strict=True)
     ]
 
@@ -258,6 +259,16 @@ def read_answer(question: Asked, ids: list[int], template: Template, tokenizer: 
 def _holds_stop(ids: Sequence[int], template: Template, tokenizer: Any) -> bool:
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return any(stop in text for stop in template.stops)
+
+
+class _Allowed(StoppingCriteria):
+    """Cuts each answer at the tokens it may have."""
+
+    def __init__(self, batch: Sequence[Asked], width: int) -> None:
+        self.lengths = [width + question.allowed for question in batch]
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.tensor(self.lengths, device=input_ids.device) <= input_ids.shape[1]
 
 
 class _StopTexts(StoppingCriteria):

@@ -18,7 +18,6 @@ kept.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,16 +27,6 @@ from dataset_builder.template import Template, encode_completions, encode_prompt
 from evals.generate import window
 from evals.prompts import Prompt
 from evals.scorers import Relevance
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """One answer after one question, as ids."""
-
-    pair: tuple[str, str]  # prompt_id, answer
-    is_own: bool
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
 
 
 def other_prompts(prompts: Sequence[Prompt], n: int) -> dict[str, list[Prompt]]:
@@ -64,75 +53,71 @@ def relevances(
     None where the answer and one of its questions do not fit into the model's window together, or
     where the suite has no other prompt to compare with.
     """
-    unique = list(
-        {(prompt.prompt_id, answer): (prompt, answer) for prompt, answer in pairs}.values()
-    )
+    unique = list({(prompt.prompt_id, a): (prompt, a) for prompt, a in pairs}.values())
     asked = _encoded_prompts(template, tokenizer, [prompt for prompt, _ in unique], others)
-    answers = encode_completions(
-        template, tokenizer, ([{"role": "assistant", "content": a}] for _, a in unique)
-    )
-    sequences: list[_Sequence] = []
+    completions = ([{"role": "assistant", "content": answer}] for _, answer in unique)
+    answers = encode_completions(template, tokenizer, completions)
     found: dict[tuple[str, str], Relevance | None] = {}
-    lengths = {}
-    for (prompt, answer), ids in zip(unique, answers, strict=True):
-        pair = (prompt.prompt_id, answer)
-        read_after = [prompt, *others[prompt.prompt_id]]
-        longest = max(len(asked[each.prompt_id]) for each in read_after)
-        found[pair] = None
-        lengths[pair] = len(ids)
-        if len(read_after) > 1 and longest + len(ids) <= window(model.config):
-            sequences += [
-                _Sequence(pair, place == 0, asked[each.prompt_id], tuple(ids))
-                for place, each in enumerate(read_after)
-            ]
-    own: dict[tuple[str, str], float] = {}
-    others_sum: dict[tuple[str, str], list[float]] = {}
-    done = 0
-    for batch in _batches(
-        sequences, 2_048 if next(model.parameters()).device.type == "cpu" else 16_384
-    ):
-        for sequence, value in zip(batch, log_likelihoods(model, batch), strict=True):
-            if sequence.is_own:
-                own[sequence.pair] = value
-            else:
-                others_sum.setdefault(sequence.pair, []).append(value)
-        done += len(batch)
-        report(done, len(sequences))
-    for pair, value in own.items():
-        total = value - sum(others_sum[pair]) / len(others_sum[pair])
-        found[pair] = Relevance(total / lengths[pair], total)
+    # By question: the answers that are read after it, so that it is read once for all of them.
+    read_after: dict[str, list[int]] = {}
+    for place, ((prompt, answer), ids) in enumerate(zip(unique, answers, strict=True)):
+        found[prompt.prompt_id, answer] = None
+        after = [prompt, *others[prompt.prompt_id]]
+        longest = max(len(asked[each.prompt_id]) for each in after)
+        if len(after) > 1 and longest + len(ids) <= window(model.config):
+            for each in after:
+                read_after.setdefault(each.prompt_id, []).append(place)
+    total = sum(map(len, read_after.values()))
+    values: dict[tuple[int, str], float] = {}
+    for question, places in read_after.items():
+        for batch in _batches(places, answers, asked[question], batch_tokens(model)):
+            read = log_likelihoods(model, asked[question], [answers[place] for place in batch])
+            values |= {(place, question): value for place, value in zip(batch, read, strict=True)}
+            report(len(values), total)
+    for place, (prompt, answer) in enumerate(unique):
+        own = values.get((place, prompt.prompt_id))
+        if own is not None:
+            rest = [values[place, other.prompt_id] for other in others[prompt.prompt_id]]
+            gain = own - sum(rest) / len(rest)
+            found[prompt.prompt_id, answer] = Relevance(gain / len(answers[place]), gain)
     return found
 
 
-def log_likelihoods(model: Any, batch: Sequence[Any]) -> list[float]:
-    """The log-likelihood of each sequence's answer ids after its prompt ids, in nats; summed in
-    float32.
+def log_likelihoods(
+    model: Any, prompt: Sequence[int], answers: Sequence[Sequence[int]]
+) -> list[float]:
+    """The log-likelihood of each answer's ids after the prompt's, in nats; summed in float32.
 
-    Padded on the left, so that every answer ends at the last place and only the places before
-    answers need logits.
+    The prompt is read once and its keys and values shared. Answers are padded on the right, where
+    nothing that counts can see the padding.
     """
     device = next(model.parameters()).device
-    rows = [[*sequence.prompt_ids, *sequence.answer_ids] for sequence in batch]
-    width = max(map(len, rows))
-    keep = max(len(sequence.answer_ids) for sequence in batch) + 1
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    width = max(map(len, answers))
+    ids = torch.tensor([[*each, *[0] * (width - len(each))] for each in answers], device=device)
+    seen = [[1] * (len(prompt) + len(each)) + [0] * (width - len(each)) for each in answers]
     with torch.inference_mode():
+        first = model(torch.tensor([list(prompt)], device=device), logits_to_keep=1, use_cache=True)
+        cache = first.past_key_values
+        cache.batch_repeat_interleave(len(answers))
         logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            logits_to_keep=keep,
-            use_cache=False,
+            ids[:, :-1] if width > 1 else ids,
+            attention_mask=torch.tensor(seen, device=device)[:, : len(prompt) + max(1, width - 1)],
+            past_key_values=cache,
+            use_cache=True,
         ).logits
         sums = []
         # Row by row, so that the vocabulary is never held in float32 for the whole batch.
-        for row, sequence in enumerate(batch):
-            n = len(sequence.answer_ids)
-            scores = logits[row, -n - 1 : -1].float()
-            chosen = scores.gather(1, ids[row, -n:, None]).squeeze(1)
+        for row, each in enumerate(answers):
+            n = len(each)
+            scores = torch.cat([first.logits[0, -1:], logits[row, : n - 1]]).float()
+            chosen = scores.gather(1, ids[row, :n, None]).squeeze(1)
             sums.append((chosen - scores.logsumexp(1)).sum())
         return torch.stack(sums).tolist()
+
+
+def batch_tokens(model: Any) -> int:
+    """How many tokens to read at once: what their keys, values and logits leave room for."""
+    return 2_048 if next(model.parameters()).device.type == "cpu" else 16_384
 
 
 def _encoded_prompts(
@@ -147,13 +132,15 @@ def _encoded_prompts(
     return {name: tuple(ids) for name, ids in zip(needed, encoded, strict=True)}
 
 
-def _batches(sequences: Sequence[_Sequence], tokens: int) -> list[list[_Sequence]]:
-    """The sequences, longest first, in batches of about `tokens` tokens, padding counted."""
-    batches: list[list[_Sequence]] = []
+def _batches(
+    places: Sequence[int], answers: Sequence[Sequence[int]], prompt: Sequence[int], tokens: int
+) -> list[list[int]]:
+    """The places in batches of about `tokens` tokens, padding counted, and the prompt for each."""
+    batches: list[list[int]] = []
     width = 0
-    for sequence in sorted(sequences, key=lambda s: -len(s.prompt_ids) - len(s.answer_ids)):
+    for place in sorted(places, key=lambda each: -len(answers[each])):
         if not batches or (len(batches[-1]) + 1) * width > tokens:
             batches.append([])
-            width = len(sequence.prompt_ids) + len(sequence.answer_ids)
-        batches[-1].append(sequence)
+            width = len(answers[place]) + len(prompt)
+        batches[-1].append(place)
     return batches

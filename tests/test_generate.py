@@ -109,7 +109,9 @@ def test_a_stop_text_ends_an_answer_and_what_follows_is_not_counted():
     st.integers(1, 9),
     st.integers(60, 600),
 )
-def test_a_batch_has_one_cap_and_stays_within_its_room(lengths: list, rows: int, tokens: int):
+def test_batches_hold_every_question_once_and_stay_within_their_room(
+    lengths: list, rows: int, tokens: int
+):
     asked = [
         Asked(str(place), tuple(range(length)), allowed)
         for place, (length, allowed) in enumerate(lengths)
@@ -117,10 +119,12 @@ def test_a_batch_has_one_cap_and_stays_within_its_room(lengths: list, rows: int,
     made = list(batches(asked, tokens, rows))
     assert sorted(q.key for batch in made for q in batch) == sorted(q.key for q in asked)
     for batch in made:
-        assert len({question.allowed for question in batch}) == 1
         assert 1 <= len(batch) <= rows
-        widest = max(len(question.ids) for question in batch)
-        assert len(batch) == 1 or len(batch) * (widest + batch[0].allowed) <= tokens
+        room = max(len(q.ids) for q in batch) + max(q.allowed for q in batch)
+        assert len(batch) == 1 or len(batch) * room <= tokens
+    # Caps stand together: a batch ends one cap before it begins the next.
+    caps = [question.allowed for batch in made for question in batch]
+    assert caps == sorted(caps, reverse=True)
     assert list(batches([], tokens, rows)) == []
 
 

@@ -1,7 +1,6 @@
 """Relevance under a frozen model, the answers it is tried on, and the gate."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,12 +85,10 @@ def test_log_likelihoods_do_not_depend_on_the_batch(tmp_path: Path):
     model = AutoModelForCausalLM.from_pretrained(
         tiny_phi(tmp_path / "m"), dtype=torch.float32
     ).eval()
-    sequences = [
-        SimpleNamespace(prompt_ids=tuple(range(5, 5 + n)), answer_ids=tuple(range(40, 41 + m)))
-        for n, m in ((3, 9), (30, 1), (12, 0), (1, 20))
-    ]
-    together = log_likelihoods(model, sequences)
-    apart = [log_likelihoods(model, [sequence])[0] for sequence in sequences]
+    prompt = tuple(range(5, 35))
+    answers = [tuple(range(40, 41 + n)) for n in (9, 1, 0, 20)]
+    together = log_likelihoods(model, prompt, answers)
+    apart = [log_likelihoods(model, prompt, [answer])[0] for answer in answers]
     assert together == pytest.approx(apart, abs=1e-3)
 
 
