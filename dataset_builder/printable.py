@@ -1,6 +1,7 @@
 """Foreign text made safe to show in a terminal.
 
-A reply may hold escape sequences, carriage returns or bidirectional overrides, and Rich passes most of them through.
+A reply may hold escape sequences, carriage returns or bidirectional overrides, and Rich passes most
+of them through.
 """
 
 import unicodedata
@@ -23,5 +24,6 @@ def printable(text: str) -> str:
 def _is_control(character: str) -> bool:
     if character in "\n\t\u200c\u200d":
         return False
-    # Zl and Zp are line and paragraph separators, Cs a lone surrogate, which no terminal can encode.
+    # Zl and Zp are line and paragraph separators, Cs a lone surrogate, which no terminal can
+    # encode.
     return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}

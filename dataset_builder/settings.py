@@ -76,7 +76,9 @@ def settings_digest(settings: msgspec.Struct) -> str:
 
 
 def as_stored(settings: msgspec.Struct) -> dict[str, Any]:
-    """The settings as they come back from a JSON file: what was stored and what is now compare equal."""
+    """The settings as they come back from a JSON file: what was stored and what is now compare
+    equal.
+    """
     stored: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))
     return stored
 

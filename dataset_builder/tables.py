@@ -195,7 +195,7 @@ def write_table(table: pa.Table, declared: Table, out: Path) -> None:
 
 
 def read_table(path: Path, declared: Table) -> pa.Table:
-    """The table stored at `path`. Raises InputError where it is absent, damaged or another table."""
+    """The table stored at `path`. Raises InputError where it is absent, damaged or another."""
     try:
         # Opened as a file, so that a name with `*` in it is a name.
         with path.open("rb") as file:

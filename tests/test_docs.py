@@ -1,4 +1,6 @@
-"""The docs say what is there: the command reference, the README's tree, commands and links, the justfile."""
+"""The docs say what is there: the command reference, the README's tree, commands and links, the
+justfile.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""The whole path, through the commands' own functions: exports to a verdict, on tiny models of random weights."""
+"""The whole path, through the commands' own functions: exports to a verdict, on tiny models of
+random weights.
+"""
 
 import json
 from pathlib import Path
@@ -74,7 +76,8 @@ def test_from_exports_to_a_verdict(
     assert "http://" not in page.replace("http://www.w3.org/", "")
     reports.list_artifacts()
     listed = capsys.readouterr().out
-    assert "concise_best" in listed and "mine" in listed
+    assert "concise_best" in listed
+    assert "mine" in listed
 
 
 def check_runs(runs: list[Run]) -> None:

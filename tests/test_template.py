@@ -1,4 +1,6 @@
-"""One renderer: only the template writes control tokens, and its ids are those of the whole conversation."""
+"""One renderer: only the template writes control tokens, and its ids are those of the whole
+conversation.
+"""
 
 from functools import cache
 
@@ -32,11 +34,13 @@ tokenizer = cache(tiny_tokenizer)
         ("instruct", "Instruct: What do bees make?\nOutput: Honey.<|endoftext|>"),
         (
             "chatml",
-            "<|im_start|>user\nWhat do bees make?<|im_end|>\n<|im_start|>assistant\nHoney.<|im_end|>",
+            "<|im_start|>user\nWhat do bees make?<|im_end|>\n"
+            "<|im_start|>assistant\nHoney.<|im_end|>",
         ),
         (
             "smollm2",
-            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+            "<|im_start|>system\n"
+            "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
             "<|im_end|>\n<|im_start|>user\nWhat do bees make?<|im_end|>\n"
             "<|im_start|>assistant\nHoney.<|im_end|>",
         ),
