@@ -1,11 +1,15 @@
-"""Whether a quality scorer may enter a verdict: it must see that a relevant human reply is better
-than what wins trivially.
+"""Whether a quality scorer may enter a verdict: it must rank a relevant human reply above what wins
+trivially.
 
 At each stated limit the best-ranked human reply must score above, in more than half of the held-out
 prompts: the same reply cut at the limit (where it is longer than the limit at all), another
-prompt's reply of about the same length, one word, and the base model's answer cut at the limit.
-"More than half" means that the whole exact 95 % interval of the share (Clopper and Pearson) lies
-above one half; a tie is no win. Few prompts cannot pass.
+prompt's reply of about the same length, and one word. "More than half" means that the whole exact
+95 % interval of the share (Clopper and Pearson) lies above one half; a tie is no win. Few prompts
+cannot pass.
+
+The base model's answer cut at the limit is tried too, and reported, and decides nothing: it is no
+bad answer, and a scorer under that same model knows its own words again. Where it wins, the scorer
+leans towards answers in the base's manner, and the reason says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +20,11 @@ from scipy.stats import binomtest
 from evals.tables import Gate
 
 # The answers that a human reply must beat, in the order they are reported.
-LIMITED = ("human_cut", "other_human", "one_word", "base_cut")
+LIMITED = ("human_cut", "other_human", "one_word")
 UNLIMITED = ("other_human", "one_word")
+
+# Tried beside them, deciding nothing.
+BESIDE = ("base_cut",)
 
 # By answerer, prompt and limit: the score.
 Values = Mapping[tuple[str, str, int | None], float]
@@ -39,16 +46,15 @@ def gate(
     wins = [
         _wins(values, reply_words, limit, rival)
         for limit in (limits or (None,))
-        for rival in (LIMITED if limit is not None else UNLIMITED)
+        for rival in ((*LIMITED, *BESIDE) if limit is not None else UNLIMITED)
     ]
-    failed = [win for win in wins if not win["passed"]]
+    failed = [win for win in wins if not win["passed"] and win["over"] not in BESIDE]
     if not failed:
-        return Gate(
-            metric=metric,
-            passed=True,
-            wins=wins,
-            reason="the human reply scores above each trivial answer in more than half of them",
-        )
+        reason = "the human reply scores above each trivial answer in more than half of the prompts"
+        lost = [win for win in wins if win["over"] in BESIDE and not win["passed"]]
+        if lost:
+            reason += f"; not so above {_NAMES['base_cut']}: it leans towards the base's manner"
+        return Gate(metric=metric, passed=True, wins=wins, reason=reason)
     worst = min(failed, key=lambda win: (win["share"] or 0, win["n"]))
     place = "without a limit" if worst["limit"] is None else f"at {worst['limit']} words"
     name = _NAMES[worst["over"]]

@@ -169,13 +169,15 @@ def gate_of(n: int, scores: dict[str, float], limits: tuple[int, ...] = (20,), *
     return gate("relevance", values, {f"p{place}": 100 for place in range(n)}, limits)
 
 
-GOOD = {"human": 3.0} | dict.fromkeys(LIMITED, 1.0)
+GOOD = {"human": 3.0} | dict.fromkeys((*LIMITED, "base_cut"), 1.0)
 
 
 def test_the_gate_passes_where_the_human_reply_beats_every_trivial_answer():
     found = gate_of(40, GOOD)
     assert found.passed
-    assert [(win["limit"], win["over"]) for win in found.wins] == [(20, name) for name in LIMITED]
+    assert [(win["limit"], win["over"]) for win in found.wins] == [
+        (20, name) for name in (*LIMITED, "base_cut")
+    ]
     assert all(win["share"] == 1 and win["n"] == 40 and win["low"] > 0.9 for win in found.wins)
     # Seven in ten are more than half by their interval too, when they are this many.
     assert gate_of(60, GOOD, one_word=9.0).passed
@@ -188,7 +190,6 @@ def test_the_gate_passes_where_the_human_reply_beats_every_trivial_answer():
         ("human_cut", "its own cut"),
         ("other_human", "another prompt's reply"),
         ("one_word", "one word"),
-        ("base_cut", "the base model's answer cut at the limit"),
     ],
 )
 def test_one_trivial_winner_is_enough_to_fail(rival: str, named: str):
@@ -199,6 +200,15 @@ def test_one_trivial_winner_is_enough_to_fail(rival: str, named: str):
     assert (
         lost.reason == f"at 20 words the human reply scores above {named} in only 0 of 40 prompts"
     )
+
+
+def test_the_bases_own_words_are_tried_and_said_but_decide_nothing():
+    found = gate_of(40, GOOD | {"base_cut": 5.0})
+    assert found.passed
+    assert found.wins[-1]["over"] == "base_cut"
+    assert found.wins[-1]["share"] == 0
+    assert found.reason.endswith("it leans towards the base's manner")
+    assert "leans" not in gate_of(40, GOOD).reason
 
 
 def test_few_prompts_cannot_pass_the_gate():
