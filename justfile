@@ -64,7 +64,8 @@ test *arguments: environment
 # Rewrite the golden files and docs/commands.md; read the diff before you commit it
 [group('development')]
 golden: environment
-    UPDATE_GOLDEN=1 {{ python }} -m pytest -q tests/test_terminal.py tests/test_docs.py
+    {{ python }} -m tests.golden
+    UPDATE_GOLDEN=1 {{ python }} -m pytest -q tests/test_docs.py -k reference
 
 # Format the code and mend what the linter can
 [group('development')]
