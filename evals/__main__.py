@@ -46,7 +46,8 @@ def evaluate(
         Say what would be done, and stop.
     """
     from dataset_builder.errors import InputError
-    from evals import evaluation
+    from evals.evaluation import evaluate as run_evaluation
+    from evals.plan import intention, plan
     from evals.progress import Display
     from evals.summary import gate_lines, summary_table
     from finetune.progress import without_known_noise
@@ -58,12 +59,12 @@ def evaluate(
         raise InputError(f"--batch {batch} makes no answer", "give 1 or more, or leave it out")
     found = list(dict.fromkeys(path for name in runs for path in find_runs(name)))
     with without_known_noise(), Display(talk) as display:
-        planned = evaluation.plan(found, suite, prompts or [], display)
+        planned = plan(found, suite, prompts or [], display)
         if dry_run:
             for each in planned:
-                data.print(evaluation.intention(each, rescore), soft_wrap=True, markup=False)
+                data.print(intention(each, rescore), soft_wrap=True, markup=False)
             return
-        directories = evaluation.evaluate(planned, display, rows=batch, rescore=rescore)
+        directories = run_evaluation(planned, display, rows=batch, rescore=rescore)
     talk.print(summary_table(directories))
     for line in gate_lines(directories):
         talk.print(line, soft_wrap=True, markup=False)

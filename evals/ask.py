@@ -20,7 +20,7 @@ from finetune.preset import Preset
 from finetune.run import Run, load_run
 
 if TYPE_CHECKING:
-    from evals.evaluation import Watcher
+    from evals.plan import Watcher
 
 # As `word_limit` asks.
 WORDING = "lift"

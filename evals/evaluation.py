@@ -1,5 +1,4 @@
-"""What an evaluation would do, as values that a dry run prints, and the doing of it: answer, then
-score.
+"""What is planned, done: answer, then score.
 
 Each run answers with its adapter merged into its base. Then the base itself is loaded once: it
 answers too, where it has not yet, and is the frozen model under which relevance is measured for
@@ -7,172 +6,27 @@ all. What exists is skipped.
 """
 
 import gc
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dataset_builder.artifacts import building, file_digest, read_json, write_json
+from dataset_builder.artifacts import building, read_json, write_json
 from dataset_builder.errors import InputError
-from dataset_builder.manifest import Manifest
-from dataset_builder.settings import parse_settings
 from dataset_builder.tables import read_table, table_of, write_table
-from dataset_builder.template import Template, encode_prompts, find_template, stop_ids
+from dataset_builder.template import encode_prompts, stop_ids
 from dataset_builder.words import WORD_COUNTER
-from evals.prompts import (
-    Prompt,
-    PromptFile,
-    Question,
-    contaminated,
-    questions,
-    read_prompt_files,
-    suite_digest,
-    suite_prompts,
-)
+from evals.plan import Planned, Watcher
+from evals.prompts import Prompt, Question, contaminated
 from evals.scoring import Judge, Scored, score
-from evals.suite import Suite, load_suite, suite_label
 from evals.tables import GENERATIONS, SCORES, Evaluation
-from finetune.base import BaseFiles, ready_base
-from finetune.preset import Base, Preset
-from finetune.run import Run, load_run
+from finetune.preset import Base
 
 if TYPE_CHECKING:
     from evals.generate import Asked, Partial
-
-
-class Watcher(Protocol):
-    """Who is told how it goes; nothing that it does changes the evaluation."""
-
-    def say(self, line: str) -> None:
-        """A line worth keeping."""
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """So much of one stage is done."""
-
-
-class Silent:
-    """A watcher that looks away."""
-
-    def say(self, line: str) -> None: ...
-    def progress(self, what: str, done: int, total: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One evaluation: of a run, or of a base model."""
-
-    directory: Path
-    run: Run | None  # None for a base model
-    run_directory: Path | None
-    base: Base
-    files: BaseFiles
-    template: Template
-    tables: str
-    manifest: Manifest | None  # of the run's variant
-    suite: Suite
-    suite_name: str
-    suite_digest: str
-    prompt_files: tuple[PromptFile, ...]
-    prompts: tuple[Prompt, ...]
-    questions: tuple[Question, ...]
-
-    @property
-    def is_done(self) -> bool:
-        return (self.directory / "eval.json").is_file()
-
-    @property
-    def label(self) -> str:
-        return self.run.name if self.run else f"base {self.base.model}"
-
-    @property
-    def partial_path(self) -> Path:
-        return self.directory.with_name(f".{self.directory.name}.partial.jsonl")
-
-
-def plan(
-    run_directories: Sequence[Path], suite_name: str, prompt_files: Sequence[Path], watcher: Watcher
-) -> list[Planned]:
-    """An evaluation per run, and one per base model, template and tables among them.
-
-    Raises InputError where a run is unfinished, its adapter or base is not what it was trained as,
-    a prompt file cannot be read, or no prompt is left.
-    """
-    suite = load_suite(suite_name)
-    name = suite_label(suite_name)
-    files = read_prompt_files(suite, list(prompt_files))
-    digest = suite_digest(suite, files)
-    for file in files:
-        if file.refused:
-            counts = ", ".join(f"{n} {reason}" for reason, n in file.refused.items())
-            watcher.say(
-                f"{file.name}: {len(file.prompts)} prompts; lines refused: {counts} "
-                f"({'; '.join(file.examples)})"
-            )
-    planned: list[Planned] = []
-    for directory in run_directories:
-        run = load_run(directory)
-        preset = parse_settings(run.preset, Preset, f"{directory / 'run.json'}: preset")
-        base_files = ready_base(preset.base, watcher.say)
-        if base_files.digest != run.base.digest:
-            raise InputError(
-                f"run `{run.name}` was trained on base {run.base.digest[:12]}, "
-                f"and `{preset.base.model}` is now {base_files.digest[:12]}",
-                "bring back the model it was trained on, or train it again",
-            )
-        _refuse_changed_adapter(directory, run)
-        prompts = tuple(suite_prompts(suite, name, run.manifest.tables, files))
-        of_run = Planned(
-            directory=directory / "evals" / f"{name}-{digest[:8]}",
-            run=run,
-            run_directory=directory,
-            base=preset.base,
-            files=base_files,
-            template=find_template(preset.template),
-            tables=run.manifest.tables,
-            manifest=run.manifest,
-            suite=suite,
-            suite_name=name,
-            suite_digest=digest,
-            prompt_files=tuple(files),
-            prompts=prompts,
-            questions=tuple(questions(suite, list(prompts))),
-        )
-        of_base = base_evaluation(
-            base_files, preset.base, preset.template, run.manifest.tables, name, digest
-        )
-        planned += [
-            of_run,
-            replace(of_run, directory=of_base, run=None, run_directory=None, manifest=None),
-        ]
-    unique = {each.directory: each for each in planned}
-    return sorted(unique.values(), key=lambda each: each.run is None)
-
-
-def base_evaluation(
-    files: BaseFiles, base: Base, template: str, tables: str, suite_name: str, digest: str
-) -> Path:
-    """Where a base model's answers lie: its name says too how it was quantised, asked, and by which
-    held-out prompts."""
-    parts = [digest, base.quantization, base.precision, template, tables]
-    return (
-        files.home
-        / "evals"
-        / f"{suite_name}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:8]}"
-    )
-
-
-def intention(each: Planned, rescore: bool) -> str:
-    """What evaluating it would do, in one line."""
-    if each.is_done:
-        todo = "would be scored again" if rescore else "is there already"
-    else:
-        todo = f"would be made: {len(each.questions)} answers to {len(each.prompts)} prompts"
-    return f"{each.directory}: {each.label}, {todo}"
 
 
 def evaluate(
@@ -443,15 +297,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _refuse_changed_adapter(directory: Path, run: Run) -> None:
-    path = directory / "adapter" / "adapter_model.safetensors"
-    if not path.is_file():
-        raise InputError(f"run `{run.name}` has no adapter at {path}", "train it again")
-    # A flipped bit in safetensors goes unnoticed by every library that reads it.
-    if file_digest(path) != run.adapter_sha256:
-        raise InputError(
-            f"{path}: not the adapter that run.json names",
-            "bring back the file, or train the run again",
-        )

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from dataset_builder.template import answer_text, find_template, prompt_ids, stop_ids
-from evals.evaluation import Silent, evaluate, plan
+from evals.evaluation import evaluate
 from evals.generate import Answer, Asked, Partial, batches, generate, read_answer
+from evals.plan import Silent, plan
 from tests.runs import tiny_run
 from tests.tiny import QUESTIONS, example, tiny_llama, tiny_phi, tiny_preset, tiny_tokenizer
 from tests.tiny import write_variant as write_tiny_variant
