@@ -2,10 +2,12 @@
 weight was loaded.
 """
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +119,14 @@ def load_merged(
     rounds them again, and merging into the original weights changes the base that the adapter was
     trained on (FACTS 3.3). Without an adapter it is the base alone. In eval mode.
     """
-    model, _ = load_base(files, base, device)
     precision = pick_precision(base, device)
-    if base.quantization == "nf4":
-        unpack_4bit(model, torch.float32 if adapter else precision)
+    if device.type == "cpu":
+        # Packing a weight takes a CPU longer than all else; the models of one evaluation share it.
+        model = copy.deepcopy(_unpacked_base(files, base, device))
+    else:
+        model, _ = load_base(files, base, device)
+        if base.quantization == "nf4":
+            unpack_4bit(model, torch.float32 if adapter else precision)
     if adapter is not None:
         from peft import PeftModel
 
@@ -132,6 +138,14 @@ def load_merged(
     model = model.to(precision)
     model.eval()
     model.requires_grad_(False)
+    return model
+
+
+@lru_cache(maxsize=1)
+def _unpacked_base(files: BaseFiles, base: Base, device: torch.device) -> PreTrainedModel:
+    model, _ = load_base(files, base, device)
+    if base.quantization == "nf4":
+        unpack_4bit(model, pick_precision(base, device))
     return model
 
 
