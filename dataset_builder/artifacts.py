@@ -76,9 +76,10 @@ def building(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         flush(temporary)
-        if out.exists():
+        if out.exists() and any(out.glob("*.json")):
             shutil.rmtree(temporary)
         else:
+            shutil.rmtree(out, ignore_errors=True)  # without its JSON it does not exist
             os.rename(temporary, out)
             flush_directory(out.parent)
     except BaseException:

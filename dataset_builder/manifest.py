@@ -25,7 +25,7 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """tables/<digest12>/source.json: the messages of some sources, threaded and split."""
 
-    digest: str  # of messages' rows and the held-out share
+    digest: str  # of rows, source files, refused rows, word counter, held-out share
     files: list[SourceFile]
     held_out: float  # share of root texts
     trees: int

@@ -18,9 +18,6 @@ from dataset_builder.words import CONCISE_WORDS
 
 RECIPES = Path(__file__).parent / "recipes"
 
-# Named where `concise_best` and the like are built: the variant to begin with.
-DEFAULT = "capped"
-
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Words = Annotated[int, msgspec.Meta(ge=0)]
 Rank = Annotated[int, msgspec.Meta(ge=0)]

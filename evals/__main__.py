@@ -19,7 +19,7 @@ app = App(name="evals", help="A run and a suite make generations and scores.", v
 def evaluate(
     *runs: str,
     suite: str = "word_limit",
-    prompts: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    prompts: Annotated[list[Path] | None, Parameter(consume_multiple=False, negative="")] = None,
     batch: int | None = None,
     rescore: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,

@@ -250,7 +250,13 @@ def _decisive(rows: Sequence[Row], label: str, headline: Sequence[str]) -> dict[
 def _has_one_judge(arms: Sequence[LoadedArm]) -> bool:
     """Whether relevance was measured under one frozen model for all."""
     judges = {
-        (each.evaluation.base_digest, each.evaluation.template)
+        (
+            each.evaluation.base_digest,
+            each.evaluation.template,
+            each.evaluation.tables,  # the other prompts are drawn from these
+            str(each.evaluation.settings.get("quantization")),
+            str(each.evaluation.settings.get("precision")),
+        )
         for arm in arms
         for each in arm.seeds
     }

@@ -66,6 +66,8 @@ def sentence(baseline: str, arm: str, verdict: str, rows: Mapping[str, Row], see
     }[verdict]
     parts = [f"{opening}: {_found(row) if row else _quality(next(iter(rows.values())))}"]
     parts += [_beside(each) for metric, each in rows.items() if metric != "violation" and row]
+    if row and len(rows) == 1 and verdict != CANNOT_TELL:
+        parts.append("Quality was not judged: no scorer passed its gate.")
     parts.append(_shown(row or next(iter(rows.values()))))
     if seeds < SEEDS:
         said = "One seed says" if seeds == 1 else f"{seeds} seeds say"

@@ -117,7 +117,7 @@ def load_merged(
 
     Merged in float32 and then rounded once to the computing precision. Merging into 4-bit weights
     rounds them again, and merging into the original weights changes the base that the adapter was
-    trained on (FACTS 3.3). Without an adapter it is the base alone. In eval mode.
+    trained on. Without an adapter it is the base alone. In eval mode.
     """
     precision = pick_precision(base, device)
     if device.type == "cpu":

@@ -84,7 +84,8 @@ def load_preset(name: str) -> Preset:
     if preset.training.batch % preset.training.micro_batch:
         raise InputError(
             f"preset `{name}`: batch {preset.training.batch} is no multiple of"
-            f" micro_batch {preset.training.micro_batch}"
+            f" micro_batch {preset.training.micro_batch}",
+            "change one of them: a step is made of whole micro-batches",
         )
     return preset
 

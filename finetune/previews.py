@@ -149,7 +149,8 @@ def _scored(
         limit=question.limit,
         answer=text,
         words=words,
-        keeps_limit=None if question.limit is None else words <= question.limit,
+        # An empty answer keeps nothing, as in evals.scorers.
+        keeps_limit=None if question.limit is None else 0 < words <= question.limit,
         is_stopped=is_ended or any(stop in raw for stop in template.stops),
         tokens=length,
     )

@@ -35,7 +35,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     loss: float  # mean over the step's trained tokens
     learning_rate: float
-    grad_norm: float  # before clipping
+    grad_norm: float | None  # before clipping; None at a step that an fp16 scaler skipped
     tokens: int  # through the model in this step, padding aside
     trained_tokens: int
     tokens_per_second: float

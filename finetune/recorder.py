@@ -75,7 +75,7 @@ class Recorder(TrainerCallback):
             step=state.global_step,
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
-            grad_norm=float(logs["grad_norm"]),
+            grad_norm=_finite(float(logs["grad_norm"])),
             tokens=self.budget.tokens_by_step[place],
             trained_tokens=self.budget.trained_tokens_by_step[place],
             tokens_per_second=round(self.budget.tokens_by_step[place] / self._step_seconds, 1),
@@ -106,3 +106,8 @@ class Recorder(TrainerCallback):
                 files={},
             ),
         )
+
+
+def _finite(value: float) -> float | None:
+    """`value`, or None where it is no number: an fp16 scaler skips such a step and goes on."""
+    return value if math.isfinite(value) else None

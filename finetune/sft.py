@@ -311,9 +311,10 @@ def _proof(base: BaseModel) -> str:
 
 def _publish(plan: Plan) -> None:
     """Give the finished run its name; what only served to resume it goes."""
-    for name in ("checkpoints", "trainer"):
-        shutil.rmtree(plan.unfinished / name, ignore_errors=True)
-    (plan.unfinished / "guard.json").unlink()
     flush(plan.unfinished)
     os.rename(plan.unfinished, plan.directory)
     flush_directory(plan.directory.parent)
+    # Only now: a kill before the name was given must find its checkpoints.
+    for name in ("checkpoints", "trainer"):
+        shutil.rmtree(plan.directory / name, ignore_errors=True)
+    (plan.directory / "guard.json").unlink()

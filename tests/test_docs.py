@@ -79,6 +79,10 @@ def test_the_readmes_tree_names_every_module():
         assert not missing, f"the README's tree lacks {package}/{missing}"
 
 
+def test_the_readme_is_finished():
+    assert "@@" not in README.read_text(encoding="utf-8")
+
+
 def test_links_in_the_docs_lead_somewhere():
     seen = 0
     for document in [README, *sorted((ROOT / "docs").glob("*.md"))]:
