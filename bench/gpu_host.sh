@@ -10,7 +10,8 @@
 python_there=3.12
 missing=(trl datasets dill multiprocess msgspec unicode-segmentation-rs bitsandbytes gguf peft
          cyclopts docstring-parser rich-rst)
-model_there=/tmp/packaged-models
+scratch=${TMPDIR:-/tmp}
+model_there=$scratch/packaged-models
 
 wheels() {
   local out=$1 platforms=() name pin
@@ -62,14 +63,14 @@ data() {
 setup() {
   local from=$1
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-    --target /tmp/site "$from"/*.whl || return 1
+    --target "$scratch/site" "$from"/*.whl || return 1
   mkdir -p "$model_there"
   cp "$from"/model.part* "$model_there/" 2>/dev/null
   if [ -f "$model_there/model.part1" ] && [ -f "$model_there/model.part2" ]; then
     cat "$model_there/model.part1" "$model_there/model.part2" > "$model_there/SmolLM2-135M-Instruct.Q4_1.gguf"
     rm "$model_there"/model.part*
   fi
-  export PYTHONPATH=/tmp/site:. PYTHONUNBUFFERED=1 TREETUNE_PACKAGED_MODELS=$model_there
+  export PYTHONPATH=$scratch/site:. PYTHONUNBUFFERED=1 TREETUNE_PACKAGED_MODELS=$model_there
   export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 }
 

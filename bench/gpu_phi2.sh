@@ -5,19 +5,20 @@
 set -euo pipefail
 vocabulary=$1 variant=$2
 out=${OUT:-.}
-python3 bench/random_phi2.py /tmp/phi2 "$vocabulary"
+scratch=${TMPDIR:-/tmp}
+python3 bench/random_phi2.py "$scratch/phi2" "$vocabulary"
 
 preset() { # NAME PRECISION
-  sed -e 's#^model = .*#model = "/tmp/phi2"#' -e '/^revision/d' -e "s/^precision = .*/precision = \"$2\"/" \
+  sed -e "s#^model = .*#model = \"$scratch/phi2\"#" -e '/^revision/d' -e "s/^precision = .*/precision = \"$2\"/" \
     -e 's/^examples = .*/examples = 480/' -e 's/^checkpoint_steps = .*/checkpoint_steps = 10/' \
     -e 's/^steps = .*/steps = 10/' -e 's/^log_steps = .*/log_steps = 5/' \
-    finetune/presets/phi2-oasst1-qlora.toml > "/tmp/$1.toml"
+    finetune/presets/phi2-oasst1-qlora.toml > "$scratch/$1.toml"
 }
 preset phi2-t4 fp16
 preset phi2-bf16 bf16
 
 echo "== T4 setting, killed after its first checkpoint"
-setsid python3 -m finetune train "$variant" /tmp/phi2-t4.toml > "$out/t4-killed.log" 2>&1 &
+setsid python3 -m finetune train "$variant" "$scratch/phi2-t4.toml" > "$out/t4-killed.log" 2>&1 &
 pid=$!
 for _ in $(seq 300); do
   if compgen -G "$ARTIFACTS/runs/phi2-t4-*/*.unfinished/checkpoints/step-10/complete.json" > /dev/null; then break; fi
@@ -29,9 +30,9 @@ kill -9 $pid || true
 wait $pid || true
 tail -n 12 "$out/t4-killed.log"
 echo "== resumed"
-python3 -m finetune train "$variant" /tmp/phi2-t4.toml --resume 2>&1 | tee "$out/t4-resumed.log" | tail -n 25
+python3 -m finetune train "$variant" "$scratch/phi2-t4.toml" --resume 2>&1 | tee "$out/t4-resumed.log" | tail -n 25
 echo "== bf16"
-python3 -m finetune train "$variant" /tmp/phi2-bf16.toml 2>&1 | tee "$out/bf16.log" | tail -n 8
+python3 -m finetune train "$variant" "$scratch/phi2-bf16.toml" 2>&1 | tee "$out/bf16.log" | tail -n 8
 for run in "$ARTIFACTS"/runs/phi2-*/*/run.json; do
   cp "$run" "$out/$(basename "$(dirname "$(dirname "$run")")").json"
   cp "$(dirname "$run")/metrics.jsonl" "$out/$(basename "$(dirname "$(dirname "$run")")").metrics.jsonl"
