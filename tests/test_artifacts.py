@@ -41,7 +41,16 @@ def test_a_finished_directory_is_never_overwritten(tmp_path: Path):
     for text in ("first", "second"):
         with artifacts.building(tmp_path / "one") as out:
             (out / "rows.txt").write_text(text)
+            artifacts.write_json({}, out / "manifest.json")
     assert (tmp_path / "one" / "rows.txt").read_text() == "first"
+
+
+def test_a_directory_without_its_json_gives_way(tmp_path: Path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "rows.txt").write_text("torn")
+    with artifacts.building(tmp_path / "one") as out:
+        (out / "rows.txt").write_text("whole")
+    assert (tmp_path / "one" / "rows.txt").read_text() == "whole"
 
 
 def test_what_a_dead_builder_left_is_swept_and_a_living_ones_stays(tmp_path: Path):
