@@ -7,6 +7,7 @@ arm.
 """
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -238,7 +239,9 @@ def normalised(text: str) -> str:
     >>> normalised("What's the Weather?")
     'whatstheweather'
     """
-    return "".join(character for character in text.casefold() if character.isalnum())
+    # As dataset_builder.split folds a root, but nothing where there is no letter and no digit.
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(filter(str.isalnum, folded))
 
 
 def _unstated(text: str, limit: int) -> list[str]:

@@ -47,9 +47,14 @@ def train(
     dry_run
         Say what would be trained, and stop.
     """
+    from dataset_builder.errors import InputError
     from finetune.plan import find_target, make_plan
     from finetune.progress import Display, fit_table
 
+    if resume and restart:
+        raise InputError(
+            "`--resume` goes on and `--restart` begins again: not both", "leave one of them out"
+        )
     target = find_target(variant, preset, seed)
     if target.is_finished:
         talk.print("This run is finished already.")

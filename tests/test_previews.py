@@ -66,7 +66,8 @@ def test_each_prompt_is_asked_with_and_without_a_limit_at_the_promised_steps(pla
     assert len(asked) == 4
     for row in rows:
         assert row.words == count_words(row.answer)
-        assert row.keeps_limit == (None if row.limit is None else row.words <= row.limit)
+        kept = None if row.limit is None else 0 < row.words <= row.limit
+        assert row.keeps_limit == kept
         assert 1 <= row.tokens <= 8
     assert [row for batch in watcher.previews for row in batch] == rows
 

@@ -69,6 +69,14 @@ def test_a_variant_name_with_spaces_and_globs_is_taken_as_typed(folder: Path, ca
     assert "`my * $(variant)`" in error
 
 
+def test_resume_and_restart_exclude_each_other(folder: Path, capsys):
+    tiny = str(folder / "tiny.toml")
+    assert failed(capsys, "train", "tiny", tiny, "--resume", "--restart") == (
+        "`--resume` goes on and `--restart` begins again: not both",
+        "leave one of them out",
+    )
+
+
 def test_a_negative_seed_is_an_error(folder: Path, capsys):
     error, _ = failed(capsys, "train", "tiny", str(folder / "tiny.toml"), "--seed=-1")
 
