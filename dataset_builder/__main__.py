@@ -38,7 +38,7 @@ def build(
         Say what would be built, and write nothing.
     """
     from dataset_builder import hub
-    from dataset_builder.export import read_export
+    from dataset_builder.export import Export, read_export
     from dataset_builder.recipe import load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
     from dataset_builder.template import find_template
@@ -54,7 +54,7 @@ def build(
             raise InputError(f"no file `{path}`", "name variants before `--source`")
     with talk.status("looking for the sources") as status:
 
-        def read(path: Path, name: str | None = None):  # type: ignore[no-untyped-def]
+        def read(path: Path, name: str | None = None) -> Export:
             status.update(f"reading {path.name}")
             return read_export(
                 path, name, lambda rows: status.update(f"reading {path.name}: {rows:,} rows")

@@ -185,7 +185,7 @@ def test_every_identifier_is_used_once_and_every_link_has_its_target(page: Page)
     for _, attributes in page.tags:
         for name in ("href", "aria-labelledby"):
             if attributes.get(name):
-                assert attributes[name].removeprefix("#") in ids  # type: ignore[union-attr]
+                assert attributes[name].removeprefix("#") in ids
 
 
 def test_every_table_heading_says_what_it_heads(page: Page):
