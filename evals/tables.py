@@ -67,7 +67,7 @@ COMPARISON = Table(
             # Over arms and metrics of the verdict; null on rows that are not of it.
             ("p_holm", pa.float64()),
             ("detectable", pa.float64()),  # the smallest difference this n shows with 80 % power
-            # better, worse, cannot tell; of one seed: this run beats, this run loses, cannot tell.
+            # better, worse, trades, cannot tell; of one seed: this run beats or loses.
             # Null on rows that are not of the verdict: those describe.
             ("verdict", pa.string()),
         ]

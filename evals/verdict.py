@@ -9,6 +9,7 @@ from evals.statistics import MIN_TREES
 ALPHA = 0.05
 BETTER, WORSE = "better", "worse"
 BEATS, LOSES = "this run beats", "this run loses"
+TRADES = "trades"
 CANNOT_TELL = "cannot tell"
 
 Row = Mapping[str, Any]
@@ -34,7 +35,8 @@ def of_row(row: Row, direction: int, seeds: int) -> str:
 def of_arm(rows: Mapping[str, Row]) -> str:
     """The verdict on an arm from its headline rows by metric: violations first, then quality.
 
-    Fewer violations at the price of quality, or the other way round, is no verdict.
+    Fewer violations at the price of quality, or the other way round, is a trade: which of the two
+    matters more is the reader's to say.
     """
     found = {metric: row["verdict"] for metric, row in rows.items()}
     first = found.pop("violation", None)
@@ -43,9 +45,9 @@ def of_arm(rows: Mapping[str, Row]) -> str:
     if first is None:
         return next(iter(up or down)) if bool(up) != bool(down) else CANNOT_TELL
     if first in (BETTER, BEATS):
-        return first if not down else CANNOT_TELL
+        return first if not down else TRADES
     if first in (WORSE, LOSES):
-        return first if not up else CANNOT_TELL
+        return first if not up else TRADES
     return CANNOT_TELL
 
 
@@ -62,6 +64,7 @@ def sentence(baseline: str, arm: str, verdict: str, rows: Mapping[str, Row], see
         WORSE: f"`{arm}` is worse than `{baseline}`",
         BEATS: f"This run of `{arm}` beats this run of `{baseline}`",
         LOSES: f"This run of `{arm}` loses to this run of `{baseline}`",
+        TRADES: f"`{arm}` is neither better nor worse than `{baseline}`, it trades",
         CANNOT_TELL: f"Cannot tell `{arm}` from `{baseline}`",
     }[verdict]
     parts = [f"{opening}: {_found(row) if row else _quality(next(iter(rows.values())))}"]

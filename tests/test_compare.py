@@ -141,7 +141,7 @@ def test_only_the_rows_of_the_verdict_carry_one(artifacts: Path):
     assert ("concise", "violation", None) not in rows
 
 
-def test_fewer_violations_at_the_price_of_quality_are_no_verdict(artifacts: Path):
+def test_fewer_violations_at_the_price_of_quality_are_a_trade(artifacts: Path):
     write_base(artifacts, 80, quality=5.0)
     often = arm("full", *(pattern(80, 4, seed) for seed in range(3)), quality=9.0)
     poor = arm("poor", *(pattern(80, 40, seed) for seed in range(3)), quality=1.0)
@@ -150,7 +150,7 @@ def test_fewer_violations_at_the_price_of_quality_are_no_verdict(artifacts: Path
     assert rows["poor", "violation", "pooled"]["verdict"] == "better"
     assert rows["poor", "relevance_total", "pooled"]["verdict"] == "worse"
     assert rows["good", "relevance_total", "pooled"]["verdict"] == "cannot tell"
-    assert found.notes["verdicts"] == {"poor": "cannot tell", "good": "better"}
+    assert found.notes["verdicts"] == {"poor": "trades", "good": "better"}
     assert "Relevance total is lower" in found.notes["sentences"]["poor"]
     # Holm over two arms and two metrics.
     ps = [row["p_holm"] for row in rows.values() if row["p_holm"] is not None]
@@ -345,12 +345,12 @@ def test_a_verdict_needs_an_interval_a_test_trees_and_seeds(
     [
         ("better", "cannot tell", "better"),
         ("better", "better", "better"),
-        ("better", "worse", "cannot tell"),
+        ("better", "worse", "trades"),
         ("worse", "cannot tell", "worse"),
-        ("worse", "better", "cannot tell"),
+        ("worse", "better", "trades"),
         ("cannot tell", "better", "cannot tell"),
         ("cannot tell", "worse", "cannot tell"),
-        ("this run beats", "this run loses", "cannot tell"),
+        ("this run beats", "this run loses", "trades"),
         (None, "better", "better"),
         (None, "cannot tell", "cannot tell"),
         (None, None, "cannot tell"),
