@@ -10,8 +10,6 @@ from dataset_builder.command_line import data, run, talk
 # Read at import by the libraries that would call home or spread one process over all GPUs.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Threads that wait by spinning starve each other where several processes share the cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "LOCAL_RANK" not in os.environ:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 

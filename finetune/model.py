@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from dataset_builder.errors import InputError
-from dataset_builder.template import Template, end_id
+from dataset_builder.template import Template, end_id, token_id
 from finetune.base import BaseFiles
 from finetune.preset import Base
 from finetune.run import BaseModel
@@ -57,7 +57,7 @@ def load_tokenizer(files: BaseFiles, template: Template, directory: Path | None 
     still learnt.
     """
     tokenizer = AutoTokenizer.from_pretrained(str(directory or files.directory))
-    if tokenizer.get_vocab().get(template.end) is None:
+    if token_id(tokenizer, template.end) is None:
         end_id(template, tokenizer)  # raises with the reason
     tokenizer.eos_token = template.end
     if tokenizer.pad_token is None:
