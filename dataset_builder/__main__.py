@@ -17,6 +17,9 @@ def build(
     source: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
     held_out: float = 0.1,
     text: str | None = None,
+    fit: str | None = None,
+    fit_template: str = "instruct",
+    fit_length: int = 256,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one that ships.
@@ -34,11 +37,19 @@ def build(
         Share of root prompts that no variant trains on.
     text
         Also write train.jsonl and val.jsonl as `{"text": …}` under this template.
+    fit
+        Also report what a length would do to the rows under this tokenizer: a directory, a
+        `tokenizer.json`, or a model of the Hub such as `microsoft/phi-2`.
+    fit_template
+        The template of that report.
+    fit_length
+        Its length, in tokens.
     dry_run
         Say what would be built, and write nothing.
     """
     from dataset_builder import hub
     from dataset_builder.export import Export, read_export
+    from dataset_builder.fit_report import fit_table, fits, open_tokenizer
     from dataset_builder.recipe import load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
     from dataset_builder.template import find_template
@@ -47,6 +58,10 @@ def build(
 
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
+    fitting = find_template(fit_template)
+    if fit_length < 1:
+        raise InputError(f"--fit-length {fit_length} holds no token", "give 1 or more")
+    tokenizer = open_tokenizer(fit, fitting) if fit else None
     recipes = load_recipes(variants or recipe_names())
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.
@@ -74,6 +89,12 @@ def build(
                     write_texts(plan, template, plan.directory / f"text-{template.name}")
     talk.print(sources_table(tables.sources))
     talk.print(variants_table([plan.manifest for plan in plans]))
+    if tokenizer:
+        found = {
+            plan.manifest.name: fits(plan.train.to_pylist(), fitting, tokenizer, fit_length)
+            for plan in plans
+        }
+        talk.print(fit_table(found, str(fit)))
     if dry_run:
         talk.print("Nothing was written. Without --dry-run these would be built:")
     for plan in plans:

@@ -47,6 +47,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     length: int
     overflow: str
     template: str
+    # Share of the positions that would hold padding if every kept row were padded to `length`.
+    padding_share: float = 0.0
 
 
 def fit_rows(
@@ -95,13 +97,15 @@ def fit_rows(
             answer = answer[:room] if overflow == "cut" else [*answer[: room - 1], answer[-1]]
         concise_after += row["reply_words"] <= CONCISE_WORDS
         fitted.append(FittedRow(row["example_id"], prompt, answer))
+    tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in fitted)
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     concise_before = sum(row["reply_words"] <= CONCISE_WORDS for row in rows)
     return fitted, Fit(
         rows=len(rows),
         kept=len(fitted),
         dropped=dropped,
-        tokens=sum(len(row.prompt_ids) + len(row.completion_ids) for row in fitted),
+        tokens=tokens,
+        padding_share=1 - tokens / (len(fitted) * length) if fitted else 0.0,
         trained_tokens=sum(len(row.completion_ids) for row in fitted),
         concise_share_before=concise_before / len(rows) if rows else 0.0,
         concise_share_after=concise_after / len(fitted) if fitted else 0.0,

@@ -1,0 +1,112 @@
+"""A report of what a length would do says for each policy what a run would find, and the known
+figures of the real file come out."""
+
+from functools import cache
+
+import pytest
+
+from dataset_builder.errors import InputError
+from dataset_builder.export import read_export
+from dataset_builder.fit import fit_rows
+from dataset_builder.fit_report import POLICIES, fit_table, fits, open_tokenizer
+from dataset_builder.recipe import load_recipe
+from dataset_builder.template import find_template
+from dataset_builder.threads import make_tables
+from dataset_builder.variant import plan_variant
+from dataset_builder.words import whitespace_words
+from tests.gpt2 import phi2_tokenizer
+from tests.real import real
+from tests.test_fit import ROWS
+from tests.tiny import tiny_tokenizer
+
+INSTRUCT = find_template("instruct")
+
+
+@cache
+def kept_replies() -> list[dict]:
+    """The 1,185 kept replies of the validation file as rows, with all their turns."""
+    export = read_export(real("oasst/oasst1_en_validation.messages.jsonl"))
+    plan = plan_variant("full", load_recipe("full"), make_tables([export], 0.0))
+    return plan.train.to_pylist()
+
+
+def last_turn(row: dict) -> dict:
+    return row | {"prompt": row["prompt"][-1:]}
+
+
+CASES = {
+    # Rows over 256 tokens, their prompt alone, in percent: Phi-2's columns of the known table.
+    "all": (lambda row: True, False, 1185, 52.6, 22.6),
+    "all, last turn": (lambda row: True, True, 1185, 32.4, 0.9),
+    "rank 0": (lambda row: row["rank"] == 0, False, 418, 62.4, 23.4),
+    "rank 0, last turn": (lambda row: row["rank"] == 0, True, 418, 42.1, 1.0),
+    "rank 0, first turn": (
+        lambda row: row["rank"] == 0 and row["turns"] == 1,
+        False,
+        186,
+        50.5,
+        1.1,
+    ),
+    "concise": (lambda row: words(row) <= 100, False, 617, 25.1, 17.8),
+    "concise, last turn": (lambda row: words(row) <= 100, True, 617, 2.1, 0.6),
+}
+
+
+def words(row: dict) -> int:
+    return whitespace_words(row["completion"][0]["content"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_256_tokens_leave_of_the_validation_file_under_phi2_is_what_was_counted_before(case):
+    wanted, is_last_turn, n, too_long, prompt_too_long = CASES[case]
+    rows = [row for row in kept_replies() if wanted(row)]
+    if is_last_turn:
+        rows = [last_turn(row) for row in rows]
+    _, fit = fit_rows(rows, INSTRUCT, phi2_tokenizer(), 256, "drop")
+    assert fit.rows == n
+    assert round(100 * fit.too_long / n, 1) == too_long
+    assert round(100 * fit.prompt_too_long / n, 1) == prompt_too_long
+    assert 0 < fit.padding_share < 1
+
+
+def test_a_report_holds_what_each_policy_finds_by_itself():
+    template, tokenizer = find_template("chatml"), tiny_tokenizer()
+    found = fits(ROWS, template, tokenizer, 128)
+    assert tuple(found) == POLICIES
+    for policy, fit in found.items():
+        assert fit == fit_rows(ROWS, template, tokenizer, 128, policy)[1]
+
+
+def test_padding_is_what_full_rows_would_not_hold():
+    template, tokenizer = find_template("chatml"), tiny_tokenizer()
+    rows, fit = fit_rows(ROWS, template, tokenizer, 128, "cut")
+    real_tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+    assert fit.padding_share == pytest.approx((len(rows) * 128 - real_tokens) / (len(rows) * 128))
+
+
+def test_the_table_names_every_policy_and_every_variant():
+    from rich.console import Console
+
+    found = {"mine": fits(ROWS, find_template("chatml"), tiny_tokenizer(), 128)}
+    console = Console(width=80, record=True, no_color=True)
+    console.print(fit_table(found, "some/model"))
+    text = console.export_text()
+    assert all(policy in text for policy in POLICIES)
+    assert all(each in text for each in ("mine", "75.0 %", "padding"))
+
+
+def test_a_tokenizer_is_opened_from_a_directory_or_its_file(tmp_path):
+    template = find_template("chatml")
+    tiny_tokenizer().save_pretrained(tmp_path)
+    for name in (tmp_path, tmp_path / "tokenizer.json"):
+        opened = open_tokenizer(str(name), template)
+        assert opened("why so")["input_ids"] == tiny_tokenizer()("why so")["input_ids"]
+
+
+def test_a_tokenizer_that_is_nowhere_and_one_without_the_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="no tokenizer `nobody/nothing`"):
+        open_tokenizer("nobody/nothing", INSTRUCT)
+    phi2_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has no token"):
+        open_tokenizer(str(tmp_path), find_template("chatml"))
