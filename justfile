@@ -89,3 +89,8 @@ install:
     uv venv --quiet --allow-existing --python ">=3.11" .venv
     VIRTUAL_ENV=.venv uv pip sync --quiet --compile-bytecode requirements.lock
     cp requirements.lock .venv/installed.lock
+
+# Measure: data. Ratios of one run are what counts
+[group('development')]
+bench name *options: environment
+    shift; {{ python }} -m bench.{{ name }} "$@"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import pyarrow as pa
 
 from dataset_builder.errors import InputError
 
@@ -119,22 +118,6 @@ def file_digest(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def rows_digest(table: pa.Table) -> str:
-    """The sha256 of a table's rows in their order, in hexadecimal: of values, never of a file's
-    bytes.
-
-    Chunking, compression and the library that wrote the file do not change it; a column's name or
-    order does.
-    """
-    digest = hashlib.sha256(json.dumps(table.column_names).encode())
-    encode = msgspec.json.Encoder().encode_lines
-    for batch in table.to_batches(max_chunksize=4096):
-        # A JSON line per row: slower than a hash of buffers, but the same on any machine and Arrow
-        # version.
-        digest.update(encode([list(row.values()) for row in batch.to_pylist()]))
-    return digest.hexdigest()
 
 
 def hash_order(salt: str, key: str) -> str:

@@ -16,7 +16,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataset_builder.artifacts import artifacts_root, building, rows_digest, write_json
+from dataset_builder.artifacts import artifacts_root, building, write_json
+from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
 from dataset_builder.export import Export
 from dataset_builder.forest import Forest, join_exports

@@ -22,11 +22,11 @@ from dataset_builder.artifacts import (
     artifacts_root,
     building,
     hash_order,
-    rows_digest,
     write_json,
     write_text,
 )
 from dataset_builder.card import card
+from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.recipe import Cap, Recipe, is_best_to_its_prompt, is_concise, rules

@@ -63,20 +63,6 @@ def test_what_a_dead_builder_left_is_swept_and_a_living_ones_stays(tmp_path: Pat
     assert living.exists()
 
 
-def test_the_digest_is_of_rows_not_of_chunks_or_bytes(tmp_path: Path):
-    table = table_of(ROWS, LEDGER)
-    chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
-    pq.write_table(chunked, tmp_path / "x.parquet", compression="snappy")
-    assert artifacts.rows_digest(table) == artifacts.rows_digest(chunked)
-    assert artifacts.rows_digest(pq.read_table(tmp_path / "x.parquet")) == artifacts.rows_digest(
-        table
-    )
-    assert artifacts.rows_digest(table.slice(0, 1)) != artifacts.rows_digest(table)
-    assert artifacts.rows_digest(table.rename_columns(["i", *table.column_names[1:]])) != (
-        artifacts.rows_digest(table)
-    )
-
-
 def test_a_table_that_is_not_as_declared_is_refused(tmp_path: Path):
     table = table_of(ROWS, LEDGER)
     with pytest.raises(ValueError, match=r"missing: \['split'\]"):

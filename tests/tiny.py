@@ -5,7 +5,8 @@ All made in the test, from nothing: no network, no DATA part, no Polars.
 
 from pathlib import Path
 
-from dataset_builder.artifacts import artifacts_root, rows_digest, write_json
+from dataset_builder.artifacts import artifacts_root, write_json
+from dataset_builder.digest import rows_digest
 from dataset_builder.manifest import Manifest, Pointer, Sources, SplitCount
 from dataset_builder.tables import EXAMPLES, HELDOUT, table_of, write_table
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER, count_words
