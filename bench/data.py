@@ -1,4 +1,4 @@
-"""`just bench data`: from an export to threads and to a variant, against what its users would write.
+"""`just bench data`: from an export to threads and a variant, against what users would write.
 
 Every contender runs in a process of its own, one after another, on the same file; the ratios of one
 run are what counts. Times leave out the interpreter's start and imports.
@@ -81,15 +81,25 @@ def pydantic_threads(path: Path) -> int:
     threads: list[dict[str, Any]] = []
 
     def visit(node: Message, above: list[Message], tree: Tree) -> None:
-        path_here = [*above, node]
         if node.role == "assistant":
-            threads.append(_thread([each.model_dump() for each in path_here], tree.message_tree_id))
+            *history, question = above
+            threads.append(
+                {
+                    "thread_id": node.message_id,
+                    "tree_id": tree.message_tree_id,
+                    "history": [{"role": each.role, "text": each.text} for each in history],
+                    "question": question.text,
+                    "reply": node.text,
+                    "rank": node.rank,
+                    "words": len(node.text.split()),
+                }
+            )
         for reply in node.replies:
-            visit(reply, path_here, tree)
+            visit(reply, [*above, node], tree)
 
     with path.open() as file:
         for line in file:
-            tree = Tree.model_validate(json.loads(line))
+            tree = Tree.model_validate_json(line)
             visit(tree.prompt, [], tree)
     return len(threads)
 

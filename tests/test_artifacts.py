@@ -5,8 +5,6 @@ rows.
 import os
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder import artifacts
