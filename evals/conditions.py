@@ -146,4 +146,9 @@ def _gates(gates: Sequence[Gate], quality_is_comparable: bool) -> Iterator[str]:
 
 
 def _each(values: dict[str, float]) -> str:
-    return ", ".join(f"`{label}` {value:,.6g}" for label, value in values.items())
+    # Tokens whole, epochs to three places.
+    said = {
+        label: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        for label, value in values.items()
+    }
+    return ", ".join(f"`{label}` {each}" for label, each in said.items())
