@@ -105,12 +105,13 @@ def test_each_key_is_one_rule(tmp_path, keep, rule, names):
     ("keep", "names"),
     [
         ({"synthetic": True}, {"machine"}),
+        ({"deleted": True}, {"gone"}),
         ({"review": False}, {"failed"}),
         ({"tree_states": []}, {"growing"}),
         ({"tree_states": ["ready_for_export", "growing"]}, {"growing"}),
     ],
 )
-def test_what_is_dropped_by_default_can_be_asked_for_but_for_the_deleted(tmp_path, keep, names):
+def test_what_is_dropped_by_default_can_be_asked_for(tmp_path, keep, names):
     assert kept(tmp_path, **keep) - kept(tmp_path) == names
 
 
@@ -314,7 +315,7 @@ def test_the_recipes_that_ship_are_the_five_and_load():
         (
             "[shape]\nslack = [2.0, 1.0]",
             "recipe `{path}`: `slack` [2.0, 1.0]; "
-            "wanted two factors from 1 upwards, the smaller first",
+            "wanted two factors from 1 to 100, the smaller first",
             "slack = [1.0, 2.0] states up to twice the words that the reply has",
         ),
     ],
