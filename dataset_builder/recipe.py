@@ -124,6 +124,10 @@ def load_recipe(name: str) -> Recipe:
             f"recipe `{name}`: `stratify` without a cap changes nothing",
             "add `examples` to `[cap]`, or leave `stratify` out",
         )
+    if len(set(cap.stratify)) < len(cap.stratify):
+        raise InputError(
+            f"recipe `{name}`: `stratify` {list(cap.stratify)} names one twice", "name each once"
+        )
     return recipe
 
 

@@ -8,6 +8,7 @@ from real import real
 
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
+from dataset_builder.labels import Labels
 from dataset_builder.recipe import (
     RECIPES,
     Keep,
@@ -138,13 +139,26 @@ def test_a_null_fails_every_rule_that_asks_for_its_column():
         "standing": pl.Int32,
         "worst_standing": pl.Int32,
         "reply_words": pl.Int32,
+        "root_lang": pl.String,
+        "turns": pl.Int32,
+        "question_words": pl.Int32,
+        "labels": pl.List(pl.Struct({"name": pl.String, "value": pl.Float64})),
     }
     nulls = pl.DataFrame({name: [None] for name in schema}, schema=schema)
     strict = Keep(
-        languages=("en",), paths="leaves", max_rank=9, max_path_rank=9, reply_words=(0, 9)
+        languages=("en",),
+        root_languages=("en",),
+        paths="leaves",
+        max_rank=9,
+        max_path_rank=9,
+        turns=(1, 9),
+        prompt_words=(0, 9),
+        min_labels=Labels(quality=0.0),
+        max_labels=Labels(quality=1.0),
+        reply_words=(0, 9),
     )
     found = rules(strict)
-    assert len(found) == 11
+    assert len(found) == 16
     for name, rule in found.items():
         assert nulls.select(rule.alias("rule"))["rule"].to_list() == [False], name
 

@@ -195,6 +195,17 @@ def test_a_label_that_nobody_gave_fails_a_minimum_and_a_maximum(tmp_path):
     assert fell["good"] is None
 
 
+def test_a_thread_carries_the_labels_of_its_reply_by_name(tmp_path):
+    asked = {"spam": {"value": 1.0, "count": 3}}
+    rows = [prompt("p", labels=asked), labelled("r", toxicity=0.25, pii=None), reply("s", "p")]
+    threads = {row["thread_id"]: row for row in tables_of(tmp_path, rows).threads.to_pylist()}
+    assert threads["r"]["labels"] == [
+        {"name": "pii", "value": None},
+        {"name": "toxicity", "value": 0.25},
+    ]
+    assert threads["s"]["labels"] is None
+
+
 def test_the_shortest_of_the_top_is_looked_for_among_what_the_other_rules_keep(tmp_path):
     rows = [
         prompt("p"),
@@ -372,6 +383,11 @@ def test_limits_are_stated_in_the_wordings_that_the_recipe_names():
             '[cap]\nstratify = ["lang"]',
             "recipe `{path}`: `stratify` without a cap changes nothing",
             "add `examples` to `[cap]`, or leave `stratify` out",
+        ),
+        (
+            '[cap]\nexamples = 9\nstratify = ["lang", "lang"]',
+            "recipe `{path}`: `stratify` ['lang', 'lang'] names one twice",
+            "name each once",
         ),
         (
             '[cap]\nexamples = 9\nstratify = ["langs"]',
