@@ -5,6 +5,7 @@ An absent key is no rule, but for what no training row should be: deleted, of a 
 ready, or machine-written unless asked for. A null fails a rule.
 """
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,10 @@ import msgspec
 import polars as pl
 
 from dataset_builder.errors import InputError
+from dataset_builder.labels import Labels, bounds, label_rules
 from dataset_builder.settings import load_settings, settings_names
+from dataset_builder.strata import Stratum
+from dataset_builder.wordings import TRAINING, WORDINGS
 from dataset_builder.words import CONCISE_WORDS
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -21,14 +25,24 @@ RECIPES = Path(__file__).parent / "recipes"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Words = Annotated[int, msgspec.Meta(ge=0)]
 Rank = Annotated[int, msgspec.Meta(ge=0)]
-Limit = Annotated[int, msgspec.Meta(ge=1)]
+Turns = Annotated[int, msgspec.Meta(ge=1)]
+Limit = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+
+# Factors beyond it are slips of the pen, and would not fit a limit's column.
+SLACK = 100
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which threads stay."""
 
     languages: tuple[str, ...] | None = None  # every message of the thread is in one of these
+    # The tree's first message is in one of these, whatever the others are in: what Open Assistant's
+    # exports and loader mean by a language.
+    root_languages: tuple[str, ...] | None = None
     tree_states: tuple[str, ...] = ("ready_for_export",)  # empty: any
+    # Keep threads with deleted messages. The paths `leaves` and `best` have rules of their own: a
+    # deleted follow-up rejects a leaf, and no best path goes through a deleted message.
+    deleted: bool = False
     synthetic: bool = False  # keep threads with machine-written messages
     review: bool = True  # drop replies that failed their review
     # replies: every reply a row; leaves: Open Assistant's own rule, whole conversations; best: one
@@ -40,10 +54,20 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_path_rank: Rank | None = (
         None  # of every reply in the thread; Open Assistant's `top_k` is one more
     )
+    turns: tuple[Turns, Turns] | None = None  # prompts in the thread: at least, at most
+    prompt_words: tuple[Words, Words] | None = None  # of the last prompt alone: at least, at most
+    # Of the reply's labels, each a mean from 0 to 1: at least, at most. One without the label fails
+    # either.
+    min_labels: Labels = Labels()
+    max_labels: Labels = Labels()
     reply_words: tuple[Words, Words] | None = None  # at least, at most
     best_per_prompt: bool = (
         False  # of the replies that pass all of the above, the best-ranked to each prompt
     )
+    # Of the replies that pass all of the above, so many of the best-ranked to each prompt are
+    # looked at, and the one of fewest words is kept; of equal ones the better-ranked, then the
+    # first by id.
+    shortest_of_top: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,13 +83,23 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limit_from: Literal["reply", "slack", "list"] = "reply"
     slack: tuple[float, float] = (1.0, 2.0)
     limits: tuple[Limit, ...] = (20, 50, 100)
+    # In which words, one of them for each row by hash; those kept for evaluation have to be named.
+    wordings: tuple[str, ...] = tuple(TRAINING)
 
 
 class Cap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many rows at most, the first by hash."""
+    """How many rows at most, the first by hash: a smaller cap lies inside a larger one.
+
+    Rows are ordered by sha256 of a salt and the thread's id, so that no two are equal and nothing
+    else decides: not the order of files or rows.
+    """
 
     examples: Annotated[int, msgspec.Meta(ge=1)] | None = None
     concise_share: Share | None = None  # exactly this share of the rows has a concise reply
+    # Every language, rank or band of length (or combination of them) has its proportion of the
+    # usable rows, rounded down or up to a row; with a share, of the concise rows and of the others
+    # apart. Inside each the first by hash.
+    stratify: tuple[Stratum, ...] = ()
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,22 +116,17 @@ def load_recipe(name: str) -> Recipe:
     make sense.
     """
     recipe = load_settings(name, RECIPES, "recipe", Recipe)
-    keep, shape = recipe.keep, recipe.shape
-    if keep.reply_words and keep.reply_words[0] > keep.reply_words[1]:
-        low, high = keep.reply_words
+    _check_keep(name, recipe.keep)
+    _check_shape(name, recipe.shape)
+    cap = recipe.cap
+    if cap.stratify and cap.examples is None and cap.concise_share is None:
         raise InputError(
-            f"recipe `{name}`: `reply_words` from {low} to {high} holds no number",
-            f"write [{high}, {low}]",
+            f"recipe `{name}`: `stratify` without a cap changes nothing",
+            "add `examples` to `[cap]`, or leave `stratify` out",
         )
-    if keep.languages == ():
+    if len(set(cap.stratify)) < len(cap.stratify):
         raise InputError(
-            f"recipe `{name}`: `languages` names none", "leave the key out to take every language"
-        )
-    if not 1 <= shape.slack[0] <= shape.slack[1]:
-        raise InputError(
-            f"recipe `{name}`: `slack` {list(shape.slack)}; "
-            "wanted two factors from 1 upwards, the smaller first",
-            "slack = [1.0, 2.0] states up to twice the words that the reply has",
+            f"recipe `{name}`: `stratify` {list(cap.stratify)} names one twice", "name each once"
         )
     return recipe
 
@@ -121,16 +150,66 @@ def recipe_names() -> list[str]:
     return settings_names(RECIPES)
 
 
+def _check_keep(name: str, keep: Keep) -> None:
+    for key in ("reply_words", "prompt_words", "turns"):
+        low, high = getattr(keep, key) or (0, 0)
+        if low > high:
+            raise InputError(
+                f"recipe `{name}`: `{key}` from {low} to {high} holds no number",
+                f"write [{high}, {low}]",
+            )
+    for key in ("languages", "root_languages"):
+        if getattr(keep, key) == ():
+            raise InputError(
+                f"recipe `{name}`: `{key}` names none", "leave the key out to take every language"
+            )
+    most = bounds(keep.max_labels)
+    for label, least in bounds(keep.min_labels).items():
+        if least > most.get(label, 1):
+            raise InputError(
+                f"recipe `{name}`: `{label}` of at least {least:g} and at most {most[label]:g}",
+                "exchange the two, or leave one out",
+            )
+    if keep.best_per_prompt and keep.shortest_of_top is not None:
+        raise InputError(
+            f"recipe `{name}`: `best_per_prompt` and `shortest_of_top` each choose one reply",
+            "leave one out; `shortest_of_top = 1` is the best-ranked",
+        )
+
+
+def _check_shape(name: str, shape: Shape) -> None:
+    if not 1 <= shape.slack[0] <= shape.slack[1] <= SLACK:
+        raise InputError(
+            f"recipe `{name}`: `slack` {list(shape.slack)}; "
+            f"wanted two factors from 1 to {SLACK}, the smaller first",
+            "slack = [1.0, 2.0] states up to twice the words that the reply has",
+        )
+    for key in ("limits", "wordings"):
+        if not getattr(shape, key):
+            raise InputError(
+                f"recipe `{name}`: `{key}` is empty",
+                "leave the key out for the default; `state_word_limit = 0` states no limit",
+            )
+    for wording in shape.wordings:
+        if wording not in WORDINGS:
+            near = difflib.get_close_matches(wording, WORDINGS, n=1)
+            raise InputError(
+                f"recipe `{name}`: unknown wording `{wording}`",
+                f"did you mean `{near[0]}`?" if near else f"known wordings: {', '.join(WORDINGS)}",
+            )
+
+
 def rules(keep: Keep) -> dict[str, pl.Expr]:
     """What a kept thread satisfies, by rule name, in the order the funnel reports; over the table
     `threads`.
     """
-    rules = {
-        "complete": pl.col("is_complete"),
-        "deleted": ~pl.col("has_deleted"),
-    }
+    rules = {"complete": pl.col("is_complete")}
+    if not keep.deleted:
+        rules["deleted"] = ~pl.col("has_deleted")
     if keep.tree_states:
         rules["tree_states"] = pl.col("tree_state").is_in(keep.tree_states)
+    if keep.root_languages is not None:
+        rules["root_languages"] = pl.col("root_lang").is_in(keep.root_languages)
     if keep.languages is not None:
         rules["languages"] = (
             pl.col("langs").list.eval(pl.element().is_in(keep.languages)).list.all()
@@ -151,9 +230,25 @@ def rules(keep: Keep) -> dict[str, pl.Expr]:
         rules["rank"] = pl.col("standing") <= keep.max_rank
     if keep.max_path_rank is not None:
         rules["path_rank"] = pl.col("worst_standing") <= keep.max_path_rank
+    if keep.turns is not None:
+        rules["turns"] = pl.col("turns").is_between(*keep.turns)
+    if keep.prompt_words is not None:
+        rules["prompt_words"] = pl.col("question_words").is_between(*keep.prompt_words)
+    rules |= label_rules(keep.min_labels, keep.max_labels)
     if keep.reply_words is not None:
         rules["reply_words"] = pl.col("reply_words").is_between(*keep.reply_words)
     return {name: rule.fill_null(False) for name, rule in rules.items()}
+
+
+def one_per_prompt(keep: Keep) -> dict[str, pl.Expr]:
+    """What the one reply that is kept to each prompt satisfies, by rule name; over threads that
+    every rule keeps. Empty where all of them are.
+    """
+    if keep.best_per_prompt:
+        return {"best_per_prompt": is_best_to_its_prompt()}
+    if keep.shortest_of_top is not None:
+        return {"shortest_of_top": is_shortest_of_top(keep.shortest_of_top)}
+    return {}
 
 
 def is_best_to_its_prompt() -> pl.Expr:
@@ -163,6 +258,20 @@ def is_best_to_its_prompt() -> pl.Expr:
     """
     ordered = pl.col("thread_id").sort_by("standing", "thread_id", nulls_last=True)
     return pl.col("thread_id") == ordered.first().over("prompt_id")
+
+
+def is_shortest_of_top(k: int) -> pl.Expr:
+    """Whether the reply has the fewest words of the `k` best-ranked to its prompt; over threads
+    that every rule keeps. Of equally short ones it is the best-ranked, then the first by id.
+
+    One that its siblings' ranking left out comes after the ranked.
+    """
+    thread_id, words = (
+        pl.col(name).sort_by("standing", "thread_id", nulls_last=True).head(k)
+        for name in ("thread_id", "reply_words")
+    )
+    shortest = thread_id.sort_by(words, maintain_order=True).first()
+    return pl.col("thread_id") == shortest.over("prompt_id")
 
 
 def is_concise() -> pl.Expr:

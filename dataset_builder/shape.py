@@ -13,7 +13,7 @@ import pyarrow as pa
 from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.recipe import Shape
 from dataset_builder.tables import EXAMPLES, table_of
-from dataset_builder.wordings import TRAINING, state_limit
+from dataset_builder.wordings import state_limit
 from dataset_builder.words import CONCISE_WORDS
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -29,7 +29,7 @@ def example(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:
     limit = stated_limit(thread["thread_id"], thread["reply_words"], shape)
     question = thread["question"]
     if limit is not None:
-        wording = min(TRAINING, key=lambda name: hash_order(name, thread["thread_id"]))
+        wording = min(shape.wordings, key=lambda name: hash_order(name, thread["thread_id"]))
         question = state_limit(question, limit, wording)
     history = [] if shape.last_turn_only else thread["history"]
     return {

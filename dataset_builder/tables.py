@@ -100,6 +100,8 @@ THREADS = Table(
             ("near_held_out", pa.bool_()),  # a question of it is near a held-out prompt
             ("reply_words", pa.int32()),
             ("question_words", pa.int32()),
+            # The reply's, by name; `value` is a mean from 0 to 1. Null where nobody was asked.
+            ("labels", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
         ]
     ),
     ("thread_id",),

@@ -133,9 +133,13 @@ def _sources(
     # What follows from the messages alone needs no hashing again: of threads and prompts, the
     # decisions are enough.
     decisions = [
-        name for name in THREADS.schema.names if name not in ("history", "question", "reply")
+        name
+        for name in THREADS.schema.names
+        if name not in ("history", "question", "reply", "labels")
     ]
     parts = [
+        # A column more is other tables, although its values follow from the messages.
+        THREADS.schema.names,
         rows_digest(forest.messages),
         rows_digest(threads.select(decisions)),
         rows_digest(heldout.select(["prompt_id", "split"])),

@@ -28,9 +28,11 @@ from dataset_builder.artifacts import (
 from dataset_builder.card import card
 from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
+from dataset_builder.labels import label_hint
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
-from dataset_builder.recipe import Cap, Recipe, is_best_to_its_prompt, is_concise, rules
+from dataset_builder.recipe import Cap, Recipe, is_concise, one_per_prompt, rules
 from dataset_builder.shape import examples_of
+from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import EXAMPLES, LEDGER, checked, write_table
 from dataset_builder.template import Template, text
 from dataset_builder.threads import Tables
@@ -154,21 +156,20 @@ def _decided(threads: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
     failed = [pl.when(~rule).then(pl.lit(name)) for name, rule in rules(recipe.keep).items()]
     on_test = pl.when(pl.col("split") == "test").then(pl.lit("test"))
     decided = threads.with_columns(pl.coalesce(on_test, *failed).alias("dropped_by"))
-    if recipe.keep.best_per_prompt:
+    for name, is_chosen in one_per_prompt(recipe.keep).items():
         kept = decided.filter(pl.col("dropped_by").is_null())
-        beaten = kept.filter(~is_best_to_its_prompt()).select("thread_id")
+        beaten = kept.filter(~is_chosen).select("thread_id")
         is_beaten = pl.col("thread_id").is_in(beaten["thread_id"].implode())
         decided = decided.with_columns(
-            pl.when(is_beaten)
-            .then(pl.lit("best_per_prompt"))
-            .otherwise("dropped_by")
-            .alias("dropped_by")
+            pl.when(is_beaten).then(pl.lit(name)).otherwise("dropped_by").alias("dropped_by")
         )
     orders = [
         None if reason else hash_order(ORDER, thread_id)
         for thread_id, reason in decided.select("thread_id", "dropped_by").iter_rows()
     ]
-    columns = decided.select("thread_id", "tree_id", "split", "reply_words", "dropped_by")
+    columns = decided.select(
+        "thread_id", "tree_id", "split", "lang", "standing", "reply_words", "dropped_by"
+    )
     return columns.with_columns(pl.Series("order", orders, pl.String))
 
 
@@ -176,10 +177,11 @@ def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]
     """The threads with `share` and `cap` among the reasons, and what was decided for the whole."""
     kept = train.filter(pl.col("dropped_by").is_null()).sort("order")
     if cap.concise_share is not None:
-        concise, others = kept.filter(is_concise()), kept.filter(~is_concise())
+        concise = by_strata(kept.filter(is_concise()), cap.stratify)
+        others = by_strata(kept.filter(~is_concise()), cap.stratify)
         found = shares(cap, concise.height, others.height)
         surplus, reason = pl.concat([concise[found.concise :], others[found.others :]]), "share"
-        notes = {
+        notes: dict[str, Any] = {
             "concise_share": {
                 "n": found.n,
                 "concise_usable": concise.height,
@@ -187,13 +189,16 @@ def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]
             }
         }
     else:
+        kept = by_strata(kept, cap.stratify)
         surplus, reason = kept[cap.examples :] if cap.examples is not None else kept.clear(), "cap"
         notes = {}
+    if cap.stratify:
+        notes["strata"] = strata_counts(kept, surplus, cap.stratify)
     return surplus.with_columns(pl.lit(reason).alias("dropped_by")), notes
 
 
 def _later_rules(recipe: Recipe) -> list[str]:
-    names = ["best_per_prompt"] if recipe.keep.best_per_prompt else []
+    names = [*one_per_prompt(recipe.keep)]
     if recipe.cap.concise_share is not None:
         return [*names, "share"]
     return [*names, "cap"] if recipe.cap.examples is not None else names
@@ -253,6 +258,7 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
     told = ", ".join(f"{reason} dropped {n:,}" for reason, n in dropped)
     last = dropped[-1][0]
     middle = median(threads["reply_words"].to_list())
+    prompts = threads["question_words"].drop_nulls().to_list()
     common = {
         column: ", ".join(
             str(value) for value, _ in Counter(threads[column].to_list()).most_common(5)
@@ -264,9 +270,19 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "validation": "hold out a smaller share with `--held-out`",
         "tree_states": f"`tree_states` may be too narrow; the sources hold {common['tree_state']}",
         "languages": f"`languages` may be too narrow; the sources hold {common['root_lang']}",
+        "root_languages": (
+            f"`root_languages` may be too narrow; the sources hold {common['root_lang']}"
+        ),
+        "turns": f"`turns` may be too narrow; the longest thread has {max(threads['turns'])}",
+        "prompt_words": (
+            "`prompt_words` may be too narrow; the median prompt has "
+            f"{median(prompts or [0]):.0f} words"
+        ),
         "reply_words": f"`reply_words` may be too narrow; the median reply has {middle:.0f} words",
         "share": "the share needs both concise and longer replies; leave `concise_share` out",
     }
+    if last.startswith(("min_labels.", "max_labels.")):
+        hints[last] = label_hint(last, threads)
     return InputError(
         f"recipe `{name}` keeps none of {funnel['threads']:,} threads: {told}",
         hints.get(last, f"loosen what the rule `{last}` asks"),

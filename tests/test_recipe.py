@@ -8,6 +8,7 @@ from real import real
 
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
+from dataset_builder.labels import Labels
 from dataset_builder.recipe import (
     RECIPES,
     Keep,
@@ -105,12 +106,13 @@ def test_each_key_is_one_rule(tmp_path, keep, rule, names):
     ("keep", "names"),
     [
         ({"synthetic": True}, {"machine"}),
+        ({"deleted": True}, {"gone"}),
         ({"review": False}, {"failed"}),
         ({"tree_states": []}, {"growing"}),
         ({"tree_states": ["ready_for_export", "growing"]}, {"growing"}),
     ],
 )
-def test_what_is_dropped_by_default_can_be_asked_for_but_for_the_deleted(tmp_path, keep, names):
+def test_what_is_dropped_by_default_can_be_asked_for(tmp_path, keep, names):
     assert kept(tmp_path, **keep) - kept(tmp_path) == names
 
 
@@ -137,13 +139,26 @@ def test_a_null_fails_every_rule_that_asks_for_its_column():
         "standing": pl.Int32,
         "worst_standing": pl.Int32,
         "reply_words": pl.Int32,
+        "root_lang": pl.String,
+        "turns": pl.Int32,
+        "question_words": pl.Int32,
+        "labels": pl.List(pl.Struct({"name": pl.String, "value": pl.Float64})),
     }
     nulls = pl.DataFrame({name: [None] for name in schema}, schema=schema)
     strict = Keep(
-        languages=("en",), paths="leaves", max_rank=9, max_path_rank=9, reply_words=(0, 9)
+        languages=("en",),
+        root_languages=("en",),
+        paths="leaves",
+        max_rank=9,
+        max_path_rank=9,
+        turns=(1, 9),
+        prompt_words=(0, 9),
+        min_labels=Labels(quality=0.0),
+        max_labels=Labels(quality=1.0),
+        reply_words=(0, 9),
     )
     found = rules(strict)
-    assert len(found) == 11
+    assert len(found) == 16
     for name, rule in found.items():
         assert nulls.select(rule.alias("rule"))["rule"].to_list() == [False], name
 
@@ -314,7 +329,7 @@ def test_the_recipes_that_ship_are_the_five_and_load():
         (
             "[shape]\nslack = [2.0, 1.0]",
             "recipe `{path}`: `slack` [2.0, 1.0]; "
-            "wanted two factors from 1 upwards, the smaller first",
+            "wanted two factors from 1 to 100, the smaller first",
             "slack = [1.0, 2.0] states up to twice the words that the reply has",
         ),
     ],

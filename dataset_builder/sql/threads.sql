@@ -69,7 +69,10 @@ select
     best_paths.thread_id is not null as is_best_path,
     path.near_held_out and splits.split = 'train' as near_held_out,
     replies.words as reply_words,
-    prompts.words as question_words
+    prompts.words as question_words,
+    list_sort(
+        list_transform(replies.labels, lambda label: {'name': label.name, 'value': label.value})
+    ) as labels
 from messages as replies
 inner join path on path.message_id = replies.message_id
 inner join standings on standings.message_id = replies.message_id
