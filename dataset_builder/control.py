@@ -9,7 +9,6 @@ target's own rows there.
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 
@@ -90,9 +89,9 @@ def match_sides(
     match in `train`.
     """
     is_kept = pl.col("dropped_by").is_null()
-    reasons = pl.DataFrame(ledger).filter(is_kept).select("thread_id")
-    target = threads.join(reasons, on="thread_id")
-    pool = threads.join(decided.filter(is_kept).select("thread_id"), on="thread_id")
+    small = threads.select("thread_id", "tree_id", "prompt_id", "split", *STRATUM, "reply_words")
+    target = small.join(pl.DataFrame(ledger).filter(is_kept), on="thread_id", how="semi")
+    pool = small.join(decided.filter(is_kept), on="thread_id", how="semi")
     stating: list[str] = []
     notes: dict[str, Any] = {}
     for side in SIDES:

@@ -25,7 +25,7 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 def examples_of(
     threads: Iterable[dict[str, Any]], shape: Shape, stating: Collection[str] | None = None
 ) -> pa.Table:
-    """One row of EXAMPLES for each of `threads`, in their order; `stating` as `example` takes it."""
+    """One row of EXAMPLES for each of `threads`, in their order; `stating` as `example` says."""
     return table_of([example(thread, shape, stating) for thread in threads], EXAMPLES)
 
 
