@@ -70,7 +70,8 @@ def drawn_from(target: Recipe) -> Literal["prompt", "tree"] | None:
     keep = target.keep
     if keep.paths == "best":
         return "tree"
-    is_one = keep.best_per_prompt or keep.max_rank == 0 or keep.max_path_rank == 0
+    chooses = keep.best_per_prompt or getattr(keep, "shortest_of_top", None) is not None
+    is_one = chooses or keep.max_rank == 0 or keep.max_path_rank == 0
     return "prompt" if is_one else None
 
 

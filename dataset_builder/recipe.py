@@ -21,7 +21,9 @@ RECIPES = Path(__file__).parent / "recipes"
 
 # The keys of `Keep` that choose among the replies to a prompt by their words or their rank. A
 # control's pool is what the others keep; a new key has to be put on one side or the other.
-BY_WORDS_OR_RANK = frozenset({"max_rank", "max_path_rank", "reply_words", "best_per_prompt"})
+BY_WORDS_OR_RANK = frozenset(
+    {"max_rank", "max_path_rank", "reply_words", "best_per_prompt", "shortest_of_top"}
+)
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Words = Annotated[int, msgspec.Meta(ge=0)]

@@ -69,14 +69,15 @@ def _share_note(manifest: Manifest) -> Text:
 
 def _control_note(manifest: Manifest) -> Text:
     found, of = manifest.notes["control"]["train"], manifest.recipe["control"]["of"]
+    counts = [(found[key], key.replace("_", " ")) for key in ("rows", "words", "limits_stated")]
     parts = [
-        f"{found[key]['control']:,} {label} for {found[key]['target']:,}"
-        for key, label in (("rows", "rows"), ("words", "words"), ("limits_stated", "limits"))
+        f"{count['control']:,} {label} for {count['target']:,}"
+        for count, label in counts
+        if any(count.values())
     ]
     if found["out_of_place"]:
-        parts.append(f"{found['out_of_place']:,} rows of another language or number of turns")
-    told = f"{manifest.name}: control of {of}, {'; '.join(parts)}"
-    return Text(printable(told), style="dim")
+        parts.append(f"{found['out_of_place']:,} of another language or number of turns")
+    return Text(printable(f"{manifest.name}: of {of}, {', '.join(parts)}"), style="dim")
 
 
 def _in_order(lists: Sequence[list[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from functools import cache
+from io import StringIO
 from itertools import pairwise
 
 import msgspec
@@ -11,8 +12,10 @@ from builders import prompt, reply, tables_of
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from real import real
+from rich.console import Console
 
 from dataset_builder.artifacts import hash_order, hash_share
+from dataset_builder.card import card
 from dataset_builder.control import DRAW, ONE_EACH
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
@@ -25,8 +28,9 @@ from dataset_builder.recipe import (
     pool,
 )
 from dataset_builder.shape import STATING
+from dataset_builder.summary import variants_table
 from dataset_builder.threads import make_tables
-from dataset_builder.variant import plan_variant
+from dataset_builder.variant import plan_variant, write_variant
 
 
 def control_of(tmp_path, match, of=None, **sections):
@@ -310,8 +314,9 @@ def test_a_control_of_best_paths_draws_whole_conversations_one_of_a_tree(tmp_pat
 
 
 def test_every_rule_is_one_of_words_or_rank_or_stays_in_the_pool():
-    stay = {"languages", "tree_states", "synthetic", "review", "paths"}
-    assert set(Keep.__struct_fields__) == stay | BY_WORDS_OR_RANK
+    stay = {"languages", "root_languages", "tree_states", "synthetic", "deleted", "review"}
+    stay |= {"paths", "turns", "prompt_words", "min_labels", "max_labels"}
+    assert set(Keep.__struct_fields__) <= stay | BY_WORDS_OR_RANK
     strict = Keep(languages=("de",), max_rank=0, reply_words=(1, 9), best_per_prompt=True)
     assert pool(strict) == Keep(languages=("de",))
 
@@ -327,6 +332,20 @@ def test_the_manifest_holds_the_target_whole_and_no_path(tmp_path):
     # What a manifest holds is a recipe that makes the same variant.
     again = msgspec.convert(made.manifest.recipe, Recipe)
     assert again == recipe
+
+
+def test_the_card_and_the_terminal_say_what_was_matched(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    made, target = plan(control_of(tmp_path, "rows", **CONCISE), tables_of(tmp_path, forest()))
+    n = target.train.num_rows
+    content = " ".join((write_variant(made) / "README.md").read_text(encoding="utf-8").split())
+    assert "a draw by hash among the threads that the recipe `target` keeps before" in content
+    assert f"as many rows in `train` as it has there ({n} for {n})" in content
+    assert "It is a control" not in card(target.manifest)
+    console = Console(width=200, file=StringIO())
+    console.print(variants_table([target.manifest, made.manifest]))
+    assert f"mine: of target, {n} rows for {n}, " in console.file.getvalue()
+    assert "limits stated for" not in console.file.getvalue()
 
 
 def test_the_controls_that_ship_control_concise_best():
