@@ -315,7 +315,7 @@ def test_a_control_of_best_paths_draws_whole_conversations_one_of_a_tree(tmp_pat
 
 def test_every_rule_is_one_of_words_or_rank_or_stays_in_the_pool():
     stay = {"languages", "root_languages", "tree_states", "synthetic", "deleted", "review"}
-    stay |= {"paths", "turns", "prompt_words", "min_labels", "max_labels"}
+    stay |= {"paths", "turns", "prompt_words", "min_labels", "max_labels", "near_duplicates"}
     assert set(Keep.__struct_fields__) <= stay | BY_WORDS_OR_RANK
     strict = Keep(languages=("de",), max_rank=0, reply_words=(1, 9), best_per_prompt=True)
     assert pool(strict) == Keep(languages=("de",))
