@@ -6,21 +6,28 @@ ready, or machine-written unless asked for. A null fails a rule.
 """
 
 import difflib
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Union
 
 import msgspec
 import polars as pl
 
 from dataset_builder.errors import InputError
 from dataset_builder.labels import Labels, bounds, label_rules
-from dataset_builder.settings import load_settings, settings_names
+from dataset_builder.settings import load_settings, settings_names, settings_path
 from dataset_builder.strata import Stratum
 from dataset_builder.wordings import TRAINING, WORDINGS
 from dataset_builder.words import CONCISE_WORDS
 
 RECIPES = Path(__file__).parent / "recipes"
+
+# The keys of `Keep` that choose among the replies to a prompt by their words or their rank. A
+# control's pool is what the others keep; a new key has to be put on one side or the other.
+BY_WORDS_OR_RANK = frozenset(
+    {"max_rank", "max_path_rank", "reply_words", "best_per_prompt", "shortest_of_top"}
+)
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Words = Annotated[int, msgspec.Meta(ge=0)]
@@ -102,6 +109,14 @@ class Cap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     stratify: tuple[Stratum, ...] = ()
 
 
+class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The recipe is a control: a random draw that matches another recipe's variant, its target."""
+
+    of: str  # the target: a recipe that ships, or a TOML file's path from the control's own file
+    match: Literal["rows", "words"]  # as many rows, or as many words in replies within 1 %
+    recipe: Union["Recipe", None] = None  # the target whole: never written, `load_recipe` fills it
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recipe as its TOML file says it."""
 
@@ -109,6 +124,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keep: Keep = Keep()
     shape: Shape = Shape()
     cap: Cap = Cap()
+    control: Control | None = None
 
 
 def load_recipe(name: str) -> Recipe:
@@ -128,7 +144,57 @@ def load_recipe(name: str) -> Recipe:
         raise InputError(
             f"recipe `{name}`: `stratify` {list(cap.stratify)} names one twice", "name each once"
         )
-    return recipe
+    return recipe if recipe.control is None else _controlled(name, recipe, recipe.control)
+
+
+def pool(keep: Keep) -> Keep:
+    """`keep` without what chooses by words or rank: the threads that a control is drawn from.
+
+    The best path of a tree is a choice by rank too: its pool is all whole conversations.
+    """
+    kept = {name: getattr(keep, name) for name in keep.__struct_fields__}
+    kept = {name: value for name, value in kept.items() if name not in BY_WORDS_OR_RANK}
+    return Keep(**kept | {"paths": "leaves" if keep.paths == "best" else keep.paths})
+
+
+def _controlled(name: str, recipe: Recipe, control: Control) -> Recipe:
+    """The control with its target inside: what it keeps is the pool, all else is the target's.
+
+    Raises InputError where the target is unknown or a control itself, or where the file says more
+    than which control it is.
+    """
+    path = settings_path(name, RECIPES, "recipe")
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    more = [f"[{key}]" for key in table if key not in ("title", "control")]
+    more += ["control.recipe"] if control.recipe is not None else []
+    if more:
+        raise InputError(
+            f"recipe `{name}`: a control takes all but the draw from `{control.of}`; "
+            f"found `{more[0]}`",
+            "leave in the file only `title` and `[control]` with `of` and `match`",
+        )
+    of = str(path.parent / control.of) if control.of.endswith(".toml") else control.of
+    try:
+        its_own = load_settings(of, RECIPES, "recipe", Recipe).control
+        if its_own is None:
+            target = load_recipe(of)
+    except InputError as error:
+        raise InputError(f"recipe `{name}`: `control.of`: {error}", error.hint) from error
+    if its_own is not None:
+        raise InputError(
+            f"recipe `{name}`: `{control.of}` is a control itself",
+            "name in `of` a recipe that chooses",
+        )
+    if getattr(target.shape, "form", "answers") != "answers":
+        raise InputError(
+            f"recipe `{name}`: `{control.of}` does not make answers, and only those have controls",
+            'name a recipe of the form "answers" in `of`',
+        )
+    # A stem and not a path: a manifest says the same on any machine.
+    inside = Control(of=_variant_name(of), match=control.match, recipe=target)
+    return msgspec.structs.replace(
+        target, title=recipe.title, keep=pool(target.keep), cap=Cap(), control=inside
+    )
 
 
 def load_recipes(names: Iterable[str]) -> dict[str, Recipe]:
@@ -138,11 +204,15 @@ def load_recipes(names: Iterable[str]) -> dict[str, Recipe]:
     """
     recipes: dict[str, Recipe] = {}
     for name in dict.fromkeys(names):
-        variant = Path(name).stem if name.endswith(".toml") else name
+        variant = _variant_name(name)
         if variant in recipes:
             raise InputError(f"`{name}` would be a second variant `{variant}`", "rename the file")
         recipes[variant] = load_recipe(name)
     return recipes
+
+
+def _variant_name(name: str) -> str:
+    return Path(name).stem if name.endswith(".toml") else name
 
 
 def recipe_names() -> list[str]:

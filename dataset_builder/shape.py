@@ -5,7 +5,7 @@ written alike in every variant of the same shape.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -16,17 +16,30 @@ from dataset_builder.tables import EXAMPLES, table_of
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import CONCISE_WORDS
 
+# Rows whose hash under it falls below the share state a limit.
+STATING = "state a limit"
+
 ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
-def examples_of(threads: Iterable[dict[str, Any]], shape: Shape) -> pa.Table:
-    """One row of EXAMPLES for each of `threads`, in their order."""
-    return table_of([example(thread, shape) for thread in threads], EXAMPLES)
+def examples_of(
+    threads: Iterable[dict[str, Any]], shape: Shape, stating: Collection[str] | None = None
+) -> pa.Table:
+    """One row of EXAMPLES for each of `threads`, in their order; `stating` as `example` says."""
+    return table_of([example(thread, shape, stating) for thread in threads], EXAMPLES)
 
 
-def example(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:
-    """The thread as a row of EXAMPLES."""
-    limit = stated_limit(thread["thread_id"], thread["reply_words"], shape)
+def example(
+    thread: dict[str, Any], shape: Shape, stating: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The thread as a row of EXAMPLES. Where the ids `stating` are given, just those state a limit,
+    as in a control; else the shape's share of the concise.
+    """
+    thread_id, reply_words = thread["thread_id"], thread["reply_words"]
+    if stating is None:
+        limit = stated_limit(thread_id, reply_words, shape)
+    else:
+        limit = kept_limit(thread_id, reply_words, shape) if thread_id in stating else None
     question = thread["question"]
     if limit is not None:
         wording = min(shape.wordings, key=lambda name: hash_order(name, thread["thread_id"]))
@@ -53,11 +66,15 @@ def stated_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
     """The limit that the row states, in words; None where it states none. The reply always keeps
     it.
     """
-    if (
-        reply_words > CONCISE_WORDS
-        or hash_share("state a limit", thread_id) >= shape.state_word_limit
-    ):
+    if reply_words > CONCISE_WORDS or hash_share(STATING, thread_id) >= shape.state_word_limit:
         return None
+    return kept_limit(thread_id, reply_words, shape)
+
+
+def kept_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
+    """The limit that the row would state, in words, however long the reply; None where it keeps
+    none of the shape's.
+    """
     if shape.limit_from == "list":
         return min((limit for limit in shape.limits if limit >= reply_words), default=None)
     factor = 1.0

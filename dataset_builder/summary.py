@@ -55,7 +55,8 @@ def variants_table(manifests: Sequence[Manifest]) -> Group:
             table.add_row(label, *cells, end_section=field == "limits_stated")
     note = "Below threads: how many fell, by the first rule failed. Concise: at most 100 words."
     shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
-    return Group(table, Text(note, style="dim"), *shares)
+    controls = [_control_note(each) for each in manifests if "control" in each.notes]
+    return Group(table, Text(note, style="dim"), *shares, *controls)
 
 
 def _share_note(manifest: Manifest) -> Text:
@@ -64,6 +65,19 @@ def _share_note(manifest: Manifest) -> Text:
         f"{found['concise_usable']:,} concise usable replies and {found['others_usable']:,} others"
     )
     return Text(f"{printable(manifest.name)}: n = {found['n']:,}, from {usable}", style="dim")
+
+
+def _control_note(manifest: Manifest) -> Text:
+    found, of = manifest.notes["control"]["train"], manifest.recipe["control"]["of"]
+    counts = [(found[key], key.replace("_", " ")) for key in ("rows", "words", "limits_stated")]
+    parts = [
+        f"{count['control']:,} {label} for {count['target']:,}"
+        for count, label in counts
+        if any(count.values())
+    ]
+    if found["out_of_place"]:
+        parts.append(f"{found['out_of_place']:,} of another language or number of turns")
+    return Text(printable(f"{manifest.name}: of {of}, {', '.join(parts)}"), style="dim")
 
 
 def _in_order(lists: Sequence[list[str]]) -> list[str]:

@@ -26,6 +26,7 @@ from dataset_builder.artifacts import (
     write_text,
 )
 from dataset_builder.card import card
+from dataset_builder.control import control_rules, match_sides, target_of
 from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
 from dataset_builder.labels import label_hint
@@ -73,13 +74,21 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     decided = _decided(threads, recipe)
     train, notes = _capped(decided.filter(pl.col("split") == "train"), recipe.cap)
     decided = decided.update(train.select("thread_id", "dropped_by"), on="thread_id", how="left")
-    names = [*rules(recipe.keep), *_later_rules(recipe)]
+    names = [*rules(recipe.keep), *_later_rules(recipe), *control_rules(recipe)]
+    stating = None
+    if recipe.control is not None:
+        target = plan_variant(recipe.control.of, target_of(recipe), tables)
+        limits = {side: count.limits_stated for side, count in target.manifest.splits.items()}
+        matched = match_sides(name, recipe, threads, decided, target.ledger, limits)
+        decided, stating, notes = matched.decided, matched.stating, notes | matched.notes
     funnel = _funnel(decided, "train", names)
     if not funnel["kept"]:
         raise _keeps_nothing(name, funnel, threads)
     ordered = decided.filter(pl.col("dropped_by").is_null()).sort("order")
     sides = {
-        side: examples_of(_rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape)
+        side: examples_of(
+            _rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape, stating
+        )
         for side in ("train", "validation")
     }
     ledger = checked(decided.sort("thread_id").select(LEDGER.schema.names).to_arrow(), LEDGER)

@@ -59,7 +59,7 @@ def _settings(arm: LoadedArm) -> Iterator[tuple[str, Any]]:
 
 def _flat(prefix: str, table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
-        if key == "title":
+        if key in ("title", "recipe"):  # what a control matches is told by its `of`
             continue
         if isinstance(value, dict):
             inner = _flat("", value)
@@ -79,18 +79,44 @@ def _unlike(arms: Sequence[LoadedArm]) -> Iterator[str]:
 
 
 def _sizes(arms: Sequence[LoadedArm]) -> Iterator[str]:
-    rows = {arm.label: float(arm.runs[0].manifest.splits["train"].rows) for arm in arms}
-    most, least = max(rows.values(), default=0.0), min(rows.values(), default=0.0)
-    if most - least > TOLERANCE * most and not any(_is_control(arm) for arm in arms):
+    """A line where an arm has fewer rows than another, and no random draw of as many rows is there
+    to say what that alone does.
+    """
+    rows = {arm.label: _rows(arm) for arm in arms if _control(arm) is None}
+    most = max(rows.values(), default=0.0)
+    smaller = {
+        arm.label
+        for arm in arms
+        if most - rows.get(arm.label, most) > TOLERANCE * most
+        and not any(_controls(other, arm) for other in arms)
+    }
+    if smaller:
+        told = {label: n for label, n in rows.items() if n == most or label in smaller}
         yield (
-            f"the variants differ in size and no control is among them: {_each(rows)} rows; "
+            f"the variants differ in size and no control is among them: {_each(told)} rows; "
             "a difference may be one of size"
         )
 
 
-def _is_control(arm: LoadedArm) -> bool:
-    manifest = arm.runs[0].manifest
-    return "control" in manifest.recipe or "control" in manifest.notes
+def _controls(arm: LoadedArm, other: LoadedArm) -> bool:
+    """Whether `arm` is a random draw of as many rows as `other`."""
+    control, rows = _control(arm), _rows(other)
+    return (
+        control is not None
+        and control["match"] == "rows"
+        and control["recipe"] == other.runs[0].manifest.recipe
+        and abs(_rows(arm) - rows) <= TOLERANCE * rows
+    )
+
+
+def _control(arm: LoadedArm) -> dict[str, Any] | None:
+    """What the arm's variant is a control of, and in what; None where it is none."""
+    control: dict[str, Any] | None = arm.runs[0].manifest.recipe.get("control")
+    return control
+
+
+def _rows(arm: LoadedArm) -> float:
+    return float(arm.runs[0].manifest.splits["train"].rows)
 
 
 def _other_settings(arms: Sequence[LoadedArm]) -> Iterator[str]:

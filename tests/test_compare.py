@@ -205,6 +205,35 @@ def test_pairs_are_made_of_prompts_that_every_arm_answered():
     assert found.not_shared == 20
 
 
+def test_sizes_are_doubted_until_a_random_draw_of_as_many_rows_is_among_the_arms():
+    concise = manifest_of("concise", rows=100, cap={"examples": 100})
+    arms = [arm("full", pattern(60, 2)), arm("concise", pattern(60, 10), manifest=concise)]
+
+    def doubted(*controls):
+        found, _ = read(compare([*arms, *controls], None))
+        return [line for line in found.warnings if "differ in size" in line]
+
+    def control(name, rows, match, of):
+        inside = {"of": "concise", "match": match, "recipe": of.recipe}
+        return arm(name, pattern(60, 3), manifest=manifest_of(name, rows=rows, control=inside))
+
+    assert "`full` 400, `concise` 100 rows" in doubted()[0]
+    assert doubted(control("words", 40, "words", concise))
+    assert doubted(control("another", 100, "rows", manifest_of("full")))
+    assert doubted(control("short_of_rows", 60, "rows", concise))
+    assert not doubted(control("rows", 100, "rows", concise))
+
+
+def test_what_a_control_matches_is_told_by_its_name_and_not_key_by_key():
+    inside = {"of": "full", "match": "rows", "recipe": manifest_of("full").recipe}
+    control = arm("random", pattern(60, 3), manifest=manifest_of("random", control=inside))
+    found, _ = read(compare([arm("full", pattern(60, 2)), control], None))
+    assert found.differing == {
+        "recipe control.of": {"full": None, "random": "full"},
+        "recipe control.match": {"full": None, "random": "rows"},
+    }
+
+
 def test_prompts_of_one_tree_are_one_cluster():
     trees = {f"p{place}": f"t{place // 5}" for place in range(60)}
     first = arm("full", pattern(60, 2), evaluation={"trees": trees})

@@ -281,8 +281,9 @@ def test_the_last_turn_alone_has_no_history(tmp_path):
 # ------------------------------------------------------------------------------------- files
 
 
-def test_the_recipes_that_ship_are_the_five_and_load():
-    assert recipe_names() == ["capped", "concise_best", "concise_rank0", "full", "rank0"]
+def test_the_recipes_that_ship_are_the_seven_and_load():
+    choosing = ["capped", "concise_best", "concise_rank0", "full", "rank0"]
+    assert recipe_names() == sorted([*choosing, "control_rows", "control_words"])
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.keep.languages == ("en",)

@@ -319,7 +319,7 @@ def test_without_a_name_every_recipe_is_built_and_a_dry_run_writes_nothing(
     source = write(tmp_path / "rows.trees.jsonl.gz", forest())
     assert build("--source", source, "--dry-run") == 0
     dry = capsys.readouterr()
-    assert len(dry.out.splitlines()) == 5
+    assert len(dry.out.splitlines()) == 7
     assert "Nothing was written" in dry.err
     assert not artifacts.exists()
     assert build("--source", source) == 0
