@@ -19,7 +19,7 @@ def build(
     text: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Build dataset variants: those named, or every one that ships.
+    """Build dataset variants: those named, or every one of the form `answers` that ships.
 
     Prints each variant's directory. `capped` is the one to begin with.
 
@@ -39,7 +39,8 @@ def build(
     """
     from dataset_builder import hub
     from dataset_builder.export import Export, read_export
-    from dataset_builder.recipe import load_recipes, recipe_names
+    from dataset_builder.forms import refuse_texts
+    from dataset_builder.recipe import default_names, load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
     from dataset_builder.template import find_template
     from dataset_builder.threads import make_tables, write_tables
@@ -47,7 +48,9 @@ def build(
 
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
-    recipes = load_recipes(variants or recipe_names())
+    recipes = load_recipes(variants or default_names())
+    if template:
+        refuse_texts(recipes)
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.
         if str(path) in recipe_names() and not path.exists():

@@ -55,7 +55,8 @@ def variants_table(manifests: Sequence[Manifest]) -> Group:
             table.add_row(label, *cells, end_section=field == "limits_stated")
     note = "Below threads: how many fell, by the first rule failed. Concise: at most 100 words."
     shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
-    return Group(table, Text(note, style="dim"), *shares)
+    forms = [_pairs_note(each) for each in manifests if "pairs" in each.notes]
+    return Group(table, Text(note, style="dim"), *shares, *forms)
 
 
 def _share_note(manifest: Manifest) -> Text:
@@ -64,6 +65,16 @@ def _share_note(manifest: Manifest) -> Text:
         f"{found['concise_usable']:,} concise usable replies and {found['others_usable']:,} others"
     )
     return Text(f"{printable(manifest.name)}: n = {found['n']:,}, from {usable}", style="dim")
+
+
+def _pairs_note(manifest: Manifest) -> Text:
+    found = manifest.notes["pairs"]["train"]
+    text = (
+        f"{printable(manifest.name)}: {found['rows']:,} rows from {found['written']:,} pairs of"
+        f" threads, {found['flipped']:,} of them flipped; words are of the chosen replies, which are"
+        f" the longer in {found['chosen_longer']:,}, the shorter in {found['chosen_shorter']:,}"
+    )
+    return Text(text, style="dim")
 
 
 def _in_order(lists: Sequence[list[str]]) -> list[str]:

@@ -28,10 +28,11 @@ from dataset_builder.artifacts import (
 )
 from dataset_builder.card import card
 from dataset_builder.errors import InputError
+from dataset_builder.forms import form_rules, one_per_prompt, rows_of
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
+from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe, is_best_to_its_prompt, is_concise, rules
-from dataset_builder.shape import examples_of
-from dataset_builder.tables import EXAMPLES, LEDGER, checked, write_table
+from dataset_builder.tables import FORMS, LEDGER, checked, write_table
 from dataset_builder.template import Template, text
 from dataset_builder.threads import Tables
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER
@@ -69,17 +70,27 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     """
     threads = pl.DataFrame(tables.threads)
     decided = _decided(threads, recipe)
-    train, notes = _capped(decided.filter(pl.col("split") == "train"), recipe.cap)
+    paired = None
+    if recipe.shape.form == "prompts":
+        decided = one_per_prompt(threads, decided)
+    if recipe.shape.form == "pairs":
+        paired = pair_up(threads, decided, recipe)  # capped already, in whole pairs
+        decided = paired.decided
+    cap = Cap() if paired else recipe.cap
+    train, notes = _capped(decided.filter(pl.col("split") == "train"), cap)
     decided = decided.update(train.select("thread_id", "dropped_by"), on="thread_id", how="left")
     names = [*rules(recipe.keep), *_later_rules(recipe)]
     funnel = _funnel(decided, "train", names)
     if not funnel["kept"]:
         raise _keeps_nothing(name, funnel, threads)
     ordered = decided.filter(pl.col("dropped_by").is_null()).sort("order")
-    sides = {
-        side: examples_of(_rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape)
-        for side in ("train", "validation")
-    }
+    if paired:
+        sides, notes = paired.sides, {**notes, "pairs": paired.notes}
+    else:
+        sides = {
+            side: rows_of(_rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape)
+            for side in ("train", "validation")
+        }
     ledger = checked(decided.sort("thread_id").select(LEDGER.schema.names).to_arrow(), LEDGER)
     digests = {side: rows_digest(rows) for side, rows in sides.items()}
     manifest = Manifest(
@@ -97,6 +108,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
         splits={side: _split_count(rows) for side, rows in sides.items()},
         notes={**notes, "rows": digests},
         word_counter=WORD_COUNTER,
+        form=recipe.shape.form,
     )
     return Plan(manifest, sides["train"], sides["validation"], ledger)
 
@@ -108,8 +120,10 @@ def write_variant(plan: Plan) -> Path:
     out = plan.directory
     if not (out / "manifest.json").is_file():
         with building(out) as directory:
-            write_table(plan.train, EXAMPLES, directory / "train.parquet")
-            write_table(plan.validation, EXAMPLES, directory / "validation.parquet")
+            write_table(plan.train, FORMS[plan.manifest.form], directory / "train.parquet")
+            write_table(
+                plan.validation, FORMS[plan.manifest.form], directory / "validation.parquet"
+            )
             write_table(plan.ledger, LEDGER, directory / "ledger.parquet")
             write_text(card(plan.manifest), directory / "README.md")
             write_json(plan.manifest, directory / "manifest.json")
@@ -194,6 +208,7 @@ def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]
 
 def _later_rules(recipe: Recipe) -> list[str]:
     names = ["best_per_prompt"] if recipe.keep.best_per_prompt else []
+    names += form_rules(recipe.shape)
     if recipe.cap.concise_share is not None:
         return [*names, "share"]
     return [*names, "cap"] if recipe.cap.examples is not None else names
@@ -227,7 +242,8 @@ def _rows_of(threads: pl.DataFrame, ordered: pl.DataFrame) -> list[dict[str, Any
 
 
 def _split_count(rows: pa.Table) -> SplitCount:
-    words = rows["reply_words"].to_pylist()
+    is_pairs = "chosen_words" in rows.column_names
+    words = rows["chosen_words" if is_pairs else "reply_words"].to_pylist()
     return SplitCount(
         rows=len(words),
         words=sum(words),
@@ -265,6 +281,10 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "tree_states": f"`tree_states` may be too narrow; the sources hold {common['tree_state']}",
         "languages": f"`languages` may be too narrow; the sources hold {common['root_lang']}",
         "reply_words": f"`reply_words` may be too narrow; the median reply has {middle:.0f} words",
+        "no_pair": "a pair is two ranked replies to one prompt; the sources may hold none, or the rules"
+        " keep one of each two",
+        "pair_gap": "`flip_gap` may be too wide",
+        "cap": "a pair is written whole or not at all; raise `examples`",
         "share": "the share needs both concise and longer replies; leave `concise_share` out",
     }
     return InputError(

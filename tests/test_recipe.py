@@ -13,6 +13,7 @@ from dataset_builder.recipe import (
     Keep,
     Recipe,
     Shape,
+    default_names,
     load_recipe,
     load_recipes,
     recipe_names,
@@ -266,8 +267,10 @@ def test_the_last_turn_alone_has_no_history(tmp_path):
 # ------------------------------------------------------------------------------------- files
 
 
-def test_the_recipes_that_ship_are_the_five_and_load():
-    assert recipe_names() == ["capped", "concise_best", "concise_rank0", "full", "rank0"]
+def test_the_recipes_that_ship_load_and_those_of_answers_are_built_where_none_is_named():
+    answers = ["capped", "concise_best", "concise_rank0", "full", "rank0"]
+    assert default_names() == answers
+    assert recipe_names() == sorted([*answers, "pairs", "pairs_flipped", "prompts"])
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.keep.languages == ("en",)
