@@ -1,4 +1,4 @@
-"""What a row is beside an answer: a prompt alone, with a limit, for a trainer that makes the answers.
+"""What a row is where it is not an answer: a prompt alone, for a trainer that makes the answers.
 
 A prompt stands once: its best-ranked kept reply gives language, turns and the words that a limit
 may be taken from; its other kept replies are dropped as `same_prompt`. Here too is what the forms
@@ -48,7 +48,9 @@ def rows_of(threads: Iterable[dict[str, Any]], shape: Shape) -> pa.Table:
 
 
 def one_per_prompt(threads: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
-    """`decided` with every kept thread but the best-ranked to each prompt dropped as `same_prompt`."""
+    """`decided` with only the best-ranked kept thread to each prompt; the others fell as
+    `same_prompt`.
+    """
     kept = decided.filter(pl.col("dropped_by").is_null()).select("thread_id")
     ranked = kept.join(threads.select("thread_id", "prompt_id", "standing"), on="thread_id")
     others = ranked.filter(~is_best_to_its_prompt())
@@ -77,9 +79,9 @@ def prompt_row(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:
 def prompt_limit(prompt_id: str, reply_words: int, shape: Shape) -> int | None:
     """The limit that the prompt states, in words; None in the share that states none.
 
-    Nothing must keep it yet, so `list` draws any of `limits` by hash and, unlike for answers, `reply`
-    and `slack` take the best kept reply whatever its length. A longer list changes only the prompts
-    that draw what was added.
+    Nothing must keep it yet, so `list` draws any of `limits` by hash and, unlike for answers,
+    `reply` and `slack` take the best kept reply whatever its length. A longer list changes only the
+    prompts that draw what was added.
     """
     if hash_share("state a limit", prompt_id) >= shape.state_word_limit:
         return None

@@ -57,8 +57,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[SourceFile]
     tables: str  # digest of the tables it was made from
     held_out: float
-    # All threads, then how many each reason dropped, in order, then those kept: rows of `train`, and
-    # of the form `pairs` the threads that stand in a row; notes["pairs"] relates them to rows.
+    # All threads, then how many each reason dropped, in order, then those kept: rows of `train`. Of
+    # the form `pairs` they are the threads that stand in a row; notes["pairs"] counts the rows.
     funnel: dict[str, int]
     validation_funnel: dict[str, int]
     splits: dict[str, SplitCount]  # train, validation

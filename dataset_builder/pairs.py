@@ -78,8 +78,10 @@ class Paired(NamedTuple):
 
 
 def pair_up(threads: pl.DataFrame, decided: pl.DataFrame, recipe: Recipe) -> Paired:
-    """The pairs among the threads that `decided` keeps. A thread that stands in no row is dropped: by
-    `cap` or `pair_gap` where a pair of it was, else as `no_pair`.
+    """The pairs among the threads that `decided` keeps.
+
+    A thread that stands in no row is dropped: by `cap` or `pair_gap` where a pair of it was, by
+    `cap` where both, else as `no_pair`.
     """
     shape = recipe.shape
     kept = decided.filter(pl.col("dropped_by").is_null()).select("thread_id", "split")
@@ -209,8 +211,8 @@ def _row(
 def _counts(
     pairs: Sequence[Pair], close: Sequence[Pair], cut: Sequence[Pair], written: Sequence[Pair]
 ) -> dict[str, int]:
-    """Pairs found = too close + cut by the cap + written; their rows by augmentation; and both sides:
-    how often the chosen reply is the longer.
+    """Pairs found = too close + cut by the cap + written; the rows by augmentation, and by whether
+    the chosen reply is the longer.
     """
     assert len(pairs) == len(close) + len(cut) + len(written)
     kinds: Counter[str] = Counter()

@@ -60,8 +60,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limit_from: Literal["reply", "slack", "list"] = "reply"
     slack: tuple[float, float] = (1.0, 2.0)
     limits: tuple[Limit, ...] = (20, 50, 100)
-    # What a row is. answers: a prompt and the reply; pairs: a prompt, the chosen and the rejected of
-    # two sibling replies (dataset_builder.pairs); prompts: a prompt alone, one row for all its
+    # What a row is. answers: a prompt and the reply; pairs: a prompt, the chosen and the rejected
+    # of two sibling replies (dataset_builder.pairs); prompts: a prompt alone, one row for all its
     # replies (dataset_builder.forms).
     form: Form = "answers"
     # Which two of a prompt's kept, ranked replies: ranks 0 and 1; the best and the worst; each and
@@ -141,7 +141,7 @@ def default_names() -> list[str]:
 
 
 def check_form(name: str, recipe: Recipe) -> None:
-    """Raises InputError where `recipe` sets a key that its form does not read, or asks for nothing."""
+    """Raises InputError where `recipe` sets a key that its form does not read or cannot serve."""
     shape, cap, plain = recipe.shape, recipe.cap, Shape()
     unread: tuple[str, ...] = ("pairs", "length_flips", "flip_gap", "plain_too")
     if shape.form == "pairs":

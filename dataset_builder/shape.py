@@ -64,7 +64,9 @@ def stated_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
 
 
 def limit_above(thread_id: str, reply_words: int, shape: Shape) -> int:
-    """A limit that a reply of so many words keeps: them, or with `slack` more, up to the next ten."""
+    """A limit that a reply of so many words keeps: with `slack` that many times a factor, and up to
+    the next ten.
+    """
     factor = 1.0
     if shape.limit_from == "slack":
         low, high = shape.slack

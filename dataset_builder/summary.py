@@ -70,9 +70,9 @@ def _share_note(manifest: Manifest) -> Text:
 def _pairs_note(manifest: Manifest) -> Text:
     found = manifest.notes["pairs"]["train"]
     text = (
-        f"{printable(manifest.name)}: {found['rows']:,} rows from {found['written']:,} pairs of"
-        f" threads, {found['flipped']:,} of them flipped; words are of the chosen replies, which are"
-        f" the longer in {found['chosen_longer']:,}, the shorter in {found['chosen_shorter']:,}"
+        f"{printable(manifest.name)}: {found['rows']:,} train rows from {found['written']:,} pairs"
+        f" of threads, {found['flipped']:,} flipped. Words are of the chosen reply,"
+        f" the longer in {found['chosen_longer']:,}, the shorter in {found['chosen_shorter']:,}."
     )
     return Text(text, style="dim")
 

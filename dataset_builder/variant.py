@@ -281,8 +281,8 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "tree_states": f"`tree_states` may be too narrow; the sources hold {common['tree_state']}",
         "languages": f"`languages` may be too narrow; the sources hold {common['root_lang']}",
         "reply_words": f"`reply_words` may be too narrow; the median reply has {middle:.0f} words",
-        "no_pair": "a pair is two ranked replies to one prompt; the sources may hold none, or the rules"
-        " keep one of each two",
+        "no_pair": "a pair is two ranked replies to one prompt that all rules keep;"
+        " the sources may hold none",
         "pair_gap": "`flip_gap` may be too wide",
         "cap": "a pair is written whole or not at all; raise `examples`",
         "share": "the share needs both concise and longer replies; leave `concise_share` out",
