@@ -47,7 +47,7 @@ def rows_of(threads: Iterable[dict[str, Any]], shape: Shape) -> pa.Table:
     return examples_of(threads, shape)
 
 
-def one_per_prompt(threads: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
+def drop_same_prompts(threads: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
     """`decided` with only the best-ranked kept thread to each prompt; the others fell as
     `same_prompt`.
     """
@@ -99,7 +99,8 @@ def prompt_messages(
     thread: dict[str, Any], limit: int | None, key: str, shape: Shape
 ) -> list[dict[str, str]]:
     """The conversation up to the question, `limit` stated in the wording that `key` draws."""
-    wording = min(TRAINING, key=lambda name: hash_order(name, key))
+    wordings = getattr(shape, "wordings", TRAINING)
+    wording = min(wordings, key=lambda name: hash_order(name, key))
     history = [] if shape.last_turn_only else thread["history"]
     return [
         *({"role": ROLES[turn["role"]], "content": turn["text"]} for turn in history),

@@ -160,11 +160,11 @@ def check_form(name: str, recipe: Recipe) -> None:
             f"recipe `{name}`: a cap on pairs counts rows and nothing else",
             "leave only `examples` in [cap]",
         )
-    if shape.form == "pairs" and recipe.keep.best_per_prompt:
-        raise InputError(
-            f"recipe `{name}`: `best_per_prompt` leaves no two replies to pair",
-            "leave `best_per_prompt` out",
-        )
+    for key in ("best_per_prompt", "shortest_of_top"):
+        if shape.form == "pairs" and getattr(recipe.keep, key, None):
+            raise InputError(
+                f"recipe `{name}`: `{key}` leaves no two replies to pair", f"leave `{key}` out"
+            )
     if shape.form == "prompts" and not shape.state_word_limit:
         raise InputError(
             f"recipe `{name}`: no prompt would state a limit",

@@ -28,7 +28,7 @@ from dataset_builder.artifacts import (
 )
 from dataset_builder.card import card
 from dataset_builder.errors import InputError
-from dataset_builder.forms import form_rules, one_per_prompt, rows_of
+from dataset_builder.forms import drop_same_prompts, form_rules, rows_of
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe, is_best_to_its_prompt, is_concise, rules
@@ -72,7 +72,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     decided = _decided(threads, recipe)
     paired = None
     if recipe.shape.form == "prompts":
-        decided = one_per_prompt(threads, decided)
+        decided = drop_same_prompts(threads, decided)
     if recipe.shape.form == "pairs":
         paired = pair_up(threads, decided, recipe)  # capped already, in whole pairs
         decided = paired.decided

@@ -435,7 +435,7 @@ def test_a_manifest_without_a_form_is_one_of_answers(artifacts, tables):
         ('[shape]\nform = "prompts"', "no prompt would state a limit"),
         (
             '[shape]\nform = "prompts"\nstate_word_limit = 1\nlimit_from = "list"\nlimits = []',
-            "`limits` names none",
+            "`limits`",
         ),
         ('[shape]\nform = "pair"', "pair"),
         ('[shape]\nform = "pairs"\nlength_flips = true\nflip_gap = 1', "flip_gap"),
