@@ -182,7 +182,7 @@ def is_concise() -> pl.Expr:
 
 
 def default_names() -> list[str]:
-    """Those of them built where none is named: of the form `answers`. The other forms need ranked
+    """The recipes that are built where none is named: those of the form `answers`. Pairs need ranked
     siblings, which not every source has.
     """
     return [name for name in recipe_names() if load_recipe(name).shape.form == "answers"]
@@ -197,10 +197,10 @@ def check_form(name: str, recipe: Recipe) -> None:
         unread += ("state_word_limit",) if shape.length_flips else ("flip_gap", "plain_too")
     for key in unread:
         if getattr(shape, key) != getattr(plain, key):
-            flips = f" with `length_flips = {str(shape.length_flips).lower()}`"
+            flips = "with" if shape.length_flips else "without"
             raise InputError(
                 f"recipe `{name}`: `{key}` says nothing for the form `{shape.form}`"
-                f"{flips if shape.form == 'pairs' else ''}",
+                f"{f' {flips} `length_flips`' if shape.form == 'pairs' else ''}",
                 f"leave `{key}` out",
             )
     if shape.form == "pairs" and cap != Cap(examples=cap.examples):

@@ -417,12 +417,12 @@ def test_a_manifest_without_a_form_is_one_of_answers(artifacts, tables):
         ("[shape]\nlength_flips = true", "`length_flips` says nothing for the form `answers`"),
         (
             '[shape]\nform = "pairs"\nflip_gap = 20',
-            "`flip_gap` says nothing for the form `pairs` with `length_flips = false`",
+            "`flip_gap` says nothing for the form `pairs` without `length_flips`",
         ),
         ('[shape]\nform = "pairs"\nlimits = [5]', "`limits` says nothing for the form `pairs`"),
         (
             '[shape]\nform = "pairs"\nlength_flips = true\nstate_word_limit = 0.5',
-            "`state_word_limit` says nothing for the form `pairs` with `length_flips = true`",
+            "`state_word_limit` says nothing for the form `pairs` with `length_flips`",
         ),
         (
             '[shape]\nform = "pairs"\n[cap]\nconcise_share = 0.5',
