@@ -182,14 +182,14 @@ def is_concise() -> pl.Expr:
 
 
 def default_names() -> list[str]:
-    """The recipes that are built where none is named: those of the form `answers`. Pairs need ranked
+    """The recipes built where none is named: those of the form `answers`. Pairs need ranked
     siblings, which not every source has.
     """
     return [name for name in recipe_names() if load_recipe(name).shape.form == "answers"]
 
 
 def check_form(name: str, recipe: Recipe) -> None:
-    """Raises InputError where `recipe` sets a key that its form does not read or cannot serve."""
+    """Raises InputError where `recipe` sets a key its form does not read or cannot serve."""
     shape, cap, plain = recipe.shape, recipe.cap, Shape()
     unread: tuple[str, ...] = ("pairs", "length_flips", "flip_gap", "plain_too")
     if shape.form == "pairs":
