@@ -22,7 +22,7 @@ def build(
     fit_length: int = 256,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Build dataset variants: those named, or every one that ships.
+    """Build dataset variants: those named, or every one of the form `answers` that ships.
 
     Prints each variant's directory. `capped` is the one to begin with.
 
@@ -50,7 +50,8 @@ def build(
     from dataset_builder import hub
     from dataset_builder.export import Export, read_export
     from dataset_builder.fit_report import fit_table, fits, open_tokenizer
-    from dataset_builder.recipe import load_recipes, recipe_names
+    from dataset_builder.forms import refuse_texts
+    from dataset_builder.recipe import default_names, load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
     from dataset_builder.template import find_template
     from dataset_builder.threads import make_tables, write_tables
@@ -62,7 +63,9 @@ def build(
     if fit_length < 1:
         raise InputError(f"--fit-length {fit_length} holds no token", "give 1 or more")
     tokenizer = open_tokenizer(fit, fitting) if fit else None
-    recipes = load_recipes(variants or recipe_names())
+    recipes = load_recipes(variants or default_names())
+    if template:
+        refuse_texts(recipes)
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.
         if str(path) in recipe_names() and not path.exists():

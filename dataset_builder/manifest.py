@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from dataset_builder.artifacts import artifacts_root, read_json
 from dataset_builder.errors import InputError
+from dataset_builder.tables import FORMS, read_table
 
 
 class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +42,8 @@ class SplitCount(msgspec.Struct, frozen=True, kw_only=True):
     """The size of one split of a variant."""
 
     rows: int
-    words: int  # in replies
-    concise: int  # rows whose reply has at most 100 words
+    words: int  # in replies; of pairs, in the chosen ones
+    concise: int  # rows whose reply has at most 100 words; of pairs, whose chosen one has
     limits_stated: int  # rows whose prompt states a limit
 
 
@@ -55,12 +57,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[SourceFile]
     tables: str  # digest of the tables it was made from
     held_out: float
-    # All threads, then how many each reason dropped, in order, then those kept: rows of `train`.
+    # All threads, then how many each reason dropped, in order, then those kept: rows of `train`. Of
+    # the form `pairs` they are the threads that stand in a row; notes["pairs"] counts the rows.
     funnel: dict[str, int]
     validation_funnel: dict[str, int]
     splits: dict[str, SplitCount]  # train, validation
     notes: dict[str, Any]  # what a rule decided for the whole, such as the n of `concise_share`
     word_counter: str
+    form: str = "answers"  # of the rows: answers, pairs or prompts
 
 
 def find_variant(name: str) -> tuple[Path, Manifest]:
@@ -83,6 +87,19 @@ def find_variant(name: str) -> tuple[Path, Manifest]:
         if known
         else f"type `just build-data {name}`",
     )
+
+
+def read_variant(directory: Path, manifest: Manifest, split: str) -> pa.Table:
+    """The rows of `split`, train or validation, as the table of the variant's form.
+
+    Raises InputError where they are absent, damaged, or of a form that is not known here.
+    """
+    if manifest.form not in FORMS:
+        raise InputError(
+            f"{directory}: a variant of the form `{manifest.form}`; known: {', '.join(FORMS)}",
+            f"type `just build-data {manifest.name}`",
+        )
+    return read_table(directory / f"{split}.parquet", FORMS[manifest.form])
 
 
 class Pointer(msgspec.Struct, frozen=True):

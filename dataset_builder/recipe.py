@@ -80,6 +80,16 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the kept threads are written."""
 
+    # What a row is. answers: a prompt and the reply; pairs: a prompt, the chosen and the rejected
+    # of two sibling replies (dataset_builder.pairs); prompts: a prompt alone, one row for all its
+    # replies (dataset_builder.forms).
+    form: Literal["answers", "pairs", "prompts"] = "answers"
+    # Which two of a prompt's kept, ranked replies: ranks 0 and 1; the best and the worst; each and
+    # the next; every two.
+    pairs: Literal["top_two", "best_worst", "adjacent", "all"] = "top_two"
+    length_flips: bool = False  # two rows a pair: one limit both keep, one only the shorter keeps
+    flip_gap: Annotated[int, msgspec.Meta(ge=2)] = 10  # a closer pair, in words, is not flipped
+    plain_too: bool = False  # beside the flips, each pair as it is ranked, without a limit
     last_turn_only: bool = False  # the question alone, without what was said before it
     state_word_limit: Share = (
         0.0  # share of the rows with a concise reply whose question states a limit
@@ -144,6 +154,7 @@ def load_recipe(name: str) -> Recipe:
         raise InputError(
             f"recipe `{name}`: `stratify` {list(cap.stratify)} names one twice", "name each once"
         )
+    check_form(name, recipe)
     return recipe if recipe.control is None else _controlled(name, recipe, recipe.control)
 
 
@@ -185,7 +196,7 @@ def _controlled(name: str, recipe: Recipe, control: Control) -> Recipe:
             f"recipe `{name}`: `{control.of}` is a control itself",
             "name in `of` a recipe that chooses",
         )
-    if getattr(target.shape, "form", "answers") != "answers":
+    if target.shape.form != "answers":
         raise InputError(
             f"recipe `{name}`: `{control.of}` does not make answers, and only those have controls",
             'name a recipe of the form "answers" in `of`',
@@ -347,3 +358,44 @@ def is_shortest_of_top(k: int) -> pl.Expr:
 def is_concise() -> pl.Expr:
     """Whether the reply has at most 100 words."""
     return pl.col("reply_words") <= CONCISE_WORDS
+
+
+def default_names() -> list[str]:
+    """The recipes built where none is named: those of the form `answers`. Pairs need ranked
+    siblings, which not every source has.
+    """
+    return [name for name in recipe_names() if load_recipe(name).shape.form == "answers"]
+
+
+def check_form(name: str, recipe: Recipe) -> None:
+    """Raises InputError where `recipe` sets a key its form does not read or cannot serve."""
+    shape, cap, plain = recipe.shape, recipe.cap, Shape()
+    unread: tuple[str, ...] = ("pairs", "length_flips", "flip_gap", "plain_too")
+    if shape.form == "pairs":
+        unread = ("limit_from", "slack", "limits")
+        unread += ("state_word_limit",) if shape.length_flips else ("flip_gap", "plain_too")
+    for key in unread:
+        if getattr(shape, key) != getattr(plain, key):
+            flips = "with" if shape.length_flips else "without"
+            raise InputError(
+                f"recipe `{name}`: `{key}` says nothing for the form `{shape.form}`"
+                f"{f' {flips} `length_flips`' if shape.form == 'pairs' else ''}",
+                f"leave `{key}` out",
+            )
+    if shape.form == "pairs" and cap != Cap(examples=cap.examples):
+        raise InputError(
+            f"recipe `{name}`: a cap on pairs counts rows and nothing else",
+            "leave only `examples` in [cap]",
+        )
+    for key in ("best_per_prompt", "shortest_of_top"):
+        if shape.form == "pairs" and getattr(recipe.keep, key, None):
+            raise InputError(
+                f"recipe `{name}`: `{key}` leaves no two replies to pair", f"leave `{key}` out"
+            )
+    if shape.form == "prompts" and not shape.state_word_limit:
+        raise InputError(
+            f"recipe `{name}`: no prompt would state a limit",
+            "`state_word_limit = 1.0` in [shape] has each state one",
+        )
+    if shape.form == "prompts" and shape.limit_from == "list" and not shape.limits:
+        raise InputError(f"recipe `{name}`: `limits` names none", "limits = [20, 50, 100]")

@@ -77,6 +77,13 @@ def kept_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
     """
     if shape.limit_from == "list":
         return min((limit for limit in shape.limits if limit >= reply_words), default=None)
+    return limit_above(thread_id, reply_words, shape)
+
+
+def limit_above(thread_id: str, reply_words: int, shape: Shape) -> int:
+    """A limit that a reply of so many words keeps: with `slack` that many times a factor, and up to
+    the next ten.
+    """
     factor = 1.0
     if shape.limit_from == "slack":
         low, high = shape.slack

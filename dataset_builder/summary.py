@@ -56,7 +56,8 @@ def variants_table(manifests: Sequence[Manifest]) -> Group:
     note = "Below threads: how many fell, by the first rule failed. Concise: at most 100 words."
     shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
     controls = [_control_note(each) for each in manifests if "control" in each.notes]
-    return Group(table, Text(note, style="dim"), *shares, *controls)
+    forms = [_pairs_note(each) for each in manifests if "pairs" in each.notes]
+    return Group(table, Text(note, style="dim"), *shares, *controls, *forms)
 
 
 def _share_note(manifest: Manifest) -> Text:
@@ -78,6 +79,16 @@ def _control_note(manifest: Manifest) -> Text:
     if found["out_of_place"]:
         parts.append(f"{found['out_of_place']:,} of another language or number of turns")
     return Text(printable(f"{manifest.name}: of {of}, {', '.join(parts)}"), style="dim")
+
+
+def _pairs_note(manifest: Manifest) -> Text:
+    found = manifest.notes["pairs"]["train"]
+    text = (
+        f"{printable(manifest.name)}: {found['rows']:,} train rows from {found['written']:,} pairs"
+        f" of threads, {found['flipped']:,} flipped. Words are of the chosen reply,"
+        f" the longer in {found['chosen_longer']:,}, the shorter in {found['chosen_shorter']:,}."
+    )
+    return Text(text, style="dim")
 
 
 def _in_order(lists: Sequence[list[str]]) -> list[str]:

@@ -158,6 +158,59 @@ EXAMPLES = Table(
     ("example_id",),
 )
 
+PAIRS = Table(
+    "pairs",
+    pa.schema(
+        [
+            (
+                "example_id",
+                pa.string(),
+            ),  # <pair_id>-plain, -above or -between: where the limit lies
+            ("pair_id", pa.string()),  # of the two replies; the same in all augmentations of them
+            ("tree_id", pa.string()),
+            ("prompt_id", pa.string()),  # the message that both reply to
+            ("lang", pa.string()),  # the chosen reply's
+            ("turns", pa.int32()),
+            # plain: no limit, chosen by rank; kept: a limit, chosen by rank; flipped: a limit that
+            # only the lower-ranked reply keeps, which is therefore chosen.
+            ("augmentation", pa.string()),
+            ("limit", pa.int32()),  # words, as stated in the prompt; null where none is
+            ("prompt", CHAT),  # ends with the user's message; carries the stated limit
+            ("chosen", CHAT),  # one assistant message
+            ("rejected", CHAT),  # one assistant message
+            ("chosen_id", pa.string()),  # thread ids
+            ("rejected_id", pa.string()),
+            ("chosen_rank", pa.int32()),  # as exported, never null
+            ("rejected_rank", pa.int32()),
+            ("chosen_words", pa.int32()),
+            ("rejected_words", pa.int32()),
+        ]
+    ),
+    ("example_id",),
+)
+
+PROMPTS = Table(
+    "prompts",
+    pa.schema(
+        [
+            ("example_id", pa.string()),  # the prompt's id
+            ("tree_id", pa.string()),
+            ("prompt_id", pa.string()),
+            ("lang", pa.string()),  # the best kept reply's
+            ("turns", pa.int32()),
+            ("limit", pa.int32()),  # words, as stated in the prompt; null where none is
+            ("prompt", CHAT),  # ends with the user's message; carries the stated limit
+            ("reply_id", pa.string()),  # the best kept human reply: a thread id
+            ("rank", pa.int32()),  # its rank
+            ("reply_words", pa.int32()),  # its words, for reference: a limit may be below them
+        ]
+    ),
+    ("example_id",),
+)
+
+# What the rows of a variant are, by its form.
+FORMS = {"answers": EXAMPLES, "pairs": PAIRS, "prompts": PROMPTS}
+
 LEDGER = Table(
     "ledger",
     pa.schema(

@@ -29,12 +29,13 @@ from dataset_builder.card import card
 from dataset_builder.control import control_rules, match_sides, target_of
 from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
+from dataset_builder.forms import drop_same_prompts, form_rules, rows_of
 from dataset_builder.labels import label_hint
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
+from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe, is_concise, one_per_prompt, rules
-from dataset_builder.shape import examples_of
 from dataset_builder.strata import by_strata, strata_counts
-from dataset_builder.tables import EXAMPLES, LEDGER, checked, write_table
+from dataset_builder.tables import FORMS, LEDGER, checked, write_table
 from dataset_builder.template import Template, text
 from dataset_builder.threads import Tables
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER
@@ -72,7 +73,14 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     """
     threads = pl.DataFrame(tables.threads)
     decided = _decided(threads, recipe)
-    train, notes = _capped(decided.filter(pl.col("split") == "train"), recipe.cap)
+    paired = None
+    if recipe.shape.form == "prompts":
+        decided = drop_same_prompts(threads, decided)
+    if recipe.shape.form == "pairs":
+        paired = pair_up(threads, decided, recipe)  # capped already, in whole pairs
+        decided = paired.decided
+    cap = Cap() if paired else recipe.cap
+    train, notes = _capped(decided.filter(pl.col("split") == "train"), cap)
     decided = decided.update(train.select("thread_id", "dropped_by"), on="thread_id", how="left")
     names = [*rules(recipe.keep), *_later_rules(recipe), *control_rules(recipe)]
     stating = None
@@ -85,12 +93,15 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     if not funnel["kept"]:
         raise _keeps_nothing(name, funnel, threads)
     ordered = decided.filter(pl.col("dropped_by").is_null()).sort("order")
-    sides = {
-        side: examples_of(
-            _rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape, stating
-        )
-        for side in ("train", "validation")
-    }
+    if paired:
+        sides, notes = paired.sides, {**notes, "pairs": paired.notes}
+    else:
+        sides = {
+            side: rows_of(
+                _rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape, stating
+            )
+            for side in ("train", "validation")
+        }
     ledger = checked(decided.sort("thread_id").select(LEDGER.schema.names).to_arrow(), LEDGER)
     digests = {side: rows_digest(rows) for side, rows in sides.items()}
     manifest = Manifest(
@@ -108,6 +119,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
         splits={side: _split_count(rows) for side, rows in sides.items()},
         notes={**notes, "rows": digests},
         word_counter=WORD_COUNTER,
+        form=recipe.shape.form,
     )
     return Plan(manifest, sides["train"], sides["validation"], ledger)
 
@@ -119,8 +131,10 @@ def write_variant(plan: Plan) -> Path:
     out = plan.directory
     if not (out / "manifest.json").is_file():
         with building(out) as directory:
-            write_table(plan.train, EXAMPLES, directory / "train.parquet")
-            write_table(plan.validation, EXAMPLES, directory / "validation.parquet")
+            write_table(plan.train, FORMS[plan.manifest.form], directory / "train.parquet")
+            write_table(
+                plan.validation, FORMS[plan.manifest.form], directory / "validation.parquet"
+            )
             write_table(plan.ledger, LEDGER, directory / "ledger.parquet")
             write_text(card(plan.manifest), directory / "README.md")
             write_json(plan.manifest, directory / "manifest.json")
@@ -207,7 +221,7 @@ def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]
 
 
 def _later_rules(recipe: Recipe) -> list[str]:
-    names = [*one_per_prompt(recipe.keep)]
+    names = [*one_per_prompt(recipe.keep), *form_rules(recipe.shape)]
     if recipe.cap.concise_share is not None:
         return [*names, "share"]
     return [*names, "cap"] if recipe.cap.examples is not None else names
@@ -241,7 +255,8 @@ def _rows_of(threads: pl.DataFrame, ordered: pl.DataFrame) -> list[dict[str, Any
 
 
 def _split_count(rows: pa.Table) -> SplitCount:
-    words = rows["reply_words"].to_pylist()
+    is_pairs = "chosen_words" in rows.column_names
+    words = rows["chosen_words" if is_pairs else "reply_words"].to_pylist()
     return SplitCount(
         rows=len(words),
         words=sum(words),
@@ -288,6 +303,10 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
             f"{median(prompts or [0]):.0f} words"
         ),
         "reply_words": f"`reply_words` may be too narrow; the median reply has {middle:.0f} words",
+        "no_pair": "a pair is two ranked replies to one prompt that all rules keep;"
+        " the sources may hold none",
+        "pair_gap": "`flip_gap` may be too wide",
+        "cap": "a pair is written whole or not at all; raise `examples`",
         "share": "the share needs both concise and longer replies; leave `concise_share` out",
     }
     if last.startswith(("min_labels.", "max_labels.")):

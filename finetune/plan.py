@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from finetune.previews import Question
 
 
+# The form of the rows that each method trains on.
+METHOD_FORMS = {"sft": "answers"}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What would be trained: everything known before a weight is loaded."""
@@ -72,16 +76,27 @@ class Target:
 def find_target(variant: str, preset_name: str, seed: int) -> Target:
     """The run that this variant, preset and seed name.
 
-    Raises InputError where one of them is not there.
+    Raises InputError where one of them is not there, or the method cannot train on the variant.
     """
     if seed < 0:
         raise InputError(f"seed {seed} is negative", "choose 0 or more")
     preset = load_preset(preset_name)
     directory, manifest = find_variant(variant)
+    _check_form(manifest, preset)
     digest = settings_digest(preset)
     short = Path(preset_name).stem if preset_name.endswith(".toml") else preset_name
     name = run_name(manifest, short, digest, seed)
     return Target(runs_root() / name, directory, manifest, short, preset, digest, seed)
+
+
+def _check_form(manifest: Manifest, preset: Preset) -> None:
+    wanted = METHOD_FORMS[preset.method]
+    if manifest.form != wanted:
+        raise InputError(
+            f"variant `{manifest.name}` has rows of the form `{manifest.form}`;"
+            f" the method `{preset.method}` trains on `{wanted}`",
+            f'build a variant whose [shape] says form = "{wanted}"',
+        )
 
 
 def make_plan(target: Target, report: Callable[[str], None] = lambda line: None) -> Plan:

@@ -14,6 +14,7 @@ from dataset_builder.recipe import (
     Keep,
     Recipe,
     Shape,
+    default_names,
     load_recipe,
     load_recipes,
     recipe_names,
@@ -281,9 +282,11 @@ def test_the_last_turn_alone_has_no_history(tmp_path):
 # ------------------------------------------------------------------------------------- files
 
 
-def test_the_recipes_that_ship_are_the_seven_and_load():
+def test_the_recipes_that_ship_load_and_those_of_answers_are_built_where_none_is_named():
     choosing = ["capped", "concise_best", "concise_rank0", "full", "rank0"]
-    assert recipe_names() == sorted([*choosing, "control_rows", "control_words"])
+    answers = sorted([*choosing, "control_rows", "control_words"])
+    assert default_names() == answers
+    assert recipe_names() == sorted([*answers, "pairs", "pairs_flipped", "prompts"])
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.keep.languages == ("en",)
