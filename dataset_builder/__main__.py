@@ -17,6 +17,10 @@ def build(
     source: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
     held_out: float = 0.1,
     text: str | None = None,
+    decontaminate: Annotated[
+        list[Path] | None, Parameter(negative="", consume_multiple=True)
+    ] = None,
+    report_contamination: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one that ships.
@@ -34,10 +38,16 @@ def build(
         Share of root prompts that no variant trains on.
     text
         Also write train.jsonl and val.jsonl as `{"text": …}` under this template.
+    decontaminate
+        A prompt file: no row whose prompts hold one of its prompts is kept. JSON Lines, a string
+        or an object with `prompt`, `instruction` or `turns` a line. Takes several.
+    report_contamination
+        Count those rows, and keep them.
     dry_run
         Say what would be built, and write nothing.
     """
     from dataset_builder import hub
+    from dataset_builder.contamination import read_against
     from dataset_builder.export import Export, read_export
     from dataset_builder.recipe import load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
@@ -48,6 +58,11 @@ def build(
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
     recipes = load_recipes(variants or recipe_names())
+    if report_contamination and not decontaminate:
+        raise InputError(
+            "`--report-contamination` without a prompt file", "name one: `--decontaminate FILE`"
+        )
+    against = read_against(decontaminate or [], drop=not report_contamination)
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.
         if str(path) in recipe_names() and not path.exists():
@@ -64,7 +79,7 @@ def build(
         status.update("making threads")
         tables = make_tables(exports, held_out)
         status.update("applying recipes")
-        plans = [plan_variant(name, recipe, tables) for name, recipe in recipes.items()]
+        plans = [plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()]
         if not dry_run:
             status.update("writing")
             write_tables(tables)

@@ -44,6 +44,9 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     best_per_prompt: bool = (
         False  # of the replies that pass all of the above, the best-ranked to each prompt
     )
+    # Of what is left, near repeats go. prompts: of prompts that are nearly equal one is kept, with
+    # its replies; rows: of rows whose prompts and replies are both nearly equal, one.
+    near_duplicates: Literal["keep", "prompts", "rows"] = "keep"
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

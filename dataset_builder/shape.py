@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataset_builder.artifacts import hash_order, hash_share
+from dataset_builder.flags import with_flags
 from dataset_builder.recipe import Shape
 from dataset_builder.tables import EXAMPLES, table_of
 from dataset_builder.wordings import TRAINING, state_limit
@@ -21,7 +22,7 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 
 def examples_of(threads: Iterable[dict[str, Any]], shape: Shape) -> pa.Table:
     """One row of EXAMPLES for each of `threads`, in their order."""
-    return table_of([example(thread, shape) for thread in threads], EXAMPLES)
+    return table_of(with_flags([example(thread, shape) for thread in threads]), EXAMPLES)
 
 
 def example(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:

@@ -5,6 +5,7 @@ side.
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -24,8 +25,17 @@ def normalised(text: str) -> str:
     >>> normalised("What IS a tree?")
     'whatisatree'
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(filter(str.isalnum, folded)) or text
+    return letters_and_digits(text) or text
+
+
+def letters_and_digits(text: str) -> str:
+    """`text` case-folded, with letters and digits only; empty where it has none of them.
+
+    >>> letters_and_digits("...")
+    ''
+    """
+    # `\w` is what str.isalnum accepts, and the underscore.
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
 
 
 def side(root_text: str, held_out: float) -> str:

@@ -151,6 +151,7 @@ EXAMPLES = Table(
             ("limit", pa.int32()),  # words, as stated in the prompt; null where none is
             ("prompt", CHAT),  # ends with the user's message; carries the stated limit
             ("completion", CHAT),  # one assistant message
+            ("flags", pa.list_(pa.string())),  # what to look at twice: see dataset_builder.flags
         ]
     ),
     ("example_id",),

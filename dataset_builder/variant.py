@@ -27,9 +27,12 @@ from dataset_builder.artifacts import (
     write_text,
 )
 from dataset_builder.card import card
+from dataset_builder.contamination import Against
 from dataset_builder.errors import InputError
+from dataset_builder.flags import flag_counts
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.recipe import Cap, Recipe, is_best_to_its_prompt, is_concise, rules
+from dataset_builder.screening import screened, screening_rules
 from dataset_builder.shape import examples_of
 from dataset_builder.tables import EXAMPLES, LEDGER, checked, write_table
 from dataset_builder.template import Template, text
@@ -63,15 +66,16 @@ class Shares(NamedTuple):
     others: int
 
 
-def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
-    """The variant that `recipe` makes of `tables`. Raises InputError where it keeps nothing to
-    train on.
+def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | None = None) -> Plan:
+    """The variant that `recipe` makes of `tables`, held against prompt files where there are any.
+
+    Raises InputError where it keeps nothing to train on.
     """
     threads = pl.DataFrame(tables.threads)
-    decided = _decided(threads, recipe)
+    decided, met = screened(_decided(threads, recipe), threads, recipe, against)
     train, notes = _capped(decided.filter(pl.col("split") == "train"), recipe.cap)
     decided = decided.update(train.select("thread_id", "dropped_by"), on="thread_id", how="left")
-    names = [*rules(recipe.keep), *_later_rules(recipe)]
+    names = [*rules(recipe.keep), *_later_rules(recipe, against)]
     funnel = _funnel(decided, "train", names)
     if not funnel["kept"]:
         raise _keeps_nothing(name, funnel, threads)
@@ -84,7 +88,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     digests = {side: rows_digest(rows) for side, rows in sides.items()}
     manifest = Manifest(
         name=name,
-        digest=_digest(digests, ledger, recipe, tables),
+        digest=_digest(digests, ledger, recipe, tables, against),
         title=recipe.title,
         recipe=msgspec.json.decode(msgspec.json.encode(recipe)),
         sources=tables.sources.files,
@@ -95,7 +99,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
             decided, "validation", [each for each in names if each not in ("share", "cap")]
         ),
         splits={side: _split_count(rows) for side, rows in sides.items()},
-        notes={**notes, "rows": digests},
+        notes={**notes, **met, "flags": flag_counts(sides), "rows": digests},
         word_counter=WORD_COUNTER,
     )
     return Plan(manifest, sides["train"], sides["validation"], ledger)
@@ -192,8 +196,9 @@ def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]
     return surplus.with_columns(pl.lit(reason).alias("dropped_by")), notes
 
 
-def _later_rules(recipe: Recipe) -> list[str]:
+def _later_rules(recipe: Recipe, against: Against | None) -> list[str]:
     names = ["best_per_prompt"] if recipe.keep.best_per_prompt else []
+    names += screening_rules(recipe.keep, against)
     if recipe.cap.concise_share is not None:
         return [*names, "share"]
     return [*names, "cap"] if recipe.cap.examples is not None else names
@@ -236,10 +241,18 @@ def _split_count(rows: pa.Table) -> SplitCount:
     )
 
 
-def _digest(digests: dict[str, str], ledger: pa.Table, recipe: Recipe, tables: Tables) -> str:
+def _digest(
+    digests: dict[str, str],
+    ledger: pa.Table,
+    recipe: Recipe,
+    tables: Tables,
+    against: Against | None,
+) -> str:
     # All that the directory holds follows from these: an equal digest is an equal directory.
     parts = [digests["train"], digests["validation"], rows_digest(ledger)]
     parts += [msgspec.json.encode(recipe, order="sorted").decode(), tables.sources.digest]
+    if against:
+        parts += [str(against.drop), *(f"{file.name} {file.sha256}" for file in against.files)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -265,6 +278,7 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "tree_states": f"`tree_states` may be too narrow; the sources hold {common['tree_state']}",
         "languages": f"`languages` may be too narrow; the sources hold {common['root_lang']}",
         "reply_words": f"`reply_words` may be too narrow; the median reply has {middle:.0f} words",
+        "contamination": "leave out the prompt file, or only report with `--report-contamination`",
         "share": "the share needs both concise and longer replies; leave `concise_share` out",
     }
     return InputError(
