@@ -7,8 +7,9 @@ miss a pair (at this banding, one in millions) but never invent one.
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import chain
 
-from dataset_builder.shingles import shared_buckets, words
+from dataset_builder.shingles import Parts, shared_buckets, words
 from dataset_builder.split import normalised
 
 # Two texts are near when this share of the word triples that either has is in both.
@@ -28,7 +29,7 @@ def near_prompts(prompts: Mapping[str, str], held_out: Iterable[tuple[str, bool]
     if not texts:
         return []
     equal = {normalised(text) for text in texts}
-    buckets = shared_buckets([(text,) for text in (*texts, *prompts.values())], SHINGLE_WORDS)
+    buckets = shared_buckets([((text,),) for text in (*texts, *prompts.values())], SHINGLE_WORDS)
     held_in: dict[int, list[int]] = {}
     for place in range(len(texts)):
         for bucket in buckets.get(place, ()):
@@ -41,22 +42,26 @@ def near_prompts(prompts: Mapping[str, str], held_out: Iterable[tuple[str, bool]
     return sorted(found)
 
 
-def near_repeats(rows: Mapping[str, tuple[str, ...]]) -> list[str]:
+def near_repeats(rows: Mapping[str, Parts]) -> list[str]:
     """The ids of `rows` that repeat one before them, in their order.
 
-    A row is its texts, equally many for each (say: history, question). Two are near when each text
-    of one is near its counterpart, or when all of them are equal, letters and digits alone. Greedy:
-    the first row is kept, and each later one unless it is near one that was kept. So no two kept
-    ones are near, each repeat is near a kept one, and a chain of small changes is not one cluster
-    from end to end.
+    A row is its parts, equally many for each (say: history, question), a part its texts. Two rows
+    are near when each part of one is near its counterpart, or when all are equal, letters and
+    digits alone. Greedy: the first row is kept, and each later one unless it is near one that was
+    kept. So no two kept ones are near, each repeat is near a kept one, and a chain of small changes
+    is not one cluster from end to end.
     """
     ids, units = list(rows), list(rows.values())
     buckets = shared_buckets(units, SHINGLE_WORDS)
     kept_in: dict[int, list[int]] = {}
-    equal: set[tuple[str, ...]] = set()
+    equal: set[Parts] = set()
+    folds: dict[str, str] = {}
     found = []
     for place, unit in enumerate(units):
-        folded = tuple(normalised(text) for text in unit)
+        for text in chain.from_iterable(unit):
+            if text not in folds:
+                folds[text] = normalised(text)
+        folded = tuple(tuple(folds[text] for text in texts) for texts in unit)
         before = {key for bucket in buckets.get(place, ()) for key in kept_in.get(bucket, ())}
         if folded in equal or any(_near(unit, units[key]) for key in sorted(before)):
             found.append(ids[place])
@@ -84,12 +89,17 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _near(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    # Texts without a word ("...", an emoji) are near only where they are equal.
+def _near(one: Parts, other: Parts) -> bool:
     return all(
-        ours == theirs or ("" not in shingles(ours) and _overlap(ours, theirs) >= NEAR)
-        for ours, theirs in zip(one, other, strict=True)
+        ours == theirs or _is_near(ours, theirs)
+        for ours, theirs in reversed(list(zip(one, other, strict=True)))
     )
+
+
+def _is_near(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    sets = [frozenset[str]().union(*map(shingles, texts)) - {""} for texts in (one, other)]
+    # Texts without a word ("...", an emoji) are near only where they are equal.
+    return all(sets) and jaccard(*sets) >= NEAR
 
 
 def _overlap(one: str, other: str) -> float:

@@ -126,12 +126,11 @@ def _by_kind(found: Iterable[tuple[Any, str]]) -> dict[str, int]:
 
 
 def _repeats(left: pl.DataFrame, key: str) -> list[str]:
-    said = pl.col("history").list.eval(pl.element().struct.field("text")).list.join("\n")
-    texts = [said.alias("said"), pl.col("question")]
-    if key == "thread_id":
-        texts.append(pl.col("reply"))
+    said = pl.col("history").list.eval(pl.element().struct.field("text"))
+    texts = [pl.col("question"), *([pl.col("reply")] if key == "thread_id" else [])]
     units = {
-        name: tuple(parts) for name, *parts in left.unique(key).select(key, *texts).iter_rows()
+        name: (tuple(before), *((text,) for text in parts))
+        for name, before, *parts in left.unique(key).select(key, said, *texts).iter_rows()
     }
     return near_repeats({name: units[name] for name in sorted(units, key=_order)})
 

@@ -21,6 +21,9 @@ PERMUTATIONS, BANDS, SEED = 128, 32, 1
 # So many texts are hashed at a time: bounds memory, changes nothing.
 CHUNK = 20_000
 
+# The parts of a row, such as its history, its question and its reply: of each, its texts.
+Parts = tuple[tuple[str, ...], ...]
+
 # Odd 64-bit constants: of Knuth's MMIX generator, and of the finaliser of MurmurHash3.
 _MULTIPLY = np.uint64(6364136223846793005)
 _FINISH = np.uint64(0xFF51AFD7ED558CCD)
@@ -50,11 +53,11 @@ def shingles_of(texts: Sequence[str], size: int) -> Shingles:
     return Shingles(np.concatenate(hashes), np.cumsum(np.concatenate(counts)))
 
 
-def shared_buckets(units: Sequence[tuple[str, ...]], size: int) -> dict[int, list[int]]:
+def shared_buckets(units: Sequence[Parts], size: int) -> dict[int, list[int]]:
     """The places of `units` that may be near another, each with the buckets it shares with one.
 
-    A unit is some texts, equally many for each, and its set every run of `size` words, told apart
-    by the text's place. Of two units whose sets overlap by 0.8, all but one in twenty million share
+    A unit is some parts, and its set every run of `size` words in their texts, told apart by the
+    part. Of two units whose sets overlap by 0.8, all but one in twenty million share
     a bucket. A unit that shares none is left out.
     """
     if len(units) < 2:
@@ -108,17 +111,23 @@ def _word_hashes(flat: list[str]) -> np.ndarray:
     return np.array(of_words, np.uint64)[encoded.indices.to_numpy()]
 
 
-def _sets_of(units: Sequence[tuple[str, ...]], size: int) -> Shingles:
-    """The set of each unit: the runs of its texts, each mixed with the text's place."""
-    # A history or a question that stands in many rows is read once.
+def _sets_of(units: Sequence[Parts], size: int) -> Shingles:
+    """The set of each unit: the runs of its texts, each mixed with the part it stands in."""
+    # A message that stands in the history of many rows is read once.
     numbers: dict[str, int] = {}
-    of_units = np.array(
-        [[numbers.setdefault(text, len(numbers)) for text in each] for each in units]
-    )
-    taken = _some(shingles_of(list(numbers), size), of_units.ravel())
-    places = np.tile(np.arange(of_units.shape[1], dtype=np.uint64), len(units))
-    tags = np.repeat(_mixed(places), np.diff(taken.offsets))
-    return Shingles(_mixed(taken.hashes ^ tags), taken.offsets[:: of_units.shape[1]])
+    taken: list[int] = []
+    parts: list[int] = []
+    counts: list[int] = []
+    for unit in units:
+        before = len(taken)
+        for part, texts in enumerate(unit):
+            taken += [numbers.setdefault(text, len(numbers)) for text in texts]
+            parts += [part] * len(texts)
+        counts.append(len(taken) - before)
+    found = _some(shingles_of(list(numbers), size), np.array(taken, np.int64))
+    tags = np.repeat(_mixed(np.array(parts, np.uint64)), np.diff(found.offsets))
+    ends = np.cumsum([0, *counts])
+    return Shingles(_mixed(found.hashes ^ tags), found.offsets[ends])
 
 
 def _some(shingles: Shingles, places: np.ndarray) -> Shingles:

@@ -1,5 +1,6 @@
 """Near repeats inside a variant: greedy, exact, and the same in any order."""
 
+import gzip
 import json
 import random
 from itertools import combinations
@@ -19,6 +20,8 @@ from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
 from tests.test_variant import recipe
 
+MORE = "Can you tell me more about that, with examples?"
+
 relaxed = settings(max_examples=40, deadline=None)
 LONG = "How do I keep the bread that I bake at home from getting a hard crust after one single day"
 
@@ -30,12 +33,14 @@ texts = st.lists(
 
 def near(one, other):
     """Two rows are near by counting, as the docstrings say it."""
-    if all(normalised(a) == normalised(b) for a, b in zip(one, other, strict=True)):
+    parts = list(zip(one, other, strict=True))
+    if all(list(map(normalised, a)) == list(map(normalised, b)) for a, b in parts):
         return True
-    return all(
-        a == b or (words(a) and words(b) and jaccard(shingles(a), shingles(b)) >= 0.8)
-        for a, b in zip(one, other, strict=True)
-    )
+    return all(a == b or (bag(a) and bag(b) and jaccard(bag(a), bag(b)) >= 0.8) for a, b in parts)
+
+
+def bag(texts):
+    return {run for text in texts for run in shingles(text)} - {""}
 
 
 def greedy(rows):
@@ -46,15 +51,14 @@ def greedy(rows):
 
 
 @relaxed
-@given(st.lists(st.tuples(texts, texts), max_size=7), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.tuples(st.lists(texts, max_size=2).map(tuple), texts), max_size=7),
+    st.randoms(use_true_random=False),
+)
 def test_repeats_are_those_that_counting_finds(pairs, chance):
     # Near copies too, or most examples would hold no pair.
-    copies = [
-        (said, f"{asked} {chance.choice(['', 'please', '!'])}")
-        for said, asked in pairs
-        for _ in "ab"
-    ]
-    rows = {str(n): row for n, row in enumerate([*pairs, *copies])}
+    copies = [(said, f"{asked} {chance.choice(['', 'please', '!'])}") for said, asked in pairs * 2]
+    rows = {str(n): (said, (asked,)) for n, (said, asked) in enumerate([*pairs, *copies])}
     assert near_repeats(rows) == greedy(rows)
 
 
@@ -79,16 +83,17 @@ def _runs(text, size):
 
 
 def test_a_text_that_resembles_none_shares_no_bucket():
-    units = [(LONG,), (LONG + " please",), ("What is the tallest tree that ever grew in Wales?",)]
+    tree = "What is the tallest tree that ever grew in Wales?"
+    units = [((text,),) for text in (LONG, LONG + " please", tree)]
     assert set(shared_buckets(units, 3)) == {0, 1}
 
 
 def test_a_chain_of_small_changes_is_not_one_cluster():
     asked = LONG.split()
     chain = [" ".join([*asked[at:], *(f"w{n}" for n in range(at))]) for at in range(8)]
-    assert near((chain[0],), (chain[1],))
-    assert not near((chain[0],), (chain[-1],))
-    kept = set("01234567") - set(near_repeats({str(n): (text,) for n, text in enumerate(chain)}))
+    assert near(((chain[0],),), ((chain[1],),))
+    assert not near(((chain[0],),), ((chain[-1],),))
+    kept = set("01234567") - set(near_repeats({str(n): ((text,),) for n, text in enumerate(chain)}))
     assert "0" in kept
     assert len(kept) > 1
 
@@ -96,9 +101,10 @@ def test_a_chain_of_small_changes_is_not_one_cluster():
 def repeated_forest():
     rows = []
     for at in range(30):
+        topic = " ".join(f"{word}{at // 3}" for word in LONG.split())
         ending = ["", " please", "!"][at % 3]
         rows += [
-            prompt(f"p{at:02}", text=f"{LONG} in town {at // 3}x{ending}"),
+            prompt(f"p{at:02}", text=f"{topic}{ending}"),
             reply(f"a{at:02}", f"p{at:02}", words=40 + at, rank=0),
             reply(f"b{at:02}", f"p{at:02}", words=9, rank=1),
             prompt(
@@ -169,7 +175,7 @@ def test_the_order_of_rows_does_not_matter_and_a_smaller_cap_is_inside_a_larger(
     assert sizes[0] == sizes[1][:3] == made.train["example_id"].to_pylist()[:3]
 
 
-def test_on_real_files_no_two_kept_prompts_are_near_and_each_repeat_is_near_a_kept_one():
+def test_on_real_files_the_repeats_are_those_that_counting_finds():
     files = ["laion_en_100.trees.jsonl", "oasst2_animals.trees.jsonl"]
     tables = make_tables([read_export(real(f"oasst/{name}")) for name in files], 0.1)
     loose = {"tree_states": [], "review": False}
@@ -177,21 +183,29 @@ def test_on_real_files_no_two_kept_prompts_are_near_and_each_repeat_is_near_a_ke
     made = plan_variant("test", recipe(keep=keep, shape={"last_turn_only": True}), tables)
     whole = plan_variant("test", recipe(keep=loose, shape={"last_turn_only": True}), tables)
     questions = {row["prompt_id"]: row["prompt"][0]["content"] for row in whole.train.to_pylist()}
-    rows = {name: (questions[name],) for name in sorted(questions, key=_order)}
-    repeats = greedy(rows)
-    assert len(repeats) == 8
-    assert set(made.train["prompt_id"].to_pylist()) == set(questions) - set(repeats)
+    bags = {name: bag([questions[name]]) for name in sorted(questions, key=_order)}
+    kept = []
+    for name in bags:
+        if not any(
+            normalised(questions[name]) == normalised(questions[other])
+            or (
+                # Sets of too different a size cannot overlap so far, and need no counting.
+                0.8 * len(bags[name]) <= len(bags[other]) <= len(bags[name]) / 0.8
+                and jaccard(bags[name], bags[other]) >= 0.8
+            )
+            for other in kept
+        ):
+            kept.append(name)
+    assert 0 < len(questions) - len(kept) < 20
+    assert set(made.train["prompt_id"].to_pylist()) == set(kept)
 
 
-def test_the_train_texts_hold_the_exact_repeats_that_were_counted():
-    path = real("oasst/oasst1_en_train.texts.jsonl.gz")
-    import gzip
-
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        found = [json.loads(line) for line in file]
-    lines = [each if isinstance(each, str) else each["text"] for each in found]
-    assert len(lines) - len(set(lines)) == 496
-    repeats = near_repeats({str(n): (text,) for n, text in enumerate(lines)})
-    kept = set(map(str, range(len(lines)))) - set(repeats)
-    assert len({normalised(lines[int(name)]) for name in kept}) == len(kept)
-    assert len(repeats) >= 496
+def test_near_repeats_stand_in_the_train_texts_as_copies_do():
+    with gzip.open(real("oasst/oasst1_en_train.texts.jsonl.gz"), "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line, _ in zip(file, range(6_000), strict=False)]
+    repeats = near_repeats({str(n): ((text,),) for n, text in enumerate(texts)})
+    folded = {normalised(text) for text in texts}
+    kept = [text for n, text in enumerate(texts) if str(n) not in set(repeats)]
+    # Copies go, and some more that only resemble one.
+    assert len(texts) - len(folded) < len(repeats) < 2 * (len(texts) - len(folded)) + 100
+    assert len({normalised(text) for text in kept}) == len(kept)
