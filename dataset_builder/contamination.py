@@ -45,7 +45,10 @@ def read_against(paths: Sequence[Path], drop: bool = True) -> Against | None:
     """The prompt files at `paths`; None where there are none. Raises InputError as
     `read_prompt_lines` does, and where two carry the same name.
     """
-    files = tuple(read_prompt_lines(path, turns=True) for path in paths)
+    # By name, so that the order in which they were named makes no other variant.
+    files = tuple(
+        sorted((read_prompt_lines(path, turns=True) for path in paths), key=lambda file: file.name)
+    )
     for name, times in Counter(file.name for file in files).items():
         if times > 1:
             raise InputError(
