@@ -21,6 +21,8 @@ from dataset_builder.split import letters_and_digits
 GRAM_WORDS = 8
 OVERLAP = 0.7
 
+_LOW = np.uint64(2**16 - 1)
+
 # The kinds, the stronger first.
 EXACT, NEARLY = "exact", "overlap"
 
@@ -92,7 +94,11 @@ def _overlapping(texts: Sequence[str], prompts: Sequence[str]) -> list[tuple[int
         for gram in grams:
             prompts_with.setdefault(gram, set()).add(number)
     held = shingles_of(texts, GRAM_WORDS)
-    hits = np.flatnonzero(np.isin(held.hashes, wanted.hashes))
+    # Sixteen bits rule nearly all out before any sorting.
+    low = np.zeros(2**16, bool)
+    low[wanted.hashes & _LOW] = True
+    likely = np.flatnonzero(low[held.hashes & _LOW])
+    hits = likely[np.isin(held.hashes[likely], wanted.hashes)]
     of_texts = np.searchsorted(held.offsets, hits, side="right") - 1
     # A gram counts once however often the text repeats it.
     pairs = set(zip(of_texts.tolist(), held.hashes[hits].tolist(), strict=True))

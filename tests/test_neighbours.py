@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import unicodedata
 from itertools import combinations
 
 import pytest
@@ -15,7 +16,7 @@ from dataset_builder.export import read_export
 from dataset_builder.neighbours import jaccard, near_repeats, shingles
 from dataset_builder.screening import _order
 from dataset_builder.shingles import shared_buckets, shingles_of, words
-from dataset_builder.split import normalised
+from dataset_builder.split import letters_and_digits, normalised
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
 from tests.test_variant import recipe
@@ -80,6 +81,12 @@ def test_runs_in_arrays_are_the_runs_of_each_text():
 def _runs(text, size):
     found = words(text)
     return {tuple(found[at : at + size]) for at in range(max(1, len(found) - size + 1))}
+
+
+@given(st.text())
+def test_folding_keeps_letters_and_digits(text):
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    assert letters_and_digits(text) == "".join(filter(str.isalnum, folded))
 
 
 def test_a_text_that_resembles_none_shares_no_bucket():
