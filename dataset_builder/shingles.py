@@ -74,7 +74,10 @@ def shared_buckets(units: Sequence[Parts], size: int) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     numbered = 0
     for band in np.split(rows, BANDS, axis=1):
-        _, bucket, members = np.unique(band, axis=0, return_inverse=True, return_counts=True)
+        keys = np.zeros(len(places), np.uint64)
+        for column in band.T:
+            keys = _mixed(keys * _MULTIPLY + column)
+        _, bucket, members = np.unique(keys, return_inverse=True, return_counts=True)
         is_shared = (members > 1)[bucket]
         for place, number in zip(
             places[is_shared].tolist(), (bucket[is_shared] + numbered).tolist(), strict=True
