@@ -20,6 +20,10 @@ def build(
     fit: str | None = None,
     fit_template: str = "instruct",
     fit_length: int = 256,
+    decontaminate: Annotated[
+        list[Path] | None, Parameter(negative="", consume_multiple=True)
+    ] = None,
+    report_contamination: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one of the form `answers` that ships.
@@ -44,10 +48,16 @@ def build(
         The template of that report.
     fit_length
         Its length, in tokens.
+    decontaminate
+        A prompt file: no row whose prompts hold one of its prompts is kept. JSON Lines, a string
+        or an object with `prompt`, `instruction` or `turns` a line. Takes several.
+    report_contamination
+        Count those rows, and keep them.
     dry_run
         Say what would be built, and write nothing.
     """
     from dataset_builder import hub
+    from dataset_builder.contamination import read_against
     from dataset_builder.export import Export, read_export
     from dataset_builder.fit_report import fit_table, fits, open_tokenizer
     from dataset_builder.forms import refuse_texts
@@ -66,6 +76,11 @@ def build(
     recipes = load_recipes(variants or default_names())
     if template:
         refuse_texts(recipes)
+    if report_contamination and not decontaminate:
+        raise InputError(
+            "`--report-contamination` without a prompt file", "name one: `--decontaminate FILE`"
+        )
+    against = read_against(decontaminate or [], drop=not report_contamination)
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.
         if str(path) in recipe_names() and not path.exists():
@@ -82,7 +97,7 @@ def build(
         status.update("making threads")
         tables = make_tables(exports, held_out)
         status.update("applying recipes")
-        plans = [plan_variant(name, recipe, tables) for name, recipe in recipes.items()]
+        plans = [plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()]
         if not dry_run:
             status.update("writing")
             write_tables(tables)

@@ -40,6 +40,9 @@ def build_command(manifest: Manifest, from_hub: bool) -> str:
         [] if from_hub else [part for file in manifest.sources for part in ("--source", file.name)]
     )
     arguments = [manifest.name, *sources, "--held-out", f"{manifest.held_out:g}"]
+    if met := manifest.notes.get("contamination"):
+        arguments += ["--decontaminate", *(file["name"] for file in met["files"])]
+        arguments += [] if met["dropped"] else ["--report-contamination"]
     return f"just build-data {shlex.join(arguments)}"
 
 

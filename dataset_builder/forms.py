@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.errors import InputError
+from dataset_builder.flags import flags_of
 from dataset_builder.recipe import Recipe, Shape, is_best_to_its_prompt
 from dataset_builder.shape import ROLES, examples_of, limit_above
 from dataset_builder.tables import PROMPTS, table_of
@@ -45,7 +46,10 @@ def rows_of(
     `shape.example` says, or of PROMPTS where that is the form.
     """
     if shape.form == "prompts":
-        return table_of([prompt_row(thread, shape) for thread in threads], PROMPTS)
+        rows = [prompt_row(thread, shape) for thread in threads]
+        for row in rows:
+            row["flags"] = flags_of({**row, "completion": []})
+        return table_of(rows, PROMPTS)
     return examples_of(threads, shape, stating)
 
 

@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataset_builder.artifacts import hash_order, hash_share
+from dataset_builder.flags import flags_of
 from dataset_builder.forms import prompt_messages, turns_of
 from dataset_builder.recipe import Recipe, Shape
 from dataset_builder.tables import PAIRS, table_of
@@ -177,6 +178,8 @@ def _table(threads: pl.DataFrame, pairs: Sequence[Pair], shape: Shape) -> pa.Tab
         for row in threads.filter(pl.col("thread_id").is_in(sorted(names))).to_dicts()
     }
     rows = [_row(pair, each, found, shape) for pair in pairs for each in pair.rows]
+    for row in rows:
+        row["flags"] = flags_of({**row, "completion": [*row["chosen"], *row["rejected"]]})
     return table_of(rows, PAIRS)
 
 

@@ -75,6 +75,9 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     # looked at, and the one of fewest words is kept; of equal ones the better-ranked, then the
     # first by id.
     shortest_of_top: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    # Of what is left, near repeats go. prompts: of prompts that are nearly equal one is kept, with
+    # its replies; rows: of rows whose prompts and replies are both nearly equal, one.
+    near_duplicates: Literal["keep", "prompts", "rows"] = "keep"
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataset_builder.artifacts import hash_order, hash_share
+from dataset_builder.flags import with_flags
 from dataset_builder.recipe import Shape
 from dataset_builder.tables import EXAMPLES, table_of
 from dataset_builder.wordings import state_limit
@@ -26,7 +27,8 @@ def examples_of(
     threads: Iterable[dict[str, Any]], shape: Shape, stating: Collection[str] | None = None
 ) -> pa.Table:
     """One row of EXAMPLES for each of `threads`, in their order; `stating` as `example` says."""
-    return table_of([example(thread, shape, stating) for thread in threads], EXAMPLES)
+    rows = [example(thread, shape, stating) for thread in threads]
+    return table_of(with_flags(rows), EXAMPLES)
 
 
 def example(

@@ -57,7 +57,29 @@ def variants_table(manifests: Sequence[Manifest]) -> Group:
     shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
     controls = [_control_note(each) for each in manifests if "control" in each.notes]
     forms = [_pairs_note(each) for each in manifests if "pairs" in each.notes]
-    return Group(table, Text(note, style="dim"), *shares, *controls, *forms)
+    more = [line for each in manifests for line in _notes(each)]
+    return Group(table, Text(note, style="dim"), *shares, *controls, *forms, *more)
+
+
+def _notes(manifest: Manifest) -> list[Text]:
+    """What a variant's rows carry, and what they share with prompt files, a line each."""
+    lines = []
+    flagged = [
+        f"{n:,} {name.replace('_', ' ')}"
+        for name, n in manifest.notes.get("flags", {}).get("train", {}).items()
+        if n
+    ]
+    if flagged:
+        lines.append(f"flagged training rows: {', '.join(flagged)}")
+    met = manifest.notes.get("contamination", {"files": []})
+    for file in met["files"]:
+        rows = sum(file["rows"].values())
+        lines.append(
+            f"{file['name']}: {sum(file['met'].values()):,} of {file['prompts']:,} prompts stand "
+            f"in {rows:,} training rows ({file['rows']['exact']:,} exactly), "
+            f"{'dropped' if met['dropped'] else 'kept'}"
+        )
+    return [Text(printable(f"{manifest.name}: {line}"), style="dim") for line in lines]
 
 
 def _share_note(manifest: Manifest) -> Text:

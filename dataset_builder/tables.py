@@ -153,6 +153,7 @@ EXAMPLES = Table(
             ("limit", pa.int32()),  # words, as stated in the prompt; null where none is
             ("prompt", CHAT),  # ends with the user's message; carries the stated limit
             ("completion", CHAT),  # one assistant message
+            ("flags", pa.list_(pa.string())),  # what to look at twice: see dataset_builder.flags
         ]
     ),
     ("example_id",),
@@ -184,6 +185,7 @@ PAIRS = Table(
             ("rejected_rank", pa.int32()),
             ("chosen_words", pa.int32()),
             ("rejected_words", pa.int32()),
+            ("flags", pa.list_(pa.string())),  # as in `examples`, of the prompt and both replies
         ]
     ),
     ("example_id",),
@@ -203,6 +205,7 @@ PROMPTS = Table(
             ("reply_id", pa.string()),  # the best kept human reply: a thread id
             ("rank", pa.int32()),  # its rank
             ("reply_words", pa.int32()),  # its words, for reference: a limit may be below them
+            ("flags", pa.list_(pa.string())),  # as in `examples`, of the prompt alone
         ]
     ),
     ("example_id",),

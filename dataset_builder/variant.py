@@ -26,14 +26,17 @@ from dataset_builder.artifacts import (
     write_text,
 )
 from dataset_builder.card import card
+from dataset_builder.contamination import Against
 from dataset_builder.control import control_rules, match_sides, target_of
 from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
+from dataset_builder.flags import flag_counts
 from dataset_builder.forms import drop_same_prompts, form_rules, rows_of
 from dataset_builder.labels import label_hint
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe, is_concise, one_per_prompt, rules
+from dataset_builder.screening import screened, screening_rules
 from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import FORMS, LEDGER, checked, write_table
 from dataset_builder.template import Template, text
@@ -67,12 +70,13 @@ class Shares(NamedTuple):
     others: int
 
 
-def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
-    """The variant that `recipe` makes of `tables`. Raises InputError where it keeps nothing to
-    train on.
+def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | None = None) -> Plan:
+    """The variant that `recipe` makes of `tables`, held against prompt files where there are any.
+
+    Raises InputError where it keeps nothing to train on.
     """
     threads = pl.DataFrame(tables.threads)
-    decided = _decided(threads, recipe)
+    decided, met = screened(_decided(threads, recipe), threads, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
@@ -82,10 +86,10 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     cap = Cap() if paired else recipe.cap
     train, notes = _capped(decided.filter(pl.col("split") == "train"), cap)
     decided = decided.update(train.select("thread_id", "dropped_by"), on="thread_id", how="left")
-    names = [*rules(recipe.keep), *_later_rules(recipe), *control_rules(recipe)]
+    names = [*rules(recipe.keep), *_later_rules(recipe, against), *control_rules(recipe)]
     stating = None
     if recipe.control is not None:
-        target = plan_variant(recipe.control.of, target_of(recipe), tables)
+        target = plan_variant(recipe.control.of, target_of(recipe), tables, against)
         limits = {side: count.limits_stated for side, count in target.manifest.splits.items()}
         matched = match_sides(name, recipe, threads, decided, target.ledger, limits)
         decided, stating, notes = matched.decided, matched.stating, notes | matched.notes
@@ -106,7 +110,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
     digests = {side: rows_digest(rows) for side, rows in sides.items()}
     manifest = Manifest(
         name=name,
-        digest=_digest(digests, ledger, recipe, tables),
+        digest=_digest(digests, ledger, recipe, tables, against),
         title=recipe.title,
         recipe=msgspec.json.decode(msgspec.json.encode(recipe)),
         sources=tables.sources.files,
@@ -117,7 +121,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables) -> Plan:
             decided, "validation", [each for each in names if each not in ("share", "cap")]
         ),
         splits={side: _split_count(rows) for side, rows in sides.items()},
-        notes={**notes, "rows": digests},
+        notes={**notes, **met, "flags": flag_counts(sides), "rows": digests},
         word_counter=WORD_COUNTER,
         form=recipe.shape.form,
     )
@@ -220,8 +224,9 @@ def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]
     return surplus.with_columns(pl.lit(reason).alias("dropped_by")), notes
 
 
-def _later_rules(recipe: Recipe) -> list[str]:
-    names = [*one_per_prompt(recipe.keep), *form_rules(recipe.shape)]
+def _later_rules(recipe: Recipe, against: Against | None) -> list[str]:
+    names = [*one_per_prompt(recipe.keep), *screening_rules(recipe.keep, against)]
+    names += form_rules(recipe.shape)
     if recipe.cap.concise_share is not None:
         return [*names, "share"]
     return [*names, "cap"] if recipe.cap.examples is not None else names
@@ -265,10 +270,18 @@ def _split_count(rows: pa.Table) -> SplitCount:
     )
 
 
-def _digest(digests: dict[str, str], ledger: pa.Table, recipe: Recipe, tables: Tables) -> str:
+def _digest(
+    digests: dict[str, str],
+    ledger: pa.Table,
+    recipe: Recipe,
+    tables: Tables,
+    against: Against | None,
+) -> str:
     # All that the directory holds follows from these: an equal digest is an equal directory.
     parts = [digests["train"], digests["validation"], rows_digest(ledger)]
     parts += [msgspec.json.encode(recipe, order="sorted").decode(), tables.sources.digest]
+    if against:
+        parts += [str(against.drop), *(f"{file.name} {file.sha256}" for file in against.files)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -307,6 +320,7 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         " the sources may hold none",
         "pair_gap": "`flip_gap` may be too wide",
         "cap": "a pair is written whole or not at all; raise `examples`",
+        "contamination": "leave out the prompt file, or only report with `--report-contamination`",
         "share": "the share needs both concise and longer replies; leave `concise_share` out",
     }
     if last.startswith(("min_labels.", "max_labels.")):

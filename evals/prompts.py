@@ -7,26 +7,21 @@ arm.
 """
 
 import hashlib
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import msgspec
 import pyarrow.parquet as pq
 
-from dataset_builder.artifacts import artifacts_root, file_digest, hash_order
+from dataset_builder.artifacts import artifacts_root, hash_order
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest, find_tables
+from dataset_builder.prompt_files import read_prompt_lines
 from dataset_builder.settings import settings_digest
+from dataset_builder.split import letters_and_digits
 from dataset_builder.tables import EXAMPLES, HELDOUT, read_table
 from dataset_builder.wordings import WORDINGS, state_limit
 from evals.suite import Suite
-
-# The longest line of a prompt file that is read: no person asks a question of a million characters.
-LINE_BYTES = 2**20
 
 HELD_OUT = "held_out"
 
@@ -84,44 +79,10 @@ def read_prompt_file(path: Path) -> PromptFile:
 
     Raises InputError where the file is missing, or most of its lines are refused.
     """
-    prompts: list[Prompt] = []
-    refused: Counter[str] = Counter()
-    examples: list[str] = []
-    seen: set[str] = set()
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_lines(file), start=1):
-                if not line.strip():
-                    continue
-                text, reason = _prompt_in(line)
-                if not reason and normalised(text) in seen:
-                    reason = "repeated"
-                if reason:
-                    refused[reason] += 1
-                    examples.append(f"line {number}: {reason}")
-                    continue
-                seen.add(normalised(text))
-                name = f"{path.name}:{number}"
-                prompts.append(Prompt(name, name, path.name, None, text))
-    except OSError as error:
-        raise InputError(
-            f"prompt file `{path}`: cannot be read: {error.strerror}",
-            "wanted: JSON Lines, a string or an object with `prompt` a line",
-        ) from error
-    unread = sum(refused.values()) - refused["repeated"]
-    if not prompts or unread > len(prompts):
-        found = (
-            f"{unread} of {unread + len(prompts) + refused['repeated']} lines refused"
-            if unread
-            else "no prompt in it"
-        )
-        raise InputError(
-            f"prompt file `{path}`: {found}{f' ({examples[0]})' if examples else ''}",
-            "wanted: JSON Lines, a string or an object with `prompt` a line",
-        )
-    return PromptFile(
-        path.name, file_digest(path), tuple(prompts), dict(refused), tuple(examples[:5])
-    )
+    found = read_prompt_lines(path)
+    names = [(f"{found.name}:{number}", text) for number, text in found.prompts]
+    prompts = tuple(Prompt(name, name, found.name, None, text) for name, text in names)
+    return PromptFile(found.name, found.sha256, prompts, found.refused, found.examples)
 
 
 def read_prompt_files(suite: Suite, more: list[Path]) -> list[PromptFile]:
@@ -239,9 +200,7 @@ def normalised(text: str) -> str:
     >>> normalised("What's the Weather?")
     'whatstheweather'
     """
-    # As dataset_builder.split folds a root, but nothing where there is no letter and no digit.
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(filter(str.isalnum, folded))
+    return letters_and_digits(text)
 
 
 def _unstated(text: str, limit: int) -> list[str]:
@@ -252,28 +211,3 @@ def _unstated(text: str, limit: int) -> list[str]:
         if text.startswith(before) and text.endswith(after):
             found.append(text[len(before) : len(text) - len(after)])
     return found
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of `file`, each of at most `LINE_BYTES` and one byte; the rest of a longer one is
-    skipped."""
-    while line := file.readline(LINE_BYTES + 1):
-        yield line
-        while not line.endswith(b"\n") and len(line) > LINE_BYTES:
-            line = file.readline(LINE_BYTES + 1)
-            if not line:
-                return
-
-
-def _prompt_in(line: bytes) -> tuple[str, str]:
-    """The prompt in a line, and why it is refused: one of the two is empty."""
-    if len(line) > LINE_BYTES:
-        return "", "too long"
-    try:
-        found = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return "", "not JSON"
-    text = found.get("prompt") if isinstance(found, dict) else found
-    if not isinstance(text, str):
-        return "", "no prompt"
-    return (text, "") if normalised(text) else ("", "empty")

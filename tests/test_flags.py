@@ -1,0 +1,143 @@
+"""Flags: what they find, and above all what they leave alone."""
+
+import json
+
+import pytest
+from builders import prompt, reply, tables_of
+from real import real
+
+from dataset_builder.flags import (
+    flag_counts,
+    flags_of,
+    has_control_tokens,
+    has_personal_data,
+    other_language,
+)
+from dataset_builder.variant import plan_variant
+from tests.test_variant import recipe
+
+SPANISH = "Claro, aquí van algunos consejos para escribir un buen guión para una partida de rol."
+ENGLISH = "Of course, here is some advice on how to write a good story for a role-playing game."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Write to jane.roe+news@mail.web.de, please",
+        "Call +48 12 345 67 89 or",
+        "my number is (216) 621-9500.",
+        "267-941-1099",
+        "IBAN: DE89 3704 0044 0532 0130 00",
+        "GB82WEST12345698765432",
+        "card 4111 1111 1111 1111, thanks",
+        "5500-0055-5555-5559",
+        "378282246310005",
+        "the server at 84.200.69.80 is down",
+        "ssh to 2a00:1450:4001:0828:0000:0000:0000:200e",
+    ],
+)
+def test_personal_data_is_found(text):
+    assert has_personal_data(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Write to you@example.com or bob@mail.example.org",
+        "git clone git@github.com:some/thing.git, then @decorator",
+        "a @ b, user@localhost, x@y",
+        "call 555-0123 or (212) 555-0147",
+        "x = +12345678",
+        "1 + 2345678901234",
+        "ISBN 978-3-16-148410-0",
+        "DE89 3704 0044 0532 0130 01",
+        "4111 1111 1111 1112",
+        "1234567890123456",
+        "0000 0000 0000 0000",
+        "3.141592653589793238",
+        "192.168.0.1 and 10.0.0.1, 127.0.0.1, 8.8.8.8, 999.1.1.1, 2001:db8::1",
+        "version 1.2.3.4.5",
+        "std::vector<int>::iterator, 12:30:45, 2023-04-12 10:11:12",
+        "In 1999-2003, 10,000,000 people; 1.000.000,00 euros",
+    ],
+)
+def test_what_only_looks_like_personal_data_is_left_alone(text):
+    assert not has_personal_data(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hi<|im_end|>\n<|im_start|>assistant",
+        "the end</s>",
+        "[INST] Hello [/INST]",
+        "<<SYS>>",
+        "<|endoftext|>",
+        "Hi\n### Human: more",
+        "### Response: so",
+        "<start_of_turn>user",
+        "<｜end▁of▁sentence｜>",
+    ],
+)
+def test_control_tokens_are_found(text):
+    assert has_control_tokens(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a <| b |> c", "[INSTALL]", "# Human rights", "#### A ### Human:", "x || y, 1 < s > 2"],
+)
+def test_what_only_looks_like_a_control_token_is_left_alone(text):
+    assert not has_control_tokens(text)
+
+
+def test_a_language_is_another_only_where_that_is_sure():
+    assert other_language(SPANISH, "en") == "es"
+    assert other_language(ENGLISH, "es") == "en"
+    assert other_language(ENGLISH, "en") is None
+    assert other_language(SPANISH, "es") is None
+    for text in ("dunno", "", "42", "def f(x): return x", "你好"):
+        assert other_language(text, "en") is None
+    # Not declared, or not known to the model: nothing to disagree with.
+    for lang in (None, "und", "swg", "e", ""):
+        assert other_language(SPANISH, lang) is None
+    assert other_language("Você pode me ajudar a escrever uma carta ao diretor?", "pt-BR") is None
+    assert other_language("Hvorfor har ikke Norge meldt seg ut av avtalen enda?", "nb-NO") is None
+
+
+def test_flags_are_a_column_and_drop_nothing(tmp_path):
+    rows = [
+        prompt("a", text="Who are you? Write to jane@web.de </s>"),
+        reply("x", "a", text=SPANISH),
+        reply("y", "a", text=ENGLISH),
+        prompt("b", text="Name a fish."),
+        reply("z", "b", text="Perch."),
+    ]
+    made = plan_variant("test", recipe(), tables_of(tmp_path, rows))
+    found = {row["example_id"]: row["flags"] for row in made.train.to_pylist()}
+    assert found == {
+        "x": ["language", "personal_data", "control_tokens"],
+        "y": ["personal_data", "control_tokens"],
+        "z": [],
+    }
+    assert made.manifest.notes["flags"] == flag_counts(
+        {"train": made.train, "validation": made.validation}
+    )
+    assert made.manifest.notes["flags"]["train"] == {
+        "language": 1,
+        "personal_data": 2,
+        "control_tokens": 2,
+    }
+
+
+def test_few_real_messages_are_flagged_and_rightly():
+    with real("oasst/oasst1_en_validation.messages.jsonl").open(encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file]
+    found = [
+        flags_of({"lang": "en", "prompt": [], "completion": [{"content": text}]}) for text in texts
+    ]
+    # Each of these was read: German, Spanish, Russian, Icelandic; one e-mail address.
+    assert sum("language" in flags for flags in found) == 13
+    assert sum("personal_data" in flags for flags in found) == 1
+    assert sum("control_tokens" in flags for flags in found) == 0
