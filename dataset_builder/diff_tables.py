@@ -70,6 +70,8 @@ def shift_rows(found: Difference) -> list[list[str]]:
         for letter, side in (("a", each.a), ("b", each.b)):
             cells = [decimal(n, 0) for n in side.quantiles.values()]
             rows.append([f"{each.name}, {letter}", count(side.n), decimal(side.mean), *cells])
+        if each.mean_difference is None:
+            continue
         pairs = zip(each.a.quantiles.values(), each.b.quantiles.values(), strict=True)
         changes = ["" if a is None or b is None else signed(b - a, 0) for a, b in pairs]
         rows.append(["b less a", "", signed(each.mean_difference), *changes])
@@ -153,8 +155,7 @@ def _rows(found: Difference) -> RenderableType:
 def _shifts(found: Difference) -> RenderableType:
     table = plain_table("", *SHIFT_HEADINGS)
     for row in shift_rows(found):
-        is_change = row[0] == "b less a"
-        table.add_row(*row, style="dim" if is_change else "", end_section=is_change)
+        table.add_row(*row, style="dim" if row[0] == "b less a" else "")
     return table
 
 

@@ -1,0 +1,153 @@
+"""A variant's rows as other programs take them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from builders import prompt, reply, tables_of
+
+from dataset_builder.formats import write_messages
+from dataset_builder.manifest import find_variant
+from dataset_builder.recipe import Recipe
+from dataset_builder.variant import Plan, plan_variant, write_variant
+
+pytest.importorskip("datasets")
+
+
+def plan(folder: Path, said: str, n: int = 24) -> Plan:
+    """A variant `test` of so many trees, whose replies hold the word `said`."""
+    rows = []
+    for at in range(n):
+        rows.append(prompt(f"p{at}", text=f"What is {at}?"))
+        rows.append(reply(f"r{at}", f"p{at}", rank=0, text=f"It is {said}."))
+        rows.append(prompt(f"q{at}", f"r{at}", text=f"Why is {at}?"))
+        rows.append(reply(f"s{at}", f"q{at}", rank=0, text=f"Since {said} is."))
+    folder.mkdir()
+    return plan_variant(
+        "test", msgspec.convert({"title": "A test"}, Recipe), tables_of(folder, rows, held_out=0.3)
+    )
+
+
+def in_a_fresh_process(code: str, cache: Path, *arguments: object) -> list:
+    """What `code` prints as JSON, with caches of its own: `datasets` reads their place once."""
+    caches = {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache / "datasets")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, **caches, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+LOAD = """
+import json, sys
+from datasets import load_dataset
+print(json.dumps([
+    {side: rows.to_list() for side, rows in load_dataset(path).items()} for path in sys.argv[1:]
+]))
+"""
+
+# What stands at a path is replaced between two loads, as by a user who copies builds to one place.
+REPLACED = """
+import json, shutil, sys
+from datasets import load_dataset
+found = []
+for path in sys.argv[2:]:
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    shutil.copytree(path, sys.argv[1])
+    found.append({side: rows.to_list() for side, rows in load_dataset(sys.argv[1]).items()})
+print(json.dumps(found))
+"""
+
+
+def test_load_dataset_gives_the_rows_of_this_build_and_of_no_other(tmp_path, monkeypatch):
+    plans = [plan(tmp_path / said, said) for said in ("red", "blue")]
+    directories = []
+    for place, each in enumerate(plans):
+        # Two homes, so that nothing but the card tells the builds apart.
+        monkeypatch.setenv("ARTIFACTS", str(tmp_path / f"home{place}"))
+        directories.append(write_variant(each))
+        assert find_variant("test")[0] == directories[-1]
+    assert directories[0].name != directories[1].name
+    wanted = [
+        {"train": each.train.to_pylist(), "validation": each.validation.to_pylist()}
+        for each in plans
+    ]
+    assert wanted[0]["train"] != wanted[1]["train"]
+    assert in_a_fresh_process(LOAD, tmp_path / "cache", *directories) == wanted
+    place = tmp_path / "elsewhere" / "data"
+    assert in_a_fresh_process(REPLACED, tmp_path / "cache", place, *directories) == wanted
+
+
+def test_without_the_digest_in_the_card_the_trap_would_snap(tmp_path, monkeypatch):
+    """The library's fault that the card works round: when this fails, it has been mended."""
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    directories = []
+    for said in ("red", "blue"):
+        directory = write_variant(plan(tmp_path / said, said))
+        card = directory / "README.md"
+        lines = card.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if not line.strip().startswith("description: build")]
+        assert len(kept) == len(lines) - 1
+        card.write_text("\n".join(kept), encoding="utf-8")
+        directories.append(directory)
+    place = tmp_path / "elsewhere" / "data"
+    first, second = in_a_fresh_process(REPLACED, tmp_path / "cache", place, *directories)
+    assert first == second
+
+
+def test_messages_are_whole_conversations_a_line(tmp_path):
+    made = plan(tmp_path / "rows", "red")
+    write_messages(made, tmp_path / "out")
+    for file, rows in (("train.jsonl", made.train), ("val.jsonl", made.validation)):
+        lines = (tmp_path / "out" / file).read_text(encoding="utf-8").splitlines()
+        told = [json.loads(line)["messages"] for line in lines]
+        assert told == [[*row["prompt"], *row["completion"]] for row in rows.to_pylist()]
+        for messages in told:
+            roles = [each["role"] for each in messages]
+            assert roles == ["user", "assistant"] * (len(roles) // 2)
+
+
+def test_rows_of_answers_train_as_they_are(tmp_path, monkeypatch):
+    trl = pytest.importorskip("trl")
+    from datasets import load_dataset
+    from tiny import tiny_llama, tiny_tokenizer
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    directory = write_variant(plan(tmp_path / "rows", "red"))
+    rows = load_dataset(str(directory), split="train", cache_dir=str(tmp_path / "cache"))
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama(tmp_path / "model"))
+    trainer = trl.SFTTrainer(
+        model=model,
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path / "run"),
+            max_steps=1,
+            per_device_train_batch_size=2,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            eos_token="<|im_end|>",
+        ),
+        train_dataset=rows,
+        processing_class=tokenizer,
+    )
+    assert len(trainer.train_dataset) == rows.num_rows
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert 0 < (batch["labels"] != -100).sum() < batch["labels"].numel()
+    assert trainer.train().training_loss > 0
