@@ -58,7 +58,7 @@ def build(
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
     recipes = load_recipes(variants or recipe_names())
-    if push:
+    if push is not None:
         check_repository(push)
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.

@@ -33,9 +33,10 @@ def push(directories: Sequence[Path], repository: str) -> str:
     One variant stands at its root, several each in a folder of its name with a card over all. A new
     repository is private. Raises InputError where the Hub cannot be reached or refuses.
     """
-    import httpx
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    # HTTPError is that of whichever client the installed version speaks through.
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     check_repository(repository)
     manifests = [read_json(each / "manifest.json", Manifest) for each in directories]
@@ -56,7 +57,7 @@ def push(directories: Sequence[Path], repository: str) -> str:
         ) from error
     except HfHubHTTPError as error:
         raise InputError(f"{repository}: the Hub refused: {error}", TOKEN_HINT) from error
-    except (httpx.HTTPError, ConnectionError) as error:
+    except (HTTPError, ConnectionError) as error:
         raise InputError(
             f"{repository}: the Hub cannot be reached: {error}",
             "the variants are built; type the same again when it can",

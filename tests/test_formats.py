@@ -12,7 +12,6 @@ import pytest
 from builders import prompt, reply, tables_of
 
 from dataset_builder.formats import write_messages
-from dataset_builder.manifest import find_variant
 from dataset_builder.recipe import Recipe
 from dataset_builder.variant import Plan, plan_variant, write_variant
 
@@ -33,11 +32,29 @@ def plan(folder: Path, said: str, n: int = 24) -> Plan:
     )
 
 
-def in_a_fresh_process(code: str, cache: Path, *arguments: object) -> list:
-    """What `code` prints as JSON, with caches of its own: `datasets` reads their place once."""
+# Each build is loaded where it lies, or from a place to which it is copied over the one before, as
+# by a user who keeps one folder.
+LOAD = """
+import json, shutil, sys
+from datasets import load_dataset
+found = []
+for path, place in json.loads(sys.argv[1]):
+    if place:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(path, place)
+    loaded = load_dataset(place or path)
+    found.append({side: rows.to_list() for side, rows in loaded.items()})
+print(json.dumps(found))
+"""
+
+
+def loaded(cache: Path, builds: list[tuple[Path, Path | None]]) -> list[dict[str, list]]:
+    """The rows that one process is given for each of (directory, place it is copied to)."""
+    # `datasets` reads the place of its caches once, when it is imported.
     caches = {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache / "datasets")}
+    asked = [[str(path), str(place) if place else None] for path, place in builds]
     ran = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", LOAD, json.dumps(asked)],
         env={**os.environ, **caches, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -47,61 +64,31 @@ def in_a_fresh_process(code: str, cache: Path, *arguments: object) -> list:
     return json.loads(ran.stdout)
 
 
-LOAD = """
-import json, sys
-from datasets import load_dataset
-print(json.dumps([
-    {side: rows.to_list() for side, rows in load_dataset(path).items()} for path in sys.argv[1:]
-]))
-"""
-
-# What stands at a path is replaced between two loads, as by a user who copies builds to one place.
-REPLACED = """
-import json, shutil, sys
-from datasets import load_dataset
-found = []
-for path in sys.argv[2:]:
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
-    shutil.copytree(path, sys.argv[1])
-    found.append({side: rows.to_list() for side, rows in load_dataset(sys.argv[1]).items()})
-print(json.dumps(found))
-"""
-
-
 def test_load_dataset_gives_the_rows_of_this_build_and_of_no_other(tmp_path, monkeypatch):
-    plans = [plan(tmp_path / said, said) for said in ("red", "blue")]
-    directories = []
-    for place, each in enumerate(plans):
-        # Two homes, so that nothing but the card tells the builds apart.
-        monkeypatch.setenv("ARTIFACTS", str(tmp_path / f"home{place}"))
-        directories.append(write_variant(each))
-        assert find_variant("test")[0] == directories[-1]
-    assert directories[0].name != directories[1].name
-    wanted = [
-        {"train": each.train.to_pylist(), "validation": each.validation.to_pylist()}
-        for each in plans
-    ]
-    assert wanted[0]["train"] != wanted[1]["train"]
-    assert in_a_fresh_process(LOAD, tmp_path / "cache", *directories) == wanted
-    place = tmp_path / "elsewhere" / "data"
-    assert in_a_fresh_process(REPLACED, tmp_path / "cache", place, *directories) == wanted
-
-
-def test_without_the_digest_in_the_card_the_trap_would_snap(tmp_path, monkeypatch):
-    """The library's fault that the card works round: when this fails, it has been mended."""
     monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
-    directories = []
-    for said in ("red", "blue"):
-        directory = write_variant(plan(tmp_path / said, said))
+    plans = [plan(tmp_path / said, said) for said in ("red", "blue")]
+    # The same name, recipe and number of rows: the trap needs no more.
+    built = [write_variant(each) for each in plans]
+    bare = [shutil.copytree(each, tmp_path / "bare" / each.name) for each in built]
+    for directory in bare:
         card = directory / "README.md"
         lines = card.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if not line.strip().startswith("description: build")]
         assert len(kept) == len(lines) - 1
         card.write_text("\n".join(kept), encoding="utf-8")
-        directories.append(directory)
-    place = tmp_path / "elsewhere" / "data"
-    first, second = in_a_fresh_process(REPLACED, tmp_path / "cache", place, *directories)
-    assert first == second
+    place, trap = tmp_path / "place" / "data", tmp_path / "trap" / "other"
+    asked = [(each, None) for each in built]
+    asked += [(each, place) for each in built] + [(each, trap) for each in bare]
+    found = loaded(tmp_path / "cache", asked)
+    wanted = [
+        {"train": each.train.to_pylist(), "validation": each.validation.to_pylist()}
+        for each in plans
+    ]
+    assert wanted[0]["train"] != wanted[1]["train"]
+    assert found[:2] == wanted
+    assert found[2:4] == wanted
+    # The library's fault, without the digest in the card: when this fails, it has been mended.
+    assert found[4] == found[5] == wanted[0]
 
 
 def test_messages_are_whole_conversations_a_line(tmp_path):
@@ -127,7 +114,8 @@ def test_rows_of_answers_train_as_they_are(tmp_path, monkeypatch):
     rows = load_dataset(str(directory), split="train", cache_dir=str(tmp_path / "cache"))
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     model = AutoModelForCausalLM.from_pretrained(tiny_llama(tmp_path / "model"))

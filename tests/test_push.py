@@ -1,14 +1,21 @@
 from pathlib import Path
+from typing import ClassVar
 
-import httpx
 import huggingface_hub
 import pytest
 from builders import prompt, reply, write
 from huggingface_hub import DatasetCard
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from dataset_builder.__main__ import app
 from dataset_builder.command_line import run
+
+
+class Refused:
+    """What an HfHubHTTPError reads of the Hub's answer."""
+
+    headers: ClassVar[dict[str, str]] = {}
+    request = None
 
 
 class Hub:
@@ -106,14 +113,9 @@ def test_without_a_token_nothing_is_read(hub, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (httpx.ConnectError("no route"), "the Hub cannot be reached: no route"),
+        (HTTPError("no route"), "the Hub cannot be reached: no route"),
         (OfflineModeIsEnabled("offline"), "told to stay offline"),
-        (
-            HfHubHTTPError(
-                "403 Forbidden", response=httpx.Response(403, request=httpx.Request("POST", "x:"))
-            ),
-            "the Hub refused: 403 Forbidden",
-        ),
+        (HfHubHTTPError("403 Forbidden", response=Refused()), "the Hub refused: 403 Forbidden"),
     ],
 )
 def test_a_hub_that_does_not_take_it_is_an_input_error_and_the_build_stays(
