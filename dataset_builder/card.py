@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, StrictUndefined
 
 from dataset_builder.manifest import Manifest
+from dataset_builder.recipe import load_recipe, recipe_names
 from dataset_builder.words import CONCISE_WORDS
 
 TEMPLATE = Path(__file__).parent / "card.md"
@@ -34,6 +36,7 @@ def card(manifest: Manifest) -> str:
         concise_words=CONCISE_WORDS,
         is_open_assistant=is_open_assistant,
         command=build_command(manifest, is_open_assistant),
+        ships=_ships(manifest),
     )
 
 
@@ -74,6 +77,14 @@ def metadata(manifest: Manifest) -> DatasetCardData:
             }
         ],
     )
+
+
+def _ships(manifest: Manifest) -> bool:
+    """Whether the recipe is one of those that come with treetune, under its own name."""
+    if manifest.name not in recipe_names():
+        return False
+    shipped = msgspec.json.encode(load_recipe(manifest.name))
+    return bool(msgspec.json.decode(shipped) == manifest.recipe)
 
 
 def _is_open_assistant(manifest: Manifest) -> bool:

@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dataset_builder.difference import Counts, Difference, Example, Kinds, Side
+from dataset_builder.difference import NULL, Counts, Difference, Example, Kinds, Side
 from dataset_builder.figures import (
     NOTHING,
     count,
@@ -94,7 +94,9 @@ def concise_said(found: Difference) -> str:
 def count_rows(counts: Counts, rows: int = ROWS) -> list[tuple[str, int, float, int, float]]:
     """Each value with its rows and its share on both sides; beyond `rows` the rest as one."""
     names = list(counts.a)
-    shown = [(name, counts.a[name], counts.b[name]) for name in names[:rows]]
+    # No limit is a way to write a row, and no rank a fact about the export.
+    none = {NULL: "none"} if counts.name == "stated limit" else {}
+    shown = [(none.get(name, name), counts.a[name], counts.b[name]) for name in names[:rows]]
     if rest := names[rows:]:
         left, right = (sum(side[name] for name in rest) for side in (counts.a, counts.b))
         shown.append((f"{len(rest)} more", left, right))

@@ -11,11 +11,15 @@ import msgspec
 import pytest
 from builders import prompt, reply, tables_of
 
+from dataset_builder.card import card
 from dataset_builder.formats import write_messages
-from dataset_builder.recipe import Recipe
+from dataset_builder.recipe import Recipe, load_recipe
+from dataset_builder.tables import EXAMPLES
 from dataset_builder.variant import Plan, plan_variant, write_variant
 
 pytest.importorskip("datasets")
+
+ROWS = [prompt("p"), reply("r", "p", rank=0, words=5)]
 
 
 def plan(folder: Path, said: str, n: int = 24) -> Plan:
@@ -139,3 +143,17 @@ def test_rows_of_answers_train_as_they_are(tmp_path, monkeypatch):
     batch = next(iter(trainer.get_train_dataloader()))
     assert 0 < (batch["labels"] != -100).sum() < batch["labels"].numel()
     assert trainer.train().training_loss > 0
+
+
+def test_the_card_explains_every_column_and_how_to_build_what_does_not_ship(tmp_path):
+    made = plan(tmp_path / "rows", "red")
+    told = card(made.manifest)
+    for column in EXAMPLES.schema.names:
+        assert f"`{column}`" in told, column
+    assert "write it as `test.toml`" in told
+    for section in ("What was kept", "Split", "Limits", "Load it", "Build it again"):
+        assert f"\n## {section}\n" in told
+    shipped = plan_variant("full", load_recipe("full"), tables_of(tmp_path, ROWS))
+    assert "is not one that comes with treetune" not in card(shipped.manifest)
+    other = plan_variant("full", load_recipe("rank0"), tables_of(tmp_path, ROWS))
+    assert "is not one that comes with treetune" in card(other.manifest)
