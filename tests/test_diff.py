@@ -3,6 +3,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from browser import chromium
 from builders import prompt, reply, tables_of
 from golden import drawn
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from dataset_builder import diff as diffing
 from dataset_builder.__main__ import app
 from dataset_builder.command_line import run
 from dataset_builder.diff import changed_keys, diff_variants, kinds, numbers
-from dataset_builder.diff_page import diff_page
+from dataset_builder.diff_page import diff_page, write_diff_page
 from dataset_builder.diff_tables import diff_report, kind_rows
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import find_variant
@@ -216,3 +217,16 @@ def test_the_command_prints_tables_or_json_or_the_path_of_a_page(builds, capsys)
 def test_a_variant_that_was_never_built_is_an_input_error(builds, capsys):
     assert diff_command("ranked", "none") == 2
     assert "no variant `none` has been built" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [380, 1280])
+def test_a_browser_is_asked_for_nothing_and_the_page_stays_in_its_width(builds, width):
+    page = write_diff_page(difference("short", "limits")).resolve()
+    with chromium() as tab:
+        tab.open(page, width=width)
+        assert tab.complaints == []
+        assert [each for each in tab.requests if each != page.as_uri()] == []
+        assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
+        assert tab.run("document.querySelectorAll('.example').length") == 3
+        assert tab.run("document.scripts.length") == 0
