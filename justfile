@@ -38,6 +38,16 @@ compare +arguments: environment
 ask +arguments: environment
     {{ python }} -m evals ask "$@"
 
+# What the sources hold, before any choice: languages, ranks, lengths by rank, labels, duplicates
+[group('looking')]
+audit *arguments: environment
+    {{ python }} -m dataset_builder audit "$@"
+
+# How two variants differ: recipe keys, rows, lengths, ranks, limits
+[group('looking')]
+diff a b *options: environment
+    {{ python }} -m dataset_builder diff "$@"
+
 # Variants, runs, evaluations and comparisons that exist
 [group('looking')]
 list *arguments: environment

@@ -24,6 +24,8 @@ def build(
         list[Path] | None, Parameter(negative="", consume_multiple=True)
     ] = None,
     report_contamination: Annotated[bool, Parameter(negative="")] = False,
+    messages: Annotated[bool, Parameter(negative="")] = False,
+    push: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one of the form `answers` that ships.
@@ -53,6 +55,11 @@ def build(
         or an object with `prompt`, `instruction` or `turns` a line. Takes several.
     report_contamination
         Count those rows, and keep them.
+    messages
+        Also write train.jsonl and val.jsonl as `{"messages": […]}`.
+    push
+        Upload what was built to this dataset repository of the Hub, OWNER/NAME; a new one is
+        private.
     dry_run
         Say what would be built, and write nothing.
     """
@@ -60,7 +67,10 @@ def build(
     from dataset_builder.contamination import read_against
     from dataset_builder.export import Export, read_export
     from dataset_builder.fit_report import fit_table, fits, open_tokenizer
+    from dataset_builder.formats import write_messages
     from dataset_builder.forms import refuse_texts
+    from dataset_builder.push import check_repository
+    from dataset_builder.push import push as push_variants
     from dataset_builder.recipe import default_names, load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
     from dataset_builder.template import find_template
@@ -74,13 +84,15 @@ def build(
         raise InputError(f"--fit-length {fit_length} holds no token", "give 1 or more")
     tokenizer = open_tokenizer(fit, fitting) if fit else None
     recipes = load_recipes(variants or default_names())
-    if template:
+    if template or messages or tokenizer:
         refuse_texts(recipes)
     if report_contamination and not decontaminate:
         raise InputError(
             "`--report-contamination` without a prompt file", "name one: `--decontaminate FILE`"
         )
     against = read_against(decontaminate or [], drop=not report_contamination)
+    if push is not None:
+        check_repository(push)
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.
         if str(path) in recipe_names() and not path.exists():
@@ -105,6 +117,11 @@ def build(
                 write_variant(plan)
                 if template:
                     write_texts(plan, template, plan.directory / f"text-{template.name}")
+                if messages:
+                    write_messages(plan, plan.directory / "messages")
+            if push:
+                status.update("uploading")
+                address = push_variants([plan.directory for plan in plans], push)
     talk.print(sources_table(tables.sources))
     talk.print(variants_table([plan.manifest for plan in plans]))
     if tokenizer:
@@ -113,10 +130,95 @@ def build(
             for plan in plans
         }
         talk.print(fit_table(found, str(fit)))
+    if push and not dry_run:
+        talk.print(f"Uploaded to {address}", markup=False)
     if dry_run:
         talk.print("Nothing was written. Without --dry-run these would be built:")
     for plan in plans:
         data.print(str(plan.directory), soft_wrap=True, markup=False)
+
+
+@app.command
+def audit(
+    *,
+    source: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
+    held_out: float = 0.1,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """What the sources hold before any choice.
+
+    Languages, tree states, ranks, lengths by rank, labels, duplicates. Writes nothing.
+
+    Parameters
+    ----------
+    source
+        An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. Takes
+        several. Without it, OpenAssistant/oasst1 from the Hub.
+    held_out
+        Share of root prompts that no variant trains on.
+    json
+        Print the numbers as JSON.
+    """
+    from dataset_builder import hub
+    from dataset_builder.audit import audit as audit_tables
+    from dataset_builder.audit_tables import audit_report
+    from dataset_builder.export import read_export
+    from dataset_builder.figures import json_text
+    from dataset_builder.summary import sources_table
+    from dataset_builder.threads import make_tables
+
+    with talk.status("reading") as status:
+        exports = [read_export(path) for path in source or []]
+        if not exports:
+            exports = [read_export(hub.download(), hub.NAME)]
+        status.update("making threads")
+        tables = make_tables(exports, held_out)
+        status.update("counting")
+        found = audit_tables(tables)
+    if json:
+        data.print(json_text(found), soft_wrap=True, markup=False)
+        return
+    talk.print(sources_table(tables.sources))
+    data.print(audit_report(found))
+
+
+@app.command
+def diff(
+    a: str,
+    b: str,
+    *,
+    html: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """How two built variants differ.
+
+    Recipe keys, rows that only one has, and shifts in length, rank, language, turns and limits.
+
+    Parameters
+    ----------
+    a
+        A variant's name, or the directory of a build.
+    b
+        The variant that is compared with it.
+    html
+        Write a page, and print its path.
+    json
+        Print the difference as JSON.
+    """
+    from dataset_builder.diff import diff_variants
+    from dataset_builder.diff_page import write_diff_page
+    from dataset_builder.diff_tables import diff_report
+    from dataset_builder.figures import json_text
+    from dataset_builder.manifest import find_variant
+
+    found = diff_variants(find_variant(a), find_variant(b))
+    if json:
+        data.print(json_text(found), soft_wrap=True, markup=False)
+    elif not html:
+        data.print(diff_report(found))
+    if html:
+        page = write_diff_page(found)
+        (talk if json else data).print(str(page), soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

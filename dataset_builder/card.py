@@ -4,15 +4,20 @@ manifest alone.
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, StrictUndefined
 
 from dataset_builder.manifest import Manifest
+from dataset_builder.recipe import load_recipe, recipe_names
 from dataset_builder.words import CONCISE_WORDS
 
 TEMPLATE = Path(__file__).parent / "card.md"
+
+TAGS = ["conversational", "open-assistant", "treetune"]
 
 SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
 
@@ -23,14 +28,15 @@ def card(manifest: Manifest) -> str:
         undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
     )
     environment.filters["cell"] = lambda text: text.replace("|", "\\|")
-    is_open_assistant = all(file.name.startswith("OpenAssistant/") for file in manifest.sources)
+    is_open_assistant = _is_open_assistant(manifest)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         manifest=manifest,
-        metadata=_metadata(manifest, "apache-2.0" if is_open_assistant else None),
+        metadata=metadata(manifest).to_yaml(),
         recipe=json.dumps(manifest.recipe, indent=2, ensure_ascii=False),
         concise_words=CONCISE_WORDS,
         is_open_assistant=is_open_assistant,
         command=build_command(manifest, is_open_assistant),
+        ships=_ships(manifest),
     )
 
 
@@ -46,7 +52,9 @@ def build_command(manifest: Manifest, from_hub: bool) -> str:
     return f"just build-data {shlex.join(arguments)}"
 
 
-def _metadata(manifest: Manifest, licence: str | None) -> str:
+def metadata(manifest: Manifest) -> DatasetCardData:
+    """What the Hub reads of the variant's card."""
+    licence = "apache-2.0" if _is_open_assistant(manifest) else "unknown"
     rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
     languages = manifest.recipe["keep"].get("languages")
     files = [
@@ -54,13 +62,61 @@ def _metadata(manifest: Manifest, licence: str | None) -> str:
         for split in manifest.splits
         if manifest.splits[split].rows
     ]
-    data = DatasetCardData(
+    return DatasetCardData(
         pretty_name=manifest.title,
-        license=licence or "unknown",
+        license=licence,
         language=sorted(languages) if languages else None,
         task_categories=["text-generation"],
         size_categories=next((size for bound, size in SIZES if rows < bound), "n>1M"),
-        tags=["conversational", "open-assistant", "treetune"],
-        configs=[{"config_name": manifest.name, "default": True, "data_files": files}],
+        tags=TAGS,
+        configs=[
+            {
+                "config_name": manifest.name,
+                # `datasets` keys its cache by the directory's last name and this block alone:
+                # without the digest another build could be given the rows of this one.
+                "description": f"build {manifest.digest}",
+                "default": True,
+                "data_files": files,
+            }
+        ],
     )
-    return data.to_yaml()
+
+
+def _ships(manifest: Manifest) -> bool:
+    """Whether the recipe is one of those that come with treetune, under its own name."""
+    if manifest.name not in recipe_names():
+        return False
+    shipped = msgspec.json.encode(load_recipe(manifest.name))
+    return bool(msgspec.json.decode(shipped) == manifest.recipe)
+
+
+def _is_open_assistant(manifest: Manifest) -> bool:
+    return all(file.name.startswith("OpenAssistant/") for file in manifest.sources)
+
+
+def card_of_several(manifests: Sequence[Manifest]) -> str:
+    """The card over variants that stand in one repository, each in a folder of its name; a config
+    is a variant.
+    """
+    parts = [metadata(each).to_dict() for each in manifests]
+    configs = []
+    for place, (manifest, part) in enumerate(zip(manifests, parts, strict=True)):
+        config = {**part["configs"][0], "default": place == 0}
+        files = [
+            {**file, "path": f"{manifest.name}/{file['path']}"} for file in config["data_files"]
+        ]
+        configs.append({**config, "data_files": files})
+    licences = {part["license"] for part in parts}
+    languages = [part.get("language") for part in parts]
+    data = DatasetCardData(
+        pretty_name=", ".join(each.name for each in manifests),
+        license=licences.pop() if len(licences) == 1 else "unknown",
+        language=sorted({lang for each in languages for lang in each or []}) or None,
+        task_categories=["text-generation"],
+        tags=TAGS,
+        configs=configs,
+    )
+    head = f"---\n{data.to_yaml()}\n---\n"
+    lines = [f"- [{each.name}]({each.name}/README.md): {each.title}" for each in manifests]
+    told = "Variants of Open Assistant conversations, built by treetune:"
+    return "\n".join([head, told, "", *lines, ""])

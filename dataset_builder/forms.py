@@ -35,7 +35,7 @@ def refuse_texts(recipes: Mapping[str, Recipe]) -> None:
         if recipe.shape.form != "answers":
             raise InputError(
                 f"recipe `{name}`: a row of the form `{recipe.shape.form}` is not one text",
-                "leave `--text` out, or name recipes of the form `answers`",
+                "leave out `--text`, `--messages` and `--fit`, or name recipes of the form `answers`",
             )
 
 
