@@ -17,6 +17,7 @@ def build(
     source: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
     held_out: float = 0.1,
     text: str | None = None,
+    expect: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one that ships.
@@ -29,15 +30,19 @@ def build(
         Names of recipes, or paths of TOML files.
     source
         An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. Takes
-        several. Without it, OpenAssistant/oasst1 from the Hub.
+        several. Or a dataset of the Hub: OpenAssistant/oasst1, which is read without it,
+        OpenAssistant/oasst2, any other of their schema as owner/name@commit.
     held_out
         Share of root prompts that no variant trains on.
     text
         Also write train.jsonl and val.jsonl as `{"text": …}` under this template.
+    expect
+        Fail unless the sources are this import, whole, by its published counts: oasst1 or oasst2.
     dry_run
         Say what would be built, and write nothing.
     """
     from dataset_builder import hub
+    from dataset_builder.expect import check_import, find_published
     from dataset_builder.export import Export, read_export
     from dataset_builder.recipe import load_recipes, recipe_names
     from dataset_builder.summary import sources_table, variants_table
@@ -47,6 +52,8 @@ def build(
 
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
+    if expect:
+        find_published(expect)
     recipes = load_recipes(variants or recipe_names())
     for path in source or []:
         # `--source FILE full` reads `full` as a second file.
@@ -60,9 +67,11 @@ def build(
                 path, name, lambda rows: status.update(f"reading {path.name}: {rows:,} rows")
             )
 
-        exports = [read(path) for path in source] if source else [read(hub.download(), hub.NAME)]
+        exports = [read(path, name) for path, name in hub.find_sources(source)]
         status.update("making threads")
         tables = make_tables(exports, held_out)
+        if expect:
+            check_import(expect, tables)
         status.update("applying recipes")
         plans = [plan_variant(name, recipe, tables) for name, recipe in recipes.items()]
         if not dry_run:

@@ -200,7 +200,7 @@ def _parallel(field: str, lists: dict[str, Any], *others: str) -> list[list[Any]
 
 def _fit(values: list[Any]) -> bool:
     whole = [n for n in values if n is not None]
-    return -(2**31) <= min(whole) and max(whole) < 2**31
+    return min(whole) >= -(2**31) and max(whole) < 2**31
 
 
 def _odd(key: str, values: list[Any]) -> Any:
