@@ -110,7 +110,7 @@ def _add(
     standing = merged.kept.get(message_id)
     if standing is None and len(group) == 1:
         met = group[0]
-        place = places[_parent(met)]() if met.nested_place is None else met.nested_place
+        place = _place(met, places)
         merged.kept[message_id] = Kept(met, export, place, met.tree_id or message_id)
         return
     first, where = (standing.met, standing.export) if standing else (_commonest(group), export)
@@ -123,8 +123,10 @@ def _add(
         return
     fields, differing = _settled(same)
     if standing is None:
-        given = [met.nested_place for met in same if met.nested_place is not None]
-        place = min(given) if given else places[_parent(first)]()
+        given = [met for met in same if met.nested_place is not None]
+        place = _place(
+            min(given, key=lambda met: met.nested_place or 0) if given else first, places
+        )
         tree_id = fields["tree_id"] or message_id
         merged.kept[message_id] = Kept(first, export, place, tree_id, fields)
         merged.repeats[id(export)] += len(same) - 1
@@ -132,6 +134,14 @@ def _add(
         differing |= _filled(standing, fields)
         merged.repeats[id(export)] += len(same)
     merged.conflicts[id(export)].update(differing)
+
+
+def _place(met: Met, places: dict[str | None, Callable[[], int]]) -> int:
+    """Its place among its siblings, as nested or as met so far; roots have no siblings."""
+    parent_id = _parent(met)
+    if met.nested_place is not None:
+        return met.nested_place
+    return 0 if parent_id is None else places[parent_id]()
 
 
 def _settled(copies: list[Met]) -> tuple[dict[str, Any], set[str]]:
