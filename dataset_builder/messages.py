@@ -41,7 +41,7 @@ class Message(msgspec.Struct, gc=False):
     review_count: Count | UnsetType | None = UNSET
     created_date: str | UnsetType | None = UNSET
     # A map by name in nested files, parallel lists in flat ones.
-    labels: dict[str, Label | list[str | float | int | None] | None] | UnsetType | None = UNSET
+    labels: dict[str, Label | list[str | float | Count | None] | None] | UnsetType | None = UNSET
     emojis: dict[str, Count | list[str | Count | None] | None] | UnsetType | None = UNSET
     message_tree_id: str | UnsetType | None = UNSET
     tree_state: str | UnsetType | None = UNSET
@@ -73,10 +73,12 @@ UNREAD = {"user_id", "detoxify", "events", "origin"}
 # A character of ASCII written as an escape: rare, and able to hide a colon.
 _ESCAPED = re.compile(rb"\\u00[2-7]")
 
-# What the parallel lists hold, nulls aside.
-_ENTRIES: dict[str, set[type]] = {"name": {str}, "value": {float, int}, "count": {int}}
-
-_NULL = {type(None)}
+# What the parallel lists hold.
+_ENTRIES: dict[str, set[type]] = {
+    "name": {str},
+    "value": {float, int, type(None)},
+    "count": {int, type(None)},
+}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -157,7 +159,7 @@ def labels_of(message: Message) -> list[dict[str, Any]] | None:
     if labels is None:
         return None
     if isinstance(labels.get("name"), list):
-        names, values, counts = _parallel("labels", labels, "value", "count")
+        names, values, counts = _lists(labels, "value", "count")
         return [
             {"name": name, "value": None if value is None else float(value), "count": n}
             for name, value, n in zip(names, values, counts, strict=True)
@@ -175,46 +177,58 @@ def emojis_of(message: Message) -> list[dict[str, Any]] | None:
     if emojis is None:
         return None
     if isinstance(emojis.get("name"), list):
-        names, counts = _parallel("emojis", emojis, "count")
+        names, counts = _lists(emojis, "count")
         return [{"name": name, "count": n} for name, n in zip(names, counts, strict=True)]
     return [{"name": name, "count": n} for name, n in emojis.items()]
-
-
-def _parallel(field: str, lists: dict[str, Any], *others: str) -> list[list[Any]]:
-    """The lists `name` and `others`, checked; an absent one holds nulls."""
-    names = lists["name"]
-    found = [names, *(lists.get(key) or [None] * len(names) for key in others)]
-    extra = sorted(lists.keys() - {"name", *others})
-    if extra:
-        raise ValueError(f"`{field}` has `{extra[0]}` beside `name`")
-    for key, values in zip(("name", *others), found, strict=True):
-        if not isinstance(values, list):
-            raise ValueError(f"`{field}.{key}` is a {type(values).__name__}; wanted a list")
-        if len(values) != len(names):
-            raise ValueError(f"`{field}` has {len(names)} names and {len(values)} of `{key}`")
-        types = set(map(type, values)) - _NULL
-        if not types <= _ENTRIES[key] or (types == {int} and not _fit(values)):
-            raise ValueError(f"`{field}.{key}` holds {_odd(key, values)!r}")
-    return found
-
-
-def _fit(values: list[Any]) -> bool:
-    whole = [n for n in values if n is not None]
-    return min(whole) >= -(2**31) and max(whole) < 2**31
-
-
-def _odd(key: str, values: list[Any]) -> Any:
-    odd = [value for value in values if type(value) not in _ENTRIES[key] | _NULL]
-    return odd[0] if odd else max(values, key=lambda n: abs(n or 0))
 
 
 def check_lists(message: Message) -> None:
     """Raises ValueError saying what is wrong where labels or emojis are parallel lists; as maps
     they are typed.
     """
-    for field, keys in (("labels", ("value", "count")), ("emojis", ("count",))):
-        lists = known(getattr(message, field))
-        if lists and list in map(type, lists.values()):
-            if not isinstance(lists.get("name"), list):
-                raise ValueError(f"`{field}` holds a list beside no list `name`")
-            _parallel(field, lists, *keys)
+    labels, emojis = message.labels, message.emojis
+    if labels and list in map(type, labels.values()) and not _are_plain(labels, 3):
+        _check_lists("labels", labels, "value", "count")
+    if emojis and list in map(type, emojis.values()) and not _are_plain(emojis, 2):
+        _check_lists("emojis", emojis, "count")
+
+
+def _are_plain(lists: dict[str, Any], wanted: int) -> bool:
+    """Whether the lists are sound and without nulls; False is only a suspicion. Summing is the
+    quickest way to look at every value.
+    """
+    try:
+        names, counts = lists["name"], lists["count"]
+        values = lists["value"] if wanted == 3 else counts
+        "".join(names)
+        sum(values)
+        return (
+            type(sum(counts)) is int
+            and len(lists) == wanted
+            and len(names) == len(values) == len(counts)
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def _lists(lists: dict[str, Any], *others: str) -> list[list[Any]]:
+    """The lists `name` and `others`; an absent one holds nulls."""
+    names = lists["name"]
+    return [names, *(lists.get(key) or [None] * len(names) for key in others)]
+
+
+def _check_lists(field: str, lists: dict[str, Any], *others: str) -> None:
+    names = lists.get("name")
+    if not isinstance(names, list):
+        raise ValueError(f"`{field}` holds a list beside no list `name`")
+    extra = sorted(lists.keys() - {"name", *others})
+    if extra:
+        raise ValueError(f"`{field}` has `{extra[0]}` beside `name`")
+    for key, values in zip(("name", *others), _lists(lists, *others), strict=True):
+        if not isinstance(values, list):
+            raise ValueError(f"`{field}.{key}` is a {type(values).__name__}; wanted a list")
+        if len(values) != len(names):
+            raise ValueError(f"`{field}` has {len(names)} names and {len(values)} of `{key}`")
+        odd = [value for value in values if type(value) not in _ENTRIES[key]]
+        if odd:
+            raise ValueError(f"`{field}.{key}` holds {odd[0]!r}")
