@@ -8,7 +8,6 @@ siblings.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ import pyarrow as pa
 from dataset_builder.errors import InputError
 from dataset_builder.export import WANTED, Export, Refusal
 from dataset_builder.manifest import SourceFile
-from dataset_builder.merge import Kept, merge_exports, value_of
+from dataset_builder.merge import FIELDS, Kept, merge_exports, values_of
 from dataset_builder.tables import MESSAGES, REJECTS, checked, table_of
 from dataset_builder.words import count_words
 
@@ -161,34 +160,22 @@ def _refuse_file(export: Export, refused: Counter[str], met: int) -> None:
 def _messages_table(kept: dict[str, Kept]) -> pa.Table:
     # By tree and id, so that the same messages are the same table however they arrived.
     ordered = sorted(kept.items(), key=lambda item: (item[1].tree_id, item[0]))
-    columns: dict[str, list[Any]] = {name: [] for name in MESSAGES.schema.names}
-    for message_id, each in ordered:
-        message, fields = each.met.message, each.fields
-        value = fields.get if fields else partial(value_of, each.met)
-        values = {
-            "message_id": message_id,
-            "parent_id": each.parent_id,
-            "tree_id": each.tree_id,
-            "tree_state": value("tree_state"),
-            "role": message.role,
-            "lang": value("lang"),
-            "text": message.text,
-            "rank": value("rank"),
-            "place": each.place,
-            # An exporter that drops false writes no key at all.
-            "deleted": bool(value("deleted")),
-            "synthetic": bool(value("synthetic")),
-            "model_name": value("model_name"),
-            "review_result": value("review_result"),
-            "review_count": value("review_count"),
-            "created_date": value("created_date"),
-            "labels": value("labels"),
-            "emojis": value("emojis"),
-            "words": count_words(message.text or ""),
-            "source": each.export.sha256,
-        }
-        for name, cell in values.items():
-            columns[name].append(cell)
+    rows = [each for _, each in ordered]
+    columns: dict[str, list[Any]] = {name: values_of(rows, name) for name in FIELDS}
+    columns |= {
+        "message_id": [message_id for message_id, _ in ordered],
+        "parent_id": [each.parent_id for each in rows],
+        "tree_id": [each.tree_id for each in rows],
+        "role": [each.met.message.role for each in rows],
+        "text": [each.met.message.text for each in rows],
+        "place": [each.place for each in rows],
+        # An exporter that drops false writes no key at all.
+        "deleted": [bool(value) for value in columns["deleted"]],
+        "synthetic": [bool(value) for value in columns["synthetic"]],
+        "words": [count_words(str(each.met.message.text)) for each in rows],
+        "source": [each.export.sha256 for each in rows],
+    }
+    columns = {name: columns[name] for name in MESSAGES.schema.names}
     return checked(pa.table(columns, schema=MESSAGES.schema), MESSAGES)
 
 

@@ -6,11 +6,13 @@ commonest stands; of several values of a field, the one from the source with the
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
+from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from dataset_builder.export import Export, Met, Refusal
 from dataset_builder.messages import Message, emojis_of, known, labels_of
@@ -32,7 +34,7 @@ FIELDS = (
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class Kept:
     """A message that stands in the forest so far; `place` and `tree_id` are settled.
 
@@ -43,7 +45,7 @@ class Kept:
     export: Export
     place: int
     tree_id: str
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] | None = None
 
     @property
     def parent_id(self) -> str | None:
@@ -88,6 +90,15 @@ def value_of(met: Met, name: str) -> Any:
     if name == "tree_id":
         return met.tree_id
     return tree_state(met) if name == "tree_state" else known(getattr(met.message, name))
+
+
+def values_of(rows: list[Kept], name: str) -> list[Any]:
+    """The field `name` of each of `rows`, None where unknown."""
+    if name in ("labels", "emojis", "tree_id", "tree_state"):
+        return [each.fields[name] if each.fields else value_of(each.met, name) for each in rows]
+    get = attrgetter(name)
+    values = (each.fields[name] if each.fields else get(each.met.message) for each in rows)
+    return [None if value is UNSET else value for value in values]
 
 
 def _by_id(export: Export) -> list[list[Met]]:
@@ -161,7 +172,7 @@ def _settled(copies: list[Met]) -> tuple[dict[str, Any], set[str]]:
 
 def _filled(standing: Kept, fields: dict[str, Any]) -> set[str]:
     """Gives `standing` what it lacks; the names in which it says otherwise."""
-    if not standing.fields:
+    if standing.fields is None:
         standing.fields = {name: value_of(standing.met, name) for name in FIELDS}
     differing = set()
     for name, value in fields.items():
