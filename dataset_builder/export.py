@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.errors import InputError
-from dataset_builder.lines import LINE_BYTES, Place, lines_of, unpacked
+from dataset_builder.lines import LINE_BYTES, Place, lines_of, refuse_bomb, unpacked
 from dataset_builder.messages import (
     UNREAD,
     Message,
@@ -90,7 +90,7 @@ def read_export(
             file.seek(0)
             if magic == b"PAR1":
                 export.form = "parquet"
-                found = _in_parquet(file)
+                found = _in_parquet(file, export.bytes, str(path))
             else:
                 found = _in_lines(unpacked(file, magic, str(path)))
             for each in found:
@@ -121,9 +121,13 @@ def _take(found: Found, export: Export, report: Callable[[int], None]) -> None:
         report(export.rows)
 
 
-def _in_parquet(file: BinaryIO) -> Iterator[Found]:
+def _in_parquet(file: BinaryIO, packed_bytes: int, name: str) -> Iterator[Found]:
     number = 0
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
+    parquet = pq.ParquetFile(file)
+    groups = range(parquet.num_row_groups)
+    said = sum(parquet.metadata.row_group(group).total_byte_size for group in groups)
+    refuse_bomb(said, packed_bytes, name)
+    for batch in parquet.iter_batches(batch_size=4096):
         batch.validate(full=True)
         for row in batch.to_pylist():
             number += 1

@@ -258,6 +258,16 @@ def test_what_unpacks_beyond_the_bounds_is_one_clear_error(tmp_path, monkeypatch
     assert error.value.hint == "unpack it yourself if you trust it, and name the result"
 
 
+def test_parquet_that_unpacks_beyond_the_bounds_is_the_same_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines_module, "FREE_BYTES", 2**20)
+    column = pa.array(["a" * 2**22])
+    pq.write_table(
+        pa.table({"text": column}), tmp_path / "x", compression="zstd", use_dictionary=False
+    )
+    with pytest.raises(InputError, match="x: unpacks to more than 200 times its size"):
+        read_export(tmp_path / "x")
+
+
 def test_a_packed_file_of_several_parts_is_read_whole_and_a_cut_one_refused(tmp_path):
     parts = [lines([message(name)]) for name in "abc"]
     for pack in (gzip.compress, lambda part: pa.compress(part, "zstd", asbytes=True)):
