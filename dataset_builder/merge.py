@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from dataset_builder.export import Export, Met, Refusal
+from dataset_builder.export import Export
 from dataset_builder.messages import Message, emojis_of, known, labels_of
+from dataset_builder.rows import Met, Refusal
 
 # What two copies of a message may differ in. Text, role and parent are what makes it the same.
 FIELDS = (
