@@ -26,6 +26,7 @@ def build(
     report_contamination: Annotated[bool, Parameter(negative="")] = False,
     messages: Annotated[bool, Parameter(negative="")] = False,
     push: str | None = None,
+    expect: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one of the form `answers` that ships.
@@ -38,7 +39,8 @@ def build(
         Names of recipes, or paths of TOML files.
     source
         An export: trees or messages as JSON Lines (plain, gzip or zstd), or Parquet. Takes
-        several. Without it, OpenAssistant/oasst1 from the Hub.
+        several. Or a dataset of the Hub: OpenAssistant/oasst1, which is read without it,
+        OpenAssistant/oasst2, any other of their schema as owner/name@commit.
     held_out
         Share of root prompts that no variant trains on.
     text
@@ -60,11 +62,14 @@ def build(
     push
         Upload what was built to this dataset repository of the Hub, OWNER/NAME; a new one is
         private.
+    expect
+        Fail unless the sources are this import, whole, by its published counts: oasst1 or oasst2.
     dry_run
         Say what would be built, and write nothing.
     """
     from dataset_builder import hub
     from dataset_builder.contamination import read_against
+    from dataset_builder.expect import check_import, find_published
     from dataset_builder.export import Export, read_export
     from dataset_builder.fit_report import fit_table, fits, open_tokenizer
     from dataset_builder.formats import write_messages
@@ -79,6 +84,8 @@ def build(
 
     # What can be wrong with the arguments is said before any file is read.
     template = find_template(text) if text else None
+    if expect:
+        find_published(expect)
     fitting = find_template(fit_template)
     if fit_length < 1:
         raise InputError(f"--fit-length {fit_length} holds no token", "give 1 or more")
@@ -105,9 +112,11 @@ def build(
                 path, name, lambda rows: status.update(f"reading {path.name}: {rows:,} rows")
             )
 
-        exports = [read(path) for path in source] if source else [read(hub.download(), hub.NAME)]
+        exports = [read(path, name) for path, name in hub.find_sources(source)]
         status.update("making threads")
         tables = make_tables(exports, held_out)
+        if expect:
+            check_import(expect, tables)
         status.update("applying recipes")
         plans = [plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()]
         if not dry_run:
@@ -168,9 +177,7 @@ def audit(
     from dataset_builder.threads import make_tables
 
     with talk.status("reading") as status:
-        exports = [read_export(path) for path in source or []]
-        if not exports:
-            exports = [read_export(hub.download(), hub.NAME)]
+        exports = [read_export(path, name) for path, name in hub.find_sources(source)]
         status.update("making threads")
         tables = make_tables(exports, held_out)
         status.update("counting")

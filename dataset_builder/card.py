@@ -11,6 +11,7 @@ import msgspec
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, StrictUndefined
 
+from dataset_builder import hub
 from dataset_builder.manifest import Manifest
 from dataset_builder.recipe import load_recipe, recipe_names
 from dataset_builder.words import CONCISE_WORDS
@@ -35,16 +36,16 @@ def card(manifest: Manifest) -> str:
         recipe=json.dumps(manifest.recipe, indent=2, ensure_ascii=False),
         concise_words=CONCISE_WORDS,
         is_open_assistant=is_open_assistant,
-        command=build_command(manifest, is_open_assistant),
+        command=build_command(manifest),
         ships=_ships(manifest),
     )
 
 
-def build_command(manifest: Manifest, from_hub: bool) -> str:
+def build_command(manifest: Manifest) -> str:
     """What to type to build the variant again."""
-    sources = (
-        [] if from_hub else [part for file in manifest.sources for part in ("--source", file.name)]
-    )
+    names = dict.fromkeys(hub.from_hub(file.name) or file.name for file in manifest.sources)
+    is_default = [file.name for file in manifest.sources] == [hub.NAME]
+    sources = [] if is_default else [part for name in names for part in ("--source", name)]
     arguments = [manifest.name, *sources, "--held-out", f"{manifest.held_out:g}"]
     if met := manifest.notes.get("contamination"):
         arguments += ["--decontaminate", *(file["name"] for file in met["files"])]

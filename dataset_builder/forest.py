@@ -5,17 +5,17 @@ order in which files were named or rows were written, but for `place`, which is 
 siblings.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import pyarrow as pa
 
 from dataset_builder.errors import InputError
-from dataset_builder.export import WANTED, Export, Label, Met, Refusal
+from dataset_builder.export import WANTED, Export, Refusal
 from dataset_builder.manifest import SourceFile
+from dataset_builder.merge import FIELDS, Kept, merge_exports, values_of
 from dataset_builder.tables import MESSAGES, REJECTS, checked, table_of
 from dataset_builder.words import count_words
 
@@ -33,22 +33,13 @@ class Forest:
     files: list[SourceFile]
 
 
-@dataclass
-class _Kept:
-    """A message that stands in the forest so far; `place` and `tree_id` are settled."""
-
-    met: Met
-    export: Export
-    place: int
-    tree_id: str
-
-
 def join_exports(exports: Iterable[Export]) -> Forest:
     """The forest of all `exports`. Raises InputError where most of a file is refused."""
     # By content, so that naming the files in another order makes the same forest.
-    exports = sorted(exports, key=lambda export: export.sha256)
+    exports = sorted(exports, key=lambda export: (export.sha256, export.name))
     refusals = {id(export): list(export.refusals) for export in exports}
-    kept, merged = _merged(exports, refusals)
+    merged = merge_exports(exports, refusals)
+    kept = merged.kept
     for find in (_cycles, _misfits, _depths):
         # Each looks at the links that the one before left: what hangs below a refused message is an
         # orphan.
@@ -61,7 +52,9 @@ def join_exports(exports: Iterable[Export]) -> Forest:
     for export in exports:
         refused = Counter(refusal.reason for refusal in refusals[id(export)])
         met = len(export.messages) + len(export.refusals)
-        assert met == kept_by_export[id(export)] + refused.total() + merged[id(export)], export.name
+        assert met == kept_by_export[id(export)] + refused.total() + merged.repeats[id(export)], (
+            export.name
+        )
         _refuse_file(export, refused, met)
         files.append(
             SourceFile(
@@ -72,51 +65,17 @@ def join_exports(exports: Iterable[Export]) -> Forest:
                 rows=export.rows,
                 messages=met,
                 refused=dict(sorted(refused.items())),
-                merged=merged[id(export)],
+                merged=merged.repeats[id(export)],
+                conflicts=dict(sorted(merged.conflicts[id(export)].items())),
             )
         )
     return Forest(_messages_table(kept), _rejects_table(exports, refusals), files)
 
 
-def _merged(
-    exports: list[Export], refusals: dict[int, list[Refusal]]
-) -> tuple[dict[str, _Kept], Counter[int]]:
-    """Each message once, by id, and how many of each file stood already; other content under a
-    known id is refused.
-    """
-    kept: dict[str, _Kept] = {}
-    merged: Counter[int] = Counter()
-    for export in exports:
-        places: dict[str | None, Callable[[], int]] = defaultdict(lambda: count().__next__)
-        for met in export.messages:
-            message = met.message
-            message_id = message.message_id or ""
-            first = kept.get(message_id)
-            if first is None:
-                place = (
-                    places[message.parent_id]() if met.nested_place is None else met.nested_place
-                )
-                kept[message_id] = _Kept(met, export, place, met.tree_id or message_id)
-            elif _content(first.met) == _content(met):
-                merged[id(export)] += 1
-            else:
-                names = ("text", "role", "parent_id")
-                pairs = zip(names, _content(first.met), _content(met), strict=True)
-                other = [name for name, one, two in pairs if one != two]
-                earlier = f"line {first.met.at.line} of {first.export.name}"
-                detail = f"{earlier} has this id with another {', '.join(other)}"
-                refusals[id(export)].append(Refusal(met.at, message_id, "conflict", detail))
-    return kept, merged
-
-
-def _content(met: Met) -> tuple[str | None, str | None, str | None]:
-    return met.message.text, met.message.role, met.message.parent_id
-
-
 Refused = tuple[str, str, str]
 
 
-def _cycles(kept: dict[str, _Kept]) -> list[Refused]:
+def _cycles(kept: dict[str, Kept]) -> list[Refused]:
     """Messages that are their own ancestors."""
     found = []
     finished: set[str] = set()
@@ -125,7 +84,7 @@ def _cycles(kept: dict[str, _Kept]) -> list[Refused]:
         at: str | None = start
         while at is not None and at in kept and at not in finished and at not in path:
             path[at] = None
-            at = kept[at].met.message.parent_id
+            at = kept[at].parent_id
         if at in path:
             circle = list(path)[list(path).index(at) :]
             found += [
@@ -135,20 +94,20 @@ def _cycles(kept: dict[str, _Kept]) -> list[Refused]:
     return sorted(found)
 
 
-def _misfits(kept: dict[str, _Kept]) -> list[Refused]:
+def _misfits(kept: dict[str, Kept]) -> list[Refused]:
     """Messages by the same side as their parent, and roots that are replies."""
     found = []
     for message_id, each in kept.items():
         message = each.met.message
-        parent = kept.get(message.parent_id) if message.parent_id is not None else None
-        if message.parent_id is None and message.role == "assistant":
+        parent = kept.get(each.parent_id) if each.parent_id is not None else None
+        if each.parent_id is None and message.role == "assistant":
             found.append((message_id, "alternation", "a root by an assistant; wanted a prompter"))
         elif parent and parent.met.message.role == message.role:
             found.append((message_id, "alternation", f"{message.role} below {message.role}"))
     return found
 
 
-def _depths(kept: dict[str, _Kept]) -> list[Refused]:
+def _depths(kept: dict[str, Kept]) -> list[Refused]:
     """Messages with DEPTH or more above them."""
     depths: dict[str, int] = {}
     for start in kept:
@@ -156,7 +115,7 @@ def _depths(kept: dict[str, _Kept]) -> list[Refused]:
         at: str | None = start
         while at is not None and at in kept and at not in depths:
             path.append(at)
-            at = kept[at].met.message.parent_id
+            at = kept[at].parent_id
         depth = depths.get(at, 0) if at is not None else 0
         for each in reversed(path):
             depths[each] = depth = depth + 1
@@ -167,7 +126,7 @@ def _depths(kept: dict[str, _Kept]) -> list[Refused]:
     ]
 
 
-def _settle_trees(kept: dict[str, _Kept]) -> None:
+def _settle_trees(kept: dict[str, Kept]) -> None:
     """Gives every message the tree of its topmost ancestor: what hangs together is one tree,
     whatever the rows say.
     """
@@ -177,7 +136,7 @@ def _settle_trees(kept: dict[str, _Kept]) -> None:
         at = start
         while at not in settled:
             path.append(at)
-            parent_id = kept[at].met.message.parent_id
+            parent_id = kept[at].parent_id
             if parent_id is None or parent_id not in kept:
                 break
             at = parent_id
@@ -198,62 +157,26 @@ def _refuse_file(export: Export, refused: Counter[str], met: int) -> None:
         )
 
 
-def _messages_table(kept: dict[str, _Kept]) -> pa.Table:
+def _messages_table(kept: dict[str, Kept]) -> pa.Table:
     # By tree and id, so that the same messages are the same table however they arrived.
     ordered = sorted(kept.items(), key=lambda item: (item[1].tree_id, item[0]))
-    columns: dict[str, list[Any]] = {name: [] for name in MESSAGES.schema.names}
-    for message_id, each in ordered:
-        message = each.met.message
-        values = {
-            "message_id": message_id,
-            "parent_id": message.parent_id,
-            "tree_id": each.tree_id,
-            "tree_state": each.met.tree_state or message.tree_state,
-            "role": message.role,
-            "lang": message.lang,
-            "text": message.text,
-            "rank": message.rank,
-            "place": each.place,
-            # An exporter that drops false writes no key at all.
-            "deleted": bool(message.deleted),
-            "synthetic": bool(message.synthetic),
-            "model_name": message.model_name,
-            "review_result": message.review_result,
-            "review_count": message.review_count,
-            "created_date": message.created_date,
-            "labels": _labels(message.labels),
-            "emojis": _emojis(message.emojis),
-            "words": count_words(message.text or ""),
-            "source": each.export.sha256,
-        }
-        for name, value in values.items():
-            columns[name].append(value)
+    rows = [each for _, each in ordered]
+    columns: dict[str, list[Any]] = {name: values_of(rows, name) for name in FIELDS}
+    columns |= {
+        "message_id": [message_id for message_id, _ in ordered],
+        "parent_id": [each.parent_id for each in rows],
+        "tree_id": [each.tree_id for each in rows],
+        "role": [each.met.message.role for each in rows],
+        "text": [each.met.message.text for each in rows],
+        "place": [each.place for each in rows],
+        # An exporter that drops false writes no key at all.
+        "deleted": [bool(value) for value in columns["deleted"]],
+        "synthetic": [bool(value) for value in columns["synthetic"]],
+        "words": [count_words(str(each.met.message.text)) for each in rows],
+        "source": [each.export.sha256 for each in rows],
+    }
+    columns = {name: columns[name] for name in MESSAGES.schema.names}
     return checked(pa.table(columns, schema=MESSAGES.schema), MESSAGES)
-
-
-def _labels(labels: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    if labels is None:
-        return None
-    if isinstance(labels.get("name"), list):
-        names, values, counts = (labels.get(key) or [] for key in ("name", "value", "count"))
-        return [
-            {"name": name, "value": value, "count": n}
-            for name, value, n in zip(names, values, counts, strict=False)
-        ]
-    return [
-        {"name": name, "value": label.value, "count": label.count}
-        for name, label in labels.items()
-        if isinstance(label, Label)
-    ]
-
-
-def _emojis(emojis: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    if emojis is None:
-        return None
-    if isinstance(emojis.get("name"), list):
-        pairs = zip(emojis["name"], emojis.get("count") or [], strict=False)
-        return [{"name": name, "count": n} for name, n in pairs]
-    return [{"name": name, "count": n} for name, n in emojis.items() if isinstance(n, int)]
 
 
 def _rejects_table(exports: list[Export], refusals: dict[int, list[Refusal]]) -> pa.Table:

@@ -35,7 +35,7 @@ def refuse_texts(recipes: Mapping[str, Recipe]) -> None:
         if recipe.shape.form != "answers":
             raise InputError(
                 f"recipe `{name}`: a row of the form `{recipe.shape.form}` is not one text",
-                "leave out `--text`, `--messages` and `--fit`, or name recipes of the form `answers`",
+                "name recipes of the form `answers`, or leave `--text`, `--messages`, `--fit` out",
             )
 
 

@@ -1,6 +1,11 @@
-"""Open Assistant's own export, from the Hub at a pinned revision, where no source is named."""
+"""Sources on the Hub: a dataset at a pinned revision, fetched once; Open Assistant's first export
+where no source is named.
+"""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset_builder.errors import InputError
 
@@ -12,18 +17,115 @@ FILE = "2023-04-12_oasst_ready.trees.jsonl.gz"
 NAME = f"{REPOSITORY}@{REVISION}/{FILE}"
 
 
-def download() -> Path:
-    """The export on this disk, fetched once. Raises InputError where it is not here and the Hub
-    cannot be reached.
+class Pin(NamedTuple):
+    """The revision that a repository stands for where none is named, and its file of trees."""
+
+    revision: str
+    file: str
+
+
+PINS = {
+    REPOSITORY: Pin(REVISION, FILE),
+    "OpenAssistant/oasst2": Pin(
+        "179dd21fc55192153d94adb0e0ce8f69e222bf75", "2023-11-05_oasst2_ready.trees.jsonl.gz"
+    ),
+}
+
+# owner/name or owner/name@revision; what ends like a file is a file.
+_DATASET = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*?)(@(?P<revision>[\w.-]+))?")
+_ENDINGS = (".json", ".jsonl", ".gz", ".zst", ".parquet")
+
+HINT = (
+    "name a file you have: `--source FILE`; "
+    "dataset_builder/sample/forest.trees.jsonl comes with treetune"
+)
+
+
+class Source(NamedTuple):
+    """A file to read, and what it is called in manifests; None: by its file name."""
+
+    path: Path
+    name: str | None
+
+
+def find_sources(named: Sequence[Path] | None) -> list[Source]:
+    """The files that `named` stand for: local ones, or those of Hub datasets, fetched. Without any,
+    OASST1's trees.
+
+    Raises InputError where a dataset names no revision, has no parquet, or cannot be had.
     """
+    if not named:
+        return _fetched(REPOSITORY, None)
+    return [source for path in named for source in _found(path)]
+
+
+def from_hub(name: str) -> str | None:
+    """What to type after `--source` for a file of a manifest: `owner/name@revision` where it came
+    from the Hub, else None.
+    """
+    found = re.match(r"([^/@]+/[^/@]+@[0-9a-f]{40})/", name)
+    return found.group(1) if found else None
+
+
+def _found(path: Path) -> list[Source]:
+    dataset = _DATASET.fullmatch(path.as_posix())
+    if path.exists() or not dataset or path.suffix in _ENDINGS:
+        return [Source(path, None)]
+    return _fetched(dataset["repository"], dataset["revision"])
+
+
+def _fetched(repository: str, revision: str | None) -> list[Source]:
+    pin = PINS.get(repository)
+    revision = revision or (pin.revision if pin else None)
+    if revision is None:
+        raise InputError(
+            f"no file `{repository}`, and as a Hub dataset it names no revision",
+            f"`--source {repository}@COMMIT` reads it at that commit",
+        )
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise InputError(
+            f"{repository}@{revision}: not a commit; wanted 40 hexadecimal digits",
+            "a branch moves: the commit stands on the dataset's page, under its history",
+        )
+    if pin and pin.revision == revision:
+        paths = {pin.file: _download(repository, pin.file, revision)}
+    else:
+        folder = _snapshot(repository, revision)
+        files = sorted((folder / "data").rglob("*.parquet"))
+        paths = {path.relative_to(folder).as_posix(): path for path in files}
+    if not paths:
+        raise InputError(
+            f"{repository}@{revision}: no parquet under data/", "download a file and name it"
+        )
+    return [Source(path, f"{repository}@{revision}/{file}") for file, path in paths.items()]
+
+
+def _download(repository: str, file: str, revision: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(hf_hub_download(REPOSITORY, FILE, revision=REVISION, repo_type="dataset"))
+        return Path(hf_hub_download(repository, file, revision=revision, repo_type="dataset"))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
-        raise InputError(
-            f"{REPOSITORY} is not on this disk and the Hub cannot be reached",
-            "name a file you have: `--source FILE`; "
-            "dataset_builder/sample/forest.trees.jsonl comes with treetune",
-        ) from error
+        raise _out_of_reach(repository) from error
+
+
+def _snapshot(repository: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                repo_type="dataset",
+                allow_patterns=["data/*.parquet", "data/**/*.parquet"],
+            )
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
+        raise _out_of_reach(repository) from error
+
+
+def _out_of_reach(repository: str) -> InputError:
+    return InputError(f"{repository} is not on this disk and the Hub cannot be reached", HINT)

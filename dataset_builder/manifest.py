@@ -17,11 +17,13 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # file name, or `repository@revision/file` from the Hub
     sha256: str
     bytes: int
-    form: str  # trees, messages or parquet
+    form: str  # trees, messages, threads or parquet
     rows: int  # lines or rows met, blank ones aside
     messages: int  # messages met in them
     refused: dict[str, int]  # messages (or unreadable rows) refused, by reason
     merged: int  # messages that stood already, with the same text, role and parent
+    # Messages that said otherwise of a field than what stood, by field.
+    conflicts: dict[str, int] = {}
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,8 @@ def sources_table(sources: Sources) -> Group:
         table.add_row(Text(printable(file.name)), file.form, *map(_count, counts))
         for reason, n in file.refused.items():
             table.add_row("", "", "", "", reason, f"{n:,}", style="dim")
+        for name, n in file.conflicts.items():
+            table.add_row("", "", "", f"other {name}", f"{n:,}", "", style="dim")
     sides = ", ".join(f"{n:,} {side}" for side, n in sources.trees_by_split.items())
     total = (
         f"{sources.messages:,} messages and {sources.threads:,} threads "

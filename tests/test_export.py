@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from real import real
 
 from dataset_builder.errors import InputError
-from dataset_builder.export import LINE_BYTES, read_export
+from dataset_builder.export import read_export
 from dataset_builder.forest import DEPTH, join_exports
+from dataset_builder.lines import LINE_BYTES
 from dataset_builder.threads import make_tables
 
 CONVERSATION = [
@@ -274,7 +275,7 @@ def test_a_file_whose_messages_are_mostly_refused_stops_the_build_and_names_the_
         join_exports([read(tmp_path, lines(rows), "my export.jsonl")])
     assert str(error.value) == (
         "my export.jsonl: 3 of 4 messages refused, 2 of them by `form`; "
-        "line 2: a thread; wanted a tree or a message"
+        "line 2: a thread without messages"
     )
     assert error.value.hint is not None
     assert error.value.hint.startswith("wanted: Open Assistant trees")

@@ -1,0 +1,342 @@
+import gzip
+import json
+from itertools import permutations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import lines, message, nested, prompt, reply, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from real import real
+from test_export import joined, read, reasons, refused
+from test_threads import forests
+
+from dataset_builder import lines as lines_module
+from dataset_builder.errors import InputError
+from dataset_builder.export import read_export
+from dataset_builder.forest import join_exports
+from dataset_builder.tables import MESSAGES
+
+MAPS = {
+    "labels": {"spam": {"value": 0.0, "count": 3}, "quality": {"value": 0.5, "count": 2}},
+    "emojis": {"+1": 2, "_skip_reply": 1},
+}
+LISTS = {
+    "labels": {"name": ["spam", "quality"], "value": [0.0, 0.5], "count": [3, 2]},
+    "emojis": {"name": ["+1", "_skip_reply"], "count": [2, 1]},
+}
+COLUMNS = [name for name in MESSAGES.schema.names if name != "source"]
+
+
+def threads(rows):
+    """`rows` as Open Assistant's threads: one for each message that nothing answers."""
+    by_id = {row["message_id"]: row for row in rows}
+    found = []
+    for row in rows:
+        if any(each["parent_id"] == row["message_id"] for each in rows):
+            continue
+        path = [row]
+        while path[0]["parent_id"] in by_id:
+            path.insert(0, by_id[path[0]["parent_id"]])
+        found.append({"thread_id": row["message_id"], "thread": {"messages": path}})
+    return found
+
+
+def least(text: str) -> bytes:
+    return ('{"message_id": "x", "role": "prompter", ' + text + "}").encode()
+
+
+# ---------------------------------------------------------------------------------- the forms
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+@given(forests(), st.randoms(use_true_random=False))
+def test_any_form_and_any_order_of_rows_and_files_is_the_same_table(tmp_path, rows, random):
+    # Orphans have no nested form; the order of siblings, which is a fact of the source, is told by
+    # threads only as far as they answer each other.
+    ids = {row["message_id"] for row in rows}
+    rows = [row | LISTS for row in rows if row["parent_id"] is None or row["parent_id"] in ids]
+    while any(
+        row["parent_id"] not in {None, *(each["message_id"] for each in rows)} for row in rows
+    ):
+        ids = {row["message_id"] for row in rows}
+        rows = [row for row in rows if row["parent_id"] in {None, *ids}]
+    if not rows:
+        return
+    shuffled = random.sample(threads(rows), len(threads(rows)))
+    ways = {
+        "flat.jsonl": lines(rows),
+        "nested.jsonl": lines(nested([row | MAPS for row in rows])),
+        "threads.jsonl.gz": gzip.compress(lines(shuffled)),
+    }
+    exports = [read(tmp_path, content, name) for name, content in ways.items()]
+    exports.append(read_export(write(tmp_path / "rows.parquet", rows)))
+    tables = [join_exports([export]).messages.select(COLUMNS) for export in exports]
+    assert [export.form for export in exports[2:]] == ["threads", "parquet"]
+    without = [name for name in COLUMNS if name != "place"]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[3])
+    assert tables[0].select(without).equals(tables[2].select(without))
+    unions = [join_exports(each).messages for each in (exports, exports[::-1])]
+    assert unions[0].equals(unions[1])
+    assert unions[0].select(without).equals(tables[0].select(without))
+
+
+def test_a_thread_is_its_messages_whether_they_name_their_parents_or_not(tmp_path):
+    rows = [prompt("a"), reply("b", "a"), prompt("c", "b"), reply("d", "c"), reply("e", "c")]
+    silent = [
+        {"thread_id": each["thread_id"], "messages": [{**m} for m in each["thread"]["messages"]]}
+        for each in threads(rows)
+    ]
+    for each in silent:
+        for turn in each["messages"]:
+            del turn["parent_id"]
+    flat = join_exports([read(tmp_path, lines(rows), "flat")]).messages.select(COLUMNS)
+    for name, form in (("said", threads(rows)), ("silent", silent)):
+        forest = join_exports([read(tmp_path, lines(form), name)])
+        assert forest.messages.select(COLUMNS).equals(flat)
+        assert (forest.files[0].messages, forest.files[0].merged) == (8, 3)
+
+
+def test_a_thread_that_contradicts_itself_costs_the_message_that_does(tmp_path):
+    turns = [prompt("a"), reply("b", "elsewhere"), 3, prompt("d"), {**reply("e", "d"), "rank": "x"}]
+    export = read(tmp_path, lines([{"thread_id": "t", "thread": turns}]))
+    assert [reason for _, reason in reasons(export)] == [
+        "parent",
+        "wrong_type",
+        "parent",
+        "wrong_type",
+    ]
+
+
+LABEL = pa.struct([("value", pa.float64()), ("count", pa.int32())])
+NAMED = pa.struct([("name", pa.string()), *LABEL])
+
+
+@pytest.mark.parametrize("form", ["lists", "maps", "structs"])
+def test_hub_parquet_holds_labels_and_emojis_as_lists_or_as_maps(tmp_path, form):
+    if form == "lists":
+        labels, emojis = pa.array([LISTS["labels"], None]), pa.array([LISTS["emojis"], None])
+    elif form == "maps":
+        kinds = pa.map_(pa.string(), LABEL), pa.map_(pa.string(), pa.int32())
+        labels = pa.array([list(MAPS["labels"].items()), None], kinds[0])
+        emojis = pa.array([list(MAPS["emojis"].items()), None], kinds[1])
+    else:
+        named = [{"name": name, **label} for name, label in MAPS["labels"].items()]
+        counted = [{"name": name, "count": n} for name, n in MAPS["emojis"].items()]
+        labels, emojis = pa.array([named, None], pa.list_(NAMED)), pa.array([counted, None])
+    columns = {name: [m[name] for m in (prompt("a"), prompt("b"))] for name in prompt("a")}
+    pq.write_table(pa.table(columns | {"labels": labels, "emojis": emojis}), tmp_path / "x.parquet")
+    forest = join_exports([read_export(tmp_path / "x.parquet")])
+    first, second = forest.messages.to_pylist()
+    assert first["labels"] == [{"name": name, **label} for name, label in MAPS["labels"].items()]
+    assert first["emojis"] == [{"name": name, "count": n} for name, n in MAPS["emojis"].items()]
+    assert (second["labels"], second["emojis"]) == (None, None)
+
+
+# --------------------------------------------------------------------------------- the border
+
+TWICE = [
+    least('"text": "a", "text": "b"'),
+    least('"text": null, "text": "b"'),
+    least('"text": "a: b", "rank": 1, "rank": null'),
+    least('"text": "a", "message_id": "y"'),
+    least('"text": "a", "role": "assistant"'),
+    least('"text": "a", "labels": {"spam": {"value": 1}, "spam": {"value": 0}}'),
+    least('"text": "a", "labels": {"spam": {"value": 1, "value": 0}}'),
+    least('"text": "a", "emojis": {"+1": 1, "+1": 2}'),
+    least('"text" : "a", "te\\u0078t": "\\u003a"'),
+    least('"text": "a", "of another tool": {"a": [{"b": 1, "b": 1}]}'),
+    b'{"prompt": {"message_id": "x", "role": "prompter", "replies": [], "replies": []}}',
+    b'{"thread_id": "x", "thread": [{"message_id": "x", "message_id": "x"}]}',
+    b'{"message_id": 3, "message_id": "x"}',
+]
+NUMBERS = ["NaN", "Infinity", "-Infinity", "nan", "1e", "01", "+1", "1_0", "0x1", ".5"]
+SURROGATES = ["\\ud800", "\\udfff", "\\ud800x", "\\ud800\\u0041", "\\udc00\\ud800", "a\\udbff"]
+SURROGATES += ["\\uDEAD", "\\ud83d", "\\ud83d\\ud83d", "\\ud83d "]
+NOT_UTF8 = [b"\xff", b"\xc3", b"\xe9", b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf8\x88\x80\x80"]
+NOT_UTF8 += [b"\xfe\xff", b"\xe2\x82", b"\xf4\x90\x80\x80"]
+NULS = [f'"text": "a", "{name}": "x\\u0000"' for name in ("parent_id", "lang", "model_name")]
+NULS += [f'"text": "a", "{name}": "\\u0000"' for name in ("created_date", "message_tree_id")]
+NULS += ['"text": "\\u0000"', '"text": "a\\u0000b"', '"text": "a", "tree_state": "\\u0000"']
+NULS += ['"text": "a", "labels": {"\\u0000": null}', '"text": "a", "emojis": {"\\u0000": 1}']
+TYPES = ['"text": 1', '"text": ["a"]', '"text": "a", "rank": "0"', '"text": "a", "rank": -1']
+TYPES += ['"text": "a", "deleted": 1', '"text": "a", "labels": {"spam": [1]}']
+TYPES += ['"text": "a", "labels": {"name": ["a", "b"], "value": [1.0], "count": [1, 1]}']
+TYPES += ['"text": "a", "labels": {"name": [1], "value": [1.0], "count": [1]}']
+TYPES += ['"text": "a", "emojis": {"name": ["a"], "count": ["b"]}', '"text": "a", "emojis": "+1"']
+TYPES += [
+    '"text": "a", "labels": {"name": ["a"], "count": [2147483648]}',
+    '"text": "a", "lang": {}',
+]
+SHAPES = [
+    b"[]",
+    b"null",
+    b"1",
+    b'"a"',
+    b"true",
+    b"{}",
+    b"[[]]",
+    b'{"prompt": null}',
+    b'{"replies": []}',
+]
+SHAPES += [b'{"thread_id": "t", "thread": {}}', b'{"message_tree_id": "t"}']
+DEEP = [opening * 5000 for opening in (b"[", b'{"a":', b'[{"a":', b'{"replies":[')]
+DEEP += [b'{"prompt":' * 3000, b'{"message_id": "x", "replies": [' * 3000, b"[[" * 9999]
+DEEP += [b'{"labels":' * 2000, b'{"thread":{"messages":[' * 2000, b' { "events" : [ ' * 3000]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        *((row, "duplicate_key") for row in TWICE),
+        *((least(f'"text": "a", "rank": {n}'), "json") for n in NUMBERS),
+        *((least(f'"text": "{text}"'), "json") for text in SURROGATES),
+        *((least('"text": "?"').replace(b"?", text), "utf8") for text in NOT_UTF8),
+        *((least(field), "nul") for field in NULS),
+        *((least(field), "wrong_type") for field in TYPES),
+        *((row, "form") for row in SHAPES),
+        *((row, "too_deep") for row in DEEP),
+    ],
+)
+def test_hostile_rows_cost_themselves_alone_and_stand_among_the_rejects(tmp_path, row, reason):
+    before, after = (lines([message(f"{side}{n}") for n in range(3)]) for side in "ab")
+    forest = join_exports([read(tmp_path, before + row + b"\n" + after)])
+    (reject,) = forest.rejects.to_pylist()
+    assert (reject["source"], reject["line"], reject["reason"]) == ("rows.jsonl", 4, reason)
+    assert reject["byte_offset"] == len(before)
+    assert reject["detail"]
+    assert forest.messages.num_rows == 6
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        least('"text": "a: \\"text\\": b", "detoxify": {"a": 1}, "user_id": null'),
+        least('"text": "caf\\u00e9 \\u003a \\\\u0041"'),
+        least('"text": "a", "of another tool": {"text": {"text": ":"}, "role": ":"}'),
+        least('"text" : "a" , "labels":{"spam":{"value":null}} , "emojis" : {}'),
+    ],
+)
+def test_colons_in_texts_escapes_and_unknown_keys_repeat_nothing(tmp_path, row):
+    assert not read(tmp_path, row).refusals
+
+
+CHAINS = [[n] for n in range(1, 3)] + [[2, 3], [4], [2, 2, 2], [5, 4], [10], [3, 8], [7, 2], [6]]
+
+
+@pytest.mark.parametrize("lengths", CHAINS)
+def test_circles_of_any_length_are_refused(tmp_path, lengths):
+    rows = [
+        message(f"{k}-{n}", f"{k}-{(n + 1) % length}", "assistant" if n % 2 else "prompter")
+        for k, length in enumerate(lengths)
+        for n in range(length)
+    ]
+    reason = set(refused(joined(tmp_path, [*rows, *map(prompt, "abcdefgh")])).values())
+    assert reason <= {"cycle", "self_parent"}
+    assert len(reason) == 1
+
+
+def test_several_roots_under_one_tree_id_are_one_tree_each_message_kept(tmp_path):
+    rows = [prompt(name, message_tree_id="t") for name in "abc"]
+    forest = join_exports([read(tmp_path, lines(rows))])
+    assert forest.messages["message_id"].to_pylist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("packed", ["gz", "zst"])
+@pytest.mark.parametrize("bound", ["UNPACKED_RATIO", "UNPACKED_BYTES"])
+def test_what_unpacks_beyond_the_bounds_is_one_clear_error(tmp_path, monkeypatch, packed, bound):
+    monkeypatch.setattr(lines_module, "FREE_BYTES", 2**20)
+    if bound == "UNPACKED_BYTES":
+        monkeypatch.setattr(lines_module, bound, 2**20)
+    content = lines([message(str(n), text="a" * 9999) for n in range(900)]) + b"\n" * 2**23
+    small = gzip.compress(content) if packed == "gz" else pa.compress(content, "zstd", asbytes=True)
+    told = "200 times its size" if bound == "UNPACKED_RATIO" else "0.000976562 GiB"
+    with pytest.raises(InputError, match=f"x: unpacks to more than {told}") as error:
+        read(tmp_path, small, "x")
+    assert error.value.hint == "unpack it yourself if you trust it, and name the result"
+
+
+def test_parquet_that_unpacks_beyond_the_bounds_is_the_same_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines_module, "FREE_BYTES", 2**20)
+    column = pa.array(["a" * 2**22])
+    pq.write_table(
+        pa.table({"text": column}), tmp_path / "x", compression="zstd", use_dictionary=False
+    )
+    with pytest.raises(InputError, match="x: unpacks to more than 200 times its size"):
+        read_export(tmp_path / "x")
+
+
+def test_a_packed_file_of_several_parts_is_read_whole_and_a_cut_one_refused(tmp_path):
+    parts = [lines([message(name)]) for name in "abc"]
+    for pack in (gzip.compress, lambda part: pa.compress(part, "zstd", asbytes=True)):
+        whole = b"".join(map(pack, parts))
+        assert len(read(tmp_path, whole, "whole").messages) == 3
+        with pytest.raises(InputError, match="cannot be read"):
+            read(tmp_path, whole[:-5], "cut")
+
+
+# ------------------------------------------------------------------------------------ merging
+
+
+def test_copies_fill_each_other_and_the_smallest_sha256_wins(tmp_path):
+    files = [
+        [message("a", lang="en", rank=None, emojis={"+1": 1})],
+        [message("a", lang="de", rank=2, emojis={"name": ["+1"], "count": [1]})],
+        [message("a", lang=None, rank=2, review_result=None, labels=MAPS["labels"])],
+    ]
+    exports = [read(tmp_path, lines(rows), f"{n}.jsonl") for n, rows in enumerate(files)]
+    first = min(exports[:2], key=lambda export: export.sha256)
+    lang = first.messages[0].message.lang
+    tables = set()
+    for order in permutations(exports):
+        forest = join_exports(order)
+        (row,) = forest.messages.to_pylist()
+        assert (row["lang"], row["rank"], row["review_result"]) == (lang, 2, True)
+        assert row["source"] == min(export.sha256 for export in exports)
+        assert row["labels"]
+        assert sum(file.merged for file in forest.files) == 2
+        found = [file.conflicts for file in forest.files if file.conflicts]
+        assert found == [{"lang": 1}]
+        tables.add(json.dumps(row))
+    assert len(tables) == 1
+
+
+def test_the_order_of_rows_that_contradict_each_other_never_matters(tmp_path):
+    rows = [
+        prompt("a"),
+        prompt("a", lang="de"),
+        prompt("a", lang="fr"),
+        prompt("a", text="Other"),
+        prompt("a", text="Another"),
+    ]
+    found = set()
+    for order in permutations(rows):
+        forest = joined(tmp_path, order)
+        (row,) = (each for each in forest.messages.to_pylist() if each["message_id"] == "a")
+        file = forest.files[0]
+        del row["source"]
+        found.add(json.dumps([row, file.merged, file.refused, file.conflicts]))
+    ((row, merged, reasons_, conflicts),) = map(json.loads, found)
+    assert (row["lang"], row["text"]) == ("de", "The text of a.")
+    assert (merged, reasons_, conflicts) == (2, {"conflict": 2}, {"lang": 1})
+
+
+def test_the_real_overlaps_are_merged_and_their_conflicts_counted():
+    names = [
+        "oasst/laion_en_100.trees.jsonl",
+        "oasst/oasst1_en_validation.messages.jsonl",
+        "oasst/oasst2_animals.trees.jsonl",
+    ]
+    exports = [read_export(real(name)) for name in names]
+    animals = exports[2]
+    roots = [met.message.message_id for met in animals.messages if met.message.parent_id is None]
+    assert len(roots) - len(set(roots)) == 31
+    one, other = join_exports(exports), join_exports(exports[::-1])
+    assert one.messages.equals(other.messages)
+    assert one.files == other.files
+    alone = {row["message_id"]: row for row in join_exports([exports[0]]).messages.to_pylist()}
+    shared = [row for row in one.messages.to_pylist() if row["message_id"] in alone]
+    # LAION's early form has neither labels nor dates: what the others know of its messages is kept.
+    assert sum(row["created_date"] is not None for row in shared) > 70
