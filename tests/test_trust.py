@@ -1,0 +1,128 @@
+"""What a person may rely on: the same bytes everywhere, a kill that loses nothing, and the words of
+the conversations themselves."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dataset_builder.digest import rows_digest
+from dataset_builder.export import read_export
+from dataset_builder.manifest import Manifest, find_variant
+from dataset_builder.tables import EXAMPLES, read_table
+from dataset_builder.threads import make_tables
+from tests.real import real
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "dataset_builder" / "sample" / "forest.trees.jsonl"
+# More in a campaign: TREETUNE_BUILDS=20 just test tests/test_trust.py
+BUILDS = int(os.environ.get("TREETUNE_BUILDS", "3"))
+RECIPES = ["capped", "concise_best", "control_words", "pairs_flipped", "prompts"]
+
+
+def build(artifacts: Path, sources: list[Path], recipes: list[str], **environment: str):
+    """`just build-data`, started and not waited for."""
+    command = [sys.executable, "-m", "dataset_builder", "build", *recipes, "--held-out", "0.3"]
+    return subprocess.Popen(
+        [*command, "--source", *map(str, sources)],
+        cwd=ROOT,
+        env=os.environ | {"ARTIFACTS": str(artifacts)} | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def halves(folder: Path) -> list[Path]:
+    """The sample forest as two files that share some trees."""
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)
+    files = [folder / "one.jsonl", folder / "two.jsonl"]
+    for file, part in zip(files, (lines[:45], lines[35:]), strict=True):
+        file.write_text("".join(part), encoding="utf-8")
+    return files
+
+
+def files_of(artifacts: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(artifacts.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_build_of_the_same_sources_is_the_same_bytes(tmp_path: Path):
+    sources = halves(tmp_path)
+    seen = []
+    for number in range(BUILDS):
+        threads = str((1, 2, 4)[number % 3])
+        done = build(
+            tmp_path / f"artifacts {number}",
+            sources[:: (-1) ** number],
+            RECIPES[:: (-1) ** number],
+            POLARS_MAX_THREADS=threads,
+            OMP_NUM_THREADS=threads,
+            TZ=("UTC", "Asia/Kathmandu", "America/St_Johns")[number % 3],
+            LC_ALL=("C", "C.UTF-8", "tr_TR.UTF-8")[number % 3],
+            PYTHONHASHSEED=str(number),
+        )
+        assert done.wait() == 0
+        seen.append(files_of(tmp_path / f"artifacts {number}"))
+    assert len(seen[0]) > 5 * len(RECIPES)
+    assert all(each == seen[0] for each in seen[1:])
+
+
+def test_a_build_killed_at_any_moment_leaves_the_one_before_whole(tmp_path: Path, monkeypatch):
+    artifacts = tmp_path / "artifacts"
+    monkeypatch.setenv("ARTIFACTS", str(artifacts))
+    one, two = halves(tmp_path)
+    assert build(artifacts, [one], ["full"]).wait() == 0
+    before = files_of(artifacts)
+    began = time.perf_counter()
+    assert build(tmp_path / "timed", [two], ["full"]).wait() == 0
+    takes = time.perf_counter() - began
+    chance = random.Random(0)
+    killed = 0
+    for _ in range(5):
+        running = build(artifacts, [two], ["full"])
+        # Most of it is the interpreter's start: what is written, is written at the end.
+        time.sleep(takes * chance.uniform(0.7, 1.0))
+        running.send_signal(signal.SIGKILL)
+        killed += running.wait() == -signal.SIGKILL
+        directory, manifest = find_variant("full")
+        assert_whole(directory, manifest)
+        after = files_of(artifacts)
+        pointer = "variants/full.json"
+        assert all(after.get(name) == before[name] for name in before if name != pointer)
+    assert killed
+    assert build(artifacts, [two], ["full"]).wait() == 0
+    assert not [path for path in (artifacts / "variants").iterdir() if path.name.startswith(".")]
+    shutil.rmtree(tmp_path / "timed" / "tables")
+    assert find_variant("full")[0].name in {
+        path.name for path in (tmp_path / "timed" / "variants").iterdir()
+    }
+
+
+def assert_whole(directory: Path, manifest: Manifest) -> None:
+    for split, digest in manifest.notes["rows"].items():
+        assert rows_digest(read_table(directory / f"{split}.parquet", EXAMPLES)) == digest
+
+
+def test_threads_say_what_the_published_conversations_say():
+    export = read_export(real("oasst/oasst1_en_validation.messages.jsonl"))
+    threads = {row["thread_id"]: row for row in make_tables([export], 0.0).threads.to_pylist()}
+    lines = real("oasst/oasst1_validation_threads.jsonl").read_text(encoding="utf-8").splitlines()
+    english = [row for row in map(json.loads, lines) if row["lang"] == "en"]
+    assert len(english) == 419
+    marks = {"prompter": "### Human:", "assistant": "### Assistant:"}
+    for row in english:
+        thread = threads[row["message_id"]]
+        turns = [*thread["history"], {"role": "prompter", "text": thread["question"]}]
+        said = " ".join(f"{marks[turn['role']]} {turn['text']}" for turn in turns)
+        assert row["input"] == f"{said} ### Assistant:"
+        assert row["output"] == thread["reply"]
+        assert row["parent_id"] == thread["prompt_id"]
