@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 
 from dataset_builder.manifest import SourceFile
-from dataset_builder.recipe import is_concise
+from dataset_builder.rules import is_concise
 from dataset_builder.split import normalised
 from dataset_builder.threads import Tables
 

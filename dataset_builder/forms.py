@@ -14,7 +14,8 @@ import pyarrow as pa
 from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.errors import InputError
 from dataset_builder.flags import flags_of
-from dataset_builder.recipe import Recipe, Shape, is_best_to_its_prompt
+from dataset_builder.recipe import Recipe, Shape
+from dataset_builder.rules import is_best_to_its_prompt
 from dataset_builder.shape import ROLES, examples_of, limit_above
 from dataset_builder.tables import PROMPTS, table_of
 from dataset_builder.wordings import state_limit

@@ -1,5 +1,4 @@
-"""What a variant is: which threads are kept, how they are written, how many. One TOML file, and
-rules as expressions.
+"""What a variant is: which threads are kept, how they are written, how many. One TOML file.
 
 An absent key is no rule, but for what no training row should be: deleted, of a tree that never got
 ready, or machine-written unless asked for. A null fails a rule.
@@ -12,14 +11,12 @@ from pathlib import Path
 from typing import Annotated, Literal, Union
 
 import msgspec
-import polars as pl
 
 from dataset_builder.errors import InputError
-from dataset_builder.labels import Labels, bounds, label_rules
+from dataset_builder.labels import Labels, bounds
 from dataset_builder.settings import load_settings, settings_names, settings_path
 from dataset_builder.strata import Stratum
 from dataset_builder.wordings import TRAINING, WORDINGS
-from dataset_builder.words import CONCISE_WORDS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -281,86 +278,6 @@ def _check_shape(name: str, shape: Shape) -> None:
                 f"recipe `{name}`: unknown wording `{wording}`",
                 f"did you mean `{near[0]}`?" if near else f"known wordings: {', '.join(WORDINGS)}",
             )
-
-
-def rules(keep: Keep) -> dict[str, pl.Expr]:
-    """What a kept thread satisfies, by rule name, in the order the funnel reports; over the table
-    `threads`.
-    """
-    rules = {"complete": pl.col("is_complete")}
-    if not keep.deleted:
-        rules["deleted"] = ~pl.col("has_deleted")
-    if keep.tree_states:
-        rules["tree_states"] = pl.col("tree_state").is_in(keep.tree_states)
-    if keep.root_languages is not None:
-        rules["root_languages"] = pl.col("root_lang").is_in(keep.root_languages)
-    if keep.languages is not None:
-        rules["languages"] = (
-            pl.col("langs").list.eval(pl.element().is_in(keep.languages)).list.all()
-        )
-    if not keep.synthetic:
-        rules["synthetic"] = ~pl.col("has_synthetic")
-    if keep.review:
-        rules["review"] = ~pl.col("review_failed")
-    rules["near_held_out"] = ~pl.col("near_held_out")
-    if keep.paths == "leaves":
-        # A synthetic follow-up rejects the conversation although it is cut off.
-        rules["leaves"] = (
-            pl.col("is_leaf") if keep.synthetic else pl.col("is_leaf") & ~pl.col("cuts_synthetic")
-        )
-    if keep.paths == "best":
-        rules["best_path"] = pl.col("is_best_path")
-    if keep.max_rank is not None:
-        rules["rank"] = pl.col("standing") <= keep.max_rank
-    if keep.max_path_rank is not None:
-        rules["path_rank"] = pl.col("worst_standing") <= keep.max_path_rank
-    if keep.turns is not None:
-        rules["turns"] = pl.col("turns").is_between(*keep.turns)
-    if keep.prompt_words is not None:
-        rules["prompt_words"] = pl.col("question_words").is_between(*keep.prompt_words)
-    rules |= label_rules(keep.min_labels, keep.max_labels)
-    if keep.reply_words is not None:
-        rules["reply_words"] = pl.col("reply_words").is_between(*keep.reply_words)
-    return {name: rule.fill_null(False) for name, rule in rules.items()}
-
-
-def one_per_prompt(keep: Keep) -> dict[str, pl.Expr]:
-    """What the one reply that is kept to each prompt satisfies, by rule name; over threads that
-    every rule keeps. Empty where all of them are.
-    """
-    if keep.best_per_prompt:
-        return {"best_per_prompt": is_best_to_its_prompt()}
-    if keep.shortest_of_top is not None:
-        return {"shortest_of_top": is_shortest_of_top(keep.shortest_of_top)}
-    return {}
-
-
-def is_best_to_its_prompt() -> pl.Expr:
-    """Whether the reply is the best-ranked to its prompt; over threads that every rule keeps.
-
-    One that its siblings' ranking left out comes last, and so is taken only where no other is left.
-    """
-    ordered = pl.col("thread_id").sort_by("standing", "thread_id", nulls_last=True)
-    return pl.col("thread_id") == ordered.first().over("prompt_id")
-
-
-def is_shortest_of_top(k: int) -> pl.Expr:
-    """Whether the reply has the fewest words of the `k` best-ranked to its prompt; over threads
-    that every rule keeps. Of equally short ones it is the best-ranked, then the first by id.
-
-    One that its siblings' ranking left out comes after the ranked.
-    """
-    thread_id, words = (
-        pl.col(name).sort_by("standing", "thread_id", nulls_last=True).head(k)
-        for name in ("thread_id", "reply_words")
-    )
-    shortest = thread_id.sort_by(words, maintain_order=True).first()
-    return pl.col("thread_id") == shortest.over("prompt_id")
-
-
-def is_concise() -> pl.Expr:
-    """Whether the reply has at most 100 words."""
-    return pl.col("reply_words") <= CONCISE_WORDS
 
 
 def default_names() -> list[str]:

@@ -35,7 +35,8 @@ from dataset_builder.forms import drop_same_prompts, form_rules, rows_of
 from dataset_builder.labels import label_hint
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
-from dataset_builder.recipe import Cap, Recipe, is_concise, one_per_prompt, rules
+from dataset_builder.recipe import Cap, Recipe
+from dataset_builder.rules import is_concise, one_per_prompt, rules
 from dataset_builder.screening import screened, screening_rules
 from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import FORMS, LEDGER, checked, write_table

@@ -19,14 +19,7 @@ from dataset_builder.card import card
 from dataset_builder.control import DRAW, ONE_EACH
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
-from dataset_builder.recipe import (
-    BY_WORDS_OR_RANK,
-    Keep,
-    Recipe,
-    Shape,
-    load_recipe,
-    pool,
-)
+from dataset_builder.recipe import BY_WORDS_OR_RANK, Keep, Recipe, Shape, load_recipe, pool
 from dataset_builder.shape import STATING
 from dataset_builder.summary import variants_table
 from dataset_builder.threads import make_tables

@@ -18,8 +18,8 @@ from dataset_builder.recipe import (
     load_recipe,
     load_recipes,
     recipe_names,
-    rules,
 )
+from dataset_builder.rules import rules
 from dataset_builder.shape import example, stated_limit
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
