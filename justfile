@@ -10,51 +10,61 @@ default:
 
 # All of it, on the bundled forest and a real 135M-parameter model: CPU, offline, a few minutes
 [group('pipeline')]
+[no-exit-message]
 demo: environment
     bash bench/demo.sh {{ python }}
 
-# Build dataset variants: those named, or every one that ships
+# Build dataset variants: those named, or every one of the form `answers` that ships
 [group('pipeline')]
+[no-exit-message]
 build-data *arguments: environment
     {{ python }} -m dataset_builder build "$@"
 
 # Fine-tune on one variant under one preset
 [group('pipeline')]
+[no-exit-message]
 train variant preset *options: environment
     {{ python }} -m finetune train "$@"
 
 # Score the answers of runs to held-out prompts against their word limits
 [group('pipeline')]
+[no-exit-message]
 eval +arguments: environment
     {{ python }} -m evals eval "$@"
 
 # Compare arms; the first is the baseline
 [group('pipeline')]
+[no-exit-message]
 compare +arguments: environment
     {{ python }} -m reports compare "$@"
 
 # One answer each, the base beside them, words counted
 [group('looking')]
+[no-exit-message]
 ask +arguments: environment
     {{ python }} -m evals ask "$@"
 
 # What the sources hold, before any choice: languages, ranks, lengths by rank, labels, duplicates
 [group('looking')]
+[no-exit-message]
 audit *arguments: environment
     {{ python }} -m dataset_builder audit "$@"
 
 # How two variants differ: recipe keys, rows, lengths, ranks, limits
 [group('looking')]
+[no-exit-message]
 diff a b *options: environment
     {{ python }} -m dataset_builder diff "$@"
 
 # Variants, runs, evaluations and comparisons that exist
 [group('looking')]
+[no-exit-message]
 list *arguments: environment
     {{ python }} -m reports list "$@"
 
 # Will this machine do it, and if not, what to type
 [group('looking')]
+[no-exit-message]
 doctor *arguments: environment
     {{ python }} -m finetune doctor "$@"
 

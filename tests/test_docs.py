@@ -17,6 +17,8 @@ COMMANDS = ROOT / "docs" / "commands.md"
 # Each recipe of just and the program behind it.
 PROGRAMS = {
     "build-data": ("dataset_builder", "build"),
+    "audit": ("dataset_builder", "audit"),
+    "diff": ("dataset_builder", "diff"),
     "train": ("finetune", "train"),
     "eval": ("evals", "eval"),
     "compare": ("reports", "compare"),
