@@ -4,6 +4,8 @@ A *kept reply*, which lengths are counted over, is an assistant's message that w
 whose review did not fail: what every shipped recipe starts from.
 """
 
+from statistics import median
+
 import msgspec
 import polars as pl
 
@@ -165,7 +167,7 @@ def _lengths(rank: int | None, kept: pl.DataFrame) -> Lengths:
         rank=rank,
         n=kept.height,
         mean=_rounded(int(words.sum()) / kept.height) if kept.height else None,
-        median=float(words.sort().median()) if kept.height else None,  # type: ignore[arg-type]
+        median=float(median(words.to_list())) if kept.height else None,
         concise=kept.select(reply_words="words").filter(is_concise()).height,
     )
 
