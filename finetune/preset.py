@@ -47,6 +47,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight_decay: float = 0.0
     max_grad_norm: Positive = 1.0
     gradient_checkpointing: bool = True
+    fast: bool = True  # packed rows and fused layers where the card and the model allow it
     checkpoint_steps: Count = 100
     log_steps: Count = 10
 

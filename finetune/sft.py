@@ -8,6 +8,7 @@ anything, and afterwards it is asked whether it kept them.
 import math
 import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _train(
         checkpoints.truncate_lines(folder / name, before.step if before else -1)
     started = datetime.now(UTC)
 
-    trainer = make_trainer(plan, model, device)
+    trainer = make_trainer(plan, model, device, watcher.say)
     previewer = Previewer(
         plan.questions,
         plan.preset.previews,
@@ -154,17 +155,20 @@ def _train(
     write_json(run, folder / "run.json")
 
 
-def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
-    """TRL's trainer over the planned rows, with its own reports off.
+def make_trainer(
+    plan: Plan, model: Any, device: Any, report: Callable[[str], None] = lambda line: None
+) -> Any:
+    """TRL's trainer over the planned rows, with its own reports off; `report` gets a line where the
+    fast path cannot be taken.
 
     Raises RuntimeError where it changed the rows.
     """
     import torch
     from peft import LoraConfig
     from transformers import PrinterCallback
-    from trl import SFTTrainer
 
     from finetune.model import pick_precision
+    from finetune.trainer import PackedTrainer, fast_or_reason
 
     preset = plan.preset
     prepare_rows(model, plan.extra_ids)
@@ -178,7 +182,7 @@ def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
     )
     _refuse_unknown_targets(model, plan)
     precision = pick_precision(preset.base, device)
-    trainer = SFTTrainer(
+    trainer = PackedTrainer(
         model=model,
         args=_arguments(plan, device, precision == torch.bfloat16, precision == torch.float16),
         train_dataset=dataset_of(plan.rows, plan.order),
@@ -197,6 +201,11 @@ def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     _refuse_changed_rows(trainer, plan)
+    fast = fast_or_reason(trainer.model, preset, device, precision)
+    if isinstance(fast, str):
+        report(f"the usual path, not the fast one: {fast}")
+    elif fast:
+        trainer.use(fast)
     return trainer
 
 
@@ -215,7 +224,7 @@ def _arguments(plan: Plan, device: Any, bf16: bool, fp16: bool) -> Any:
         warmup_steps=math.ceil(training.warmup * plan.budget.steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
         bf16=bf16,
         fp16=fp16,
         use_cpu=device.type == "cpu",
@@ -281,10 +290,9 @@ def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
     with undisturbed(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
         for start in range(0, len(rows), batch):
             picked = [dataset[place] for place in range(start, min(start + batch, len(rows)))]
-            inputs = trainer._prepare_inputs(trainer.data_collator(picked))
-            output = trainer.model(**inputs, fused_lm_head=True, use_cache=False)
-            total -= output.log_probs.sum().item()
-            count += output.label_mask.sum().item()
+            loss, trained = trainer.summed_loss(trainer.data_collator(picked))
+            total += loss
+            count += trained
     return total / count
 
 

@@ -1,0 +1,88 @@
+"""TRL's trainer on packed rows, where the model is computed the fast way."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from trl import SFTTrainer
+
+from finetune.fast import Fast, install
+from finetune.packing import pack
+from finetune.preset import Preset
+
+
+class PackedTrainer(SFTTrainer):
+    """Packs each micro-batch into one row and asks the model for its summed loss.
+
+    Everything else, from the order of rows to the schedule, stays TRL's and Transformers'.
+    """
+
+    def use(self, fast: Fast) -> None:
+        """From now on this trainer's batches are packed and computed by `fast`."""
+        install(fast.model, fast)
+        self.data_collator = pack_rows
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss per trained token of the whole step, as TRL counts it."""
+        if "bounds" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")
+        output = model(**inputs)
+        trained = (labels >= 0).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = output.loss / torch.as_tensor(trained).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # The count is of every process, whose gradients are averaged.
+            loss = loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def summed_loss(self, batch: dict[str, Any]) -> tuple[float, int]:
+        """The loss of a collated batch summed over its trained tokens, and how many these are."""
+        inputs = self._prepare_inputs(batch)
+        if "bounds" in inputs:
+            labels = inputs.pop("labels")
+            return self.model(**inputs).loss.item(), int((labels >= 0).sum().item())
+        output = self.model(**inputs, fused_lm_head=True, use_cache=False)
+        return -output.log_probs.sum().item(), int(output.label_mask.sum().item())
+
+
+def pack_rows(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """The collator."""
+    return pack(examples)
+
+
+def fast_or_reason(
+    model: Any, preset: Preset, device: torch.device, precision: torch.dtype
+) -> Fast | str | None:
+    """The fast computation of `model`, inside PEFT's wrapper; why there is none; or None where the
+    preset wants none or a machine without a GPU has no use for it.
+    """
+    if not preset.training.fast or device.type != "cuda":
+        return None
+    if precision != torch.bfloat16 or torch.cuda.get_device_capability(device) < (8, 0):
+        return "the card computes no bf16"
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = 2 * sum(weight.numel() for weight in model.parameters() if weight.dim() == 2)
+    needed += 2 * sum(_unpacked(weight) for weight in model.parameters())
+    if needed > free / 2:
+        return f"the dequantised weights take {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+    try:
+        return Fast(
+            model.get_base_model(),
+            preset.length,
+            precision,
+            compiled=True,
+            checkpointing=preset.training.gradient_checkpointing,
+        )
+    except ValueError as error:
+        return str(error)
+
+
+def _unpacked(weight: Any) -> int:
+    state = getattr(weight, "quant_state", None)
+    return 0 if state is None else state.shape.numel()
