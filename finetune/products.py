@@ -20,22 +20,23 @@ from torch.nn import functional
 # Matrix products want inner sizes that are whole multiples of 16 bytes.
 _ALIGNED = 8
 
-# For each projection: its rows of the product, and its columns among the adapters'.
-Layout = tuple[tuple[int, int, int, int], ...]
+# For each projection: its part, its rows there, and its columns among the adapters'.
+Layout = tuple[tuple[int, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Product:
     """Projections of one input: shapes (in, out, and R, the sum of the adapters' ranks).
 
-    A widening one has `weight` (out, in + R), which is `[W | B]`, and `thin` (R, in), A; a
-    narrowing one `weight` (out + R, in), which is `[W ; A]`, `thin` (out, R), B, and zeros after
-    its bias; all in the computing precision, A times its scale. `factors` are the adapters' own
-    float32 parameters, A (r, in) and B (out_i, r) of each projection in turn.
+    A widening one has `weights`, one or several (out, in + R), which are `[W | B]`, and `thin`
+    (R, in), A; a narrowing one a single weight (out + R, in), which is `[W ; A]`, `thin` (out, R),
+    B, and zeros after its bias; all in the computing precision, A times its scale. `biases` has one
+    for each weight or none. `factors` are the adapters' own float32 parameters, A (r, in) and
+    B (out_i, r) of each projection in turn.
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
     thin: Tensor
     narrows: bool
     scales: tuple[float, ...]
@@ -45,8 +46,8 @@ class Product:
     def tensors(self) -> tuple[Any, ...]:
         """What `multiply` takes, as plain values that a compiled function may be given."""
         return (
-            self.weight,
-            self.bias,
+            self.weights,
+            self.biases,
             self.thin,
             self.narrows,
             self.scales,
@@ -56,51 +57,57 @@ class Product:
 
     def targets(self) -> list[Tensor]:
         """Where the factors go, one view for each."""
-        if self.narrows:
-            out = self.thin.shape[0]
-            down, up = self.weight[out:], self.thin
-        else:
-            width = self.thin.shape[1]
-            down, up = self.thin, self.weight[:, width:]
         found = []
-        for first, last, left, right in self.layout:
+        for part, first, last, left, right in self.layout:
+            if self.narrows:
+                out = self.thin.shape[0]
+                down, up = self.weights[part][out:], self.thin
+            else:
+                down, up = self.thin, self.weights[part][:, self.thin.shape[1] :]
             found += [down[left:right], up[first:last, left:right]]
         return found
 
 
-def product_of(modules: Sequence[torch.nn.Module], dtype: torch.dtype) -> Product:
+def product_of(parts: Sequence[Sequence[torch.nn.Module]], dtype: torch.dtype) -> Product:
     """The product of PEFT's LoRA layers, or plain ones, that read the same input; NF4 weights are
-    dequantised, which is what every product with them does.
+    dequantised, which is what every product with them does. The layers of one part stand side by
+    side in its output; parts are apart.
 
     Raises ValueError where a module has more than one adapter, or one that is more than LoRA.
     """
+    adapters = [[_parts(module) for module in part] for part in parts]
+    flat = [each for part in adapters for each in part]
+    column = sum(adapter[0].shape[0] for _, adapter in flat if adapter)
+    ranks = max(1, -(-column // _ALIGNED)) * _ALIGNED
+    out = sum(base.out_features for base, _ in flat)
+    width, device = flat[0][0].in_features, flat[0][0].weight.device
+    narrows = len(parts) == 1 and out <= width
     weights, biases, scales, layout, factors = [], [], [], [], []
-    row = column = 0
-    for module in modules:
-        base, adapter = _parts(module)
-        weight = plain_weight(base).to(dtype)
-        weights.append(weight)
-        biases.append(None if base.bias is None else base.bias.data.to(dtype))
-        if adapter is not None:
-            a, b, scale = adapter
-            layout.append((row, row + weight.shape[0], column, column + a.shape[0]))
-            factors += [a, b]
-            scales.append(scale)
-            column += a.shape[0]
-        row += weight.shape[0]
-    width = weights[0].shape[1]
-    ranks = -(-column // _ALIGNED) * _ALIGNED
-    narrows = row < width
-    shape = (row + ranks, width) if narrows else (row, width + ranks)
-    thin_shape = (row, ranks) if narrows else (ranks, width)
-    device = weights[0].device
-    whole = torch.zeros(shape, dtype=dtype, device=device)
-    torch.cat(weights, out=whole[:row, :width])
-    thin = torch.zeros(thin_shape, dtype=dtype, device=device)
-    bias = _bias(biases, weights)
-    if bias is not None and narrows:
-        bias = torch.cat([bias, bias.new_zeros(ranks)])
-    return Product(whole, bias, thin, narrows, tuple(scales), tuple(layout), tuple(factors))
+    left = 0
+    for number, part in enumerate(adapters):
+        rows = sum(base.out_features for base, _ in part)
+        shape = (rows + ranks, width) if narrows else (rows, width + ranks)
+        whole = torch.zeros(shape, dtype=dtype, device=device)
+        first = 0
+        for base, adapter in part:
+            last = first + base.out_features
+            whole[first:last, :width] = plain_weight(base).to(dtype)
+            if adapter is not None:
+                a, b, scale = adapter
+                layout.append((number, first, last, left, left + a.shape[0]))
+                factors += [a, b]
+                scales.append(scale)
+                left += a.shape[0]
+            first = last
+        weights.append(whole)
+        biases.append(_bias([base for base, _ in part], whole, ranks if narrows else 0))
+    given = [bias for bias in biases if bias is not None]
+    if given and len(given) < len(biases):
+        raise ValueError("a bias in one part of a product and none in another")
+    thin = torch.zeros((out, ranks) if narrows else (ranks, width), dtype=dtype, device=device)
+    return Product(
+        tuple(weights), tuple(given), thin, narrows, tuple(scales), tuple(layout), tuple(factors)
+    )
 
 
 def refresh(products: Sequence[Product]) -> None:
@@ -120,18 +127,59 @@ def refresh(products: Sequence[Product]) -> None:
 
 def multiply(
     x: Tensor, dropped: Tensor | None, tensors: tuple[Any, ...], is_first: bool = False
-) -> Tensor:
-    """The projections of `x` (tokens, in) side by side: (tokens, out).
+) -> tuple[Tensor, ...]:
+    """The projections of `x` (tokens, in): (tokens, out), one for each part of the product.
 
     `dropped` is what the adapters read where dropout is on. `is_first`: nothing below `x` is
     trained, so that its gradient is not needed.
     """
-    *plain, factors = tensors
-    found: Tensor = _Multiply.apply(x, dropped, *plain, is_first, *factors)
-    return found
+    weights, biases, thin, narrows, scales, layout, factors = tensors
+    if narrows:
+        bias = biases[0] if biases else None
+        y: Tensor = _Narrow.apply(x, dropped, weights[0], bias, thin, scales, layout, *factors)
+        return (y,)
+    sizes = len(weights), len(biases)
+    ys: tuple[Tensor, ...] = _Widen.apply(
+        x, dropped, thin, scales, layout, is_first, sizes, *weights, *biases, *factors
+    )
+    return ys
 
 
-class _Multiply(torch.autograd.Function):
+class _Widen(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        thin: Tensor,
+        scales: tuple[float, ...],
+        layout: Layout,
+        is_first: bool,
+        sizes: tuple[int, int],
+        *rest: Tensor,
+    ) -> tuple[Tensor, ...]:
+        weights, biases = rest[: sizes[0]], rest[sizes[0] : sum(sizes)]
+        ys, both = widen_forward(x, dropped, list(weights), list(biases), thin)
+        ctx.save_for_backward(dropped, both, thin, *weights)
+        ctx.scales, ctx.layout, ctx.is_first, ctx.untrained = scales, layout, is_first, sum(sizes)
+        return tuple(ys)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> Any:
+        dropped, both, thin, *weights = ctx.saved_tensors
+        dx, d_dropped, d_down, d_ups = widen_backward(
+            list(dys), dropped, both, weights, thin, ctx.is_first
+        )
+        grads = _factor_gradients(d_down, d_ups, ctx.scales, ctx.layout)
+        return (
+            None if ctx.is_first else dx,
+            None if dropped is None else d_dropped,
+            *[None] * (5 + ctx.untrained),
+            *grads,
+        )
+
+
+class _Narrow(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -140,93 +188,98 @@ class _Multiply(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         thin: Tensor,
-        narrows: bool,
         scales: tuple[float, ...],
         layout: Layout,
-        is_first: bool,
         *factors: Tensor,
     ) -> Tensor:
-        forward = narrow_forward if narrows else widen_forward
-        y, kept = forward(x, dropped, weight, bias, thin)
-        # What a widening product keeps holds its input already.
-        ctx.save_for_backward(x if narrows else None, dropped, kept, weight, thin)
-        ctx.narrows, ctx.scales, ctx.layout, ctx.is_first = narrows, scales, layout, is_first
+        y, inner = narrow_forward(x, dropped, weight, bias, thin)
+        ctx.save_for_backward(x, dropped, inner, weight, thin)
+        ctx.scales, ctx.layout = scales, layout
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        x, dropped, kept, weight, thin = ctx.saved_tensors
-        if ctx.narrows:
-            found = narrow_backward(dy, x, dropped, kept, weight, thin)
-        else:
-            found = widen_backward(dy, dropped, kept, weight, thin, ctx.is_first)
-        dx, d_dropped, d_down, d_up = found
-        grads: list[Tensor] = []
-        for scale, (first, last, left, right) in zip(ctx.scales, ctx.layout, strict=True):
-            # The factors are float32, and A stands in the product times its scale.
-            grads.append(d_down[left:right].float() * scale)
-            grads.append(d_up[first:last, left:right].float())
-        return (
-            None if ctx.is_first else dx,
-            None if dropped is None else d_dropped,
-            *[None] * 7,
-            *grads,
-        )
+        x, dropped, inner, weight, thin = ctx.saved_tensors
+        dx, d_dropped, d_down, d_up = narrow_backward(dy, x, dropped, inner, weight, thin)
+        grads = _factor_gradients(d_down, [d_up], ctx.scales, ctx.layout)
+        return dx, None if dropped is None else d_dropped, *[None] * 5, *grads
 
 
-# Opaque to the compiler, which would copy wide tensors to lay them side by side; here the products
-# write where they are wanted.
+def _factor_gradients(
+    d_down: Tensor, d_ups: Sequence[Tensor], scales: tuple[float, ...], layout: Layout
+) -> list[Tensor]:
+    """The factors' gradients, float32 as they are; A stands in the product times its scale."""
+    grads: list[Tensor] = []
+    for scale, (part, first, last, left, right) in zip(scales, layout, strict=True):
+        grads.append(d_down[left:right].float() * scale)
+        grads.append(d_ups[part][first:last, left:right].float())
+    return grads
+
+
+# Opaque to the compiler, which would copy whole activations before it adds to them in place.
 
 
 @custom_op("treetune::widen_forward", mutates_args=())
 def widen_forward(
-    x: Tensor, dropped: Tensor | None, weight: Tensor, bias: Tensor | None, thin: Tensor
-) -> tuple[Tensor, Tensor]:
-    """y (tokens, out), and `[x | xA']` (tokens, in + R)."""
-    width = x.shape[1]
-    both = x.new_empty(x.shape[0], weight.shape[1])
-    both[:, :width].copy_(x)
-    torch.mm(x if dropped is None else dropped, thin.t(), out=both[:, width:])
-    return functional.linear(both, weight, bias), both
+    x: Tensor, dropped: Tensor | None, weights: list[Tensor], biases: list[Tensor], thin: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Each y (tokens, out_i), and `[x | xA']` (tokens, in + R)."""
+    inner = (x if dropped is None else dropped) @ thin.t()
+    both = torch.cat([x, inner], dim=1)
+    padded = biases or [None] * len(weights)
+    pairs = zip(weights, padded, strict=True)
+    return [functional.linear(both, weight, bias) for weight, bias in pairs], both
 
 
 @widen_forward.register_fake
-def _(x: Any, dropped: Any, weight: Any, bias: Any, thin: Any) -> Any:
-    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(x.shape[0], weight.shape[1])
+def _(x: Any, dropped: Any, weights: Any, biases: Any, thin: Any) -> Any:
+    tokens = x.shape[0]
+    outs = [x.new_empty(tokens, weight.shape[0]) for weight in weights]
+    return outs, x.new_empty(tokens, weights[0].shape[1])
 
 
 @custom_op("treetune::widen_backward", mutates_args=())
 def widen_backward(
-    dy: Tensor, dropped: Tensor | None, both: Tensor, weight: Tensor, thin: Tensor, is_first: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, of what the adapters read where that is another, of A and of B."""
+    dys: list[Tensor],
+    dropped: Tensor | None,
+    both: Tensor,
+    weights: list[Tensor],
+    thin: Tensor,
+    is_first: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """The gradients of x, of what the adapters read where that is another, of A and of each B."""
     width = thin.shape[1]
-    d_dropped = dy.new_empty(0)
+    d_dropped = both.new_empty(0)
     if is_first:
-        dx, d_inner = dy.new_empty(0), dy @ weight[:, width:]
+        dx = both.new_empty(0)
+        d_inner = torch.stack(
+            [dy @ weight[:, width:] for dy, weight in zip(dys, weights, strict=True)]
+        ).sum(0)
     else:
-        d_both = dy @ weight
+        d_both = dys[0] @ weights[0]
+        for dy, weight in zip(dys[1:], weights[1:], strict=True):
+            d_both.addmm_(dy, weight)
         dx, d_inner = d_both[:, :width], d_both[:, width:]
-    read = both[:, :width] if dropped is None else dropped
-    d_down = d_inner.t() @ read
-    d_up = dy.t() @ both[:, width:]
+    d_down = d_inner.t() @ (both[:, :width] if dropped is None else dropped)
+    d_ups = [dy.t() @ both[:, width:] for dy in dys]
     if not is_first and dropped is None:
         dx.addmm_(d_inner, thin)
     elif not is_first:
         d_dropped = d_inner @ thin
-    return dx, d_dropped, d_down, d_up
+    return dx, d_dropped, d_down, d_ups
 
 
 @widen_backward.register_fake
-def _(dy: Any, dropped: Any, both: Any, weight: Any, thin: Any, is_first: Any) -> Any:
-    tokens, (ranks, width) = dy.shape[0], thin.shape
-    nothing = dy.new_empty(0)
+def _(dys: Any, dropped: Any, both: Any, weights: Any, thin: Any, is_first: Any) -> Any:
+    tokens, (ranks, width) = both.shape[0], thin.shape
+    d_dropped = both.new_empty(0)
     if is_first:
-        dx, d_dropped = nothing, dy.new_empty(0)
+        dx = both.new_empty(0)
     else:
-        dx = dy.new_empty_strided((tokens, width), (width + ranks, 1))
-        d_dropped = nothing if dropped is None else dy.new_empty(tokens, width)
-    return dx, d_dropped, dy.new_empty(ranks, width), dy.new_empty(weight.shape[0], ranks)
+        dx = both.new_empty_strided((tokens, width), (width + ranks, 1))
+        d_dropped = d_dropped if dropped is None else both.new_empty(tokens, width)
+    d_ups = [both.new_empty(weight.shape[0], ranks) for weight in weights]
+    return dx, d_dropped, both.new_empty(ranks, width), d_ups
 
 
 @custom_op("treetune::narrow_forward", mutates_args=())
@@ -236,7 +289,9 @@ def narrow_forward(
     """y (tokens, out), and `xA'` (tokens, R)."""
     out = thin.shape[0]
     both = functional.linear(x, weight, bias)
-    inner = both[:, out:].contiguous() if dropped is None else dropped @ weight[out:].t()
+    # An operator's results may not share memory.
+    inner = both[:, out:].clone() if dropped is None else dropped @ weight[out:].t()
+    inner = inner.contiguous()
     y = both[:, :out]
     y.addmm_(inner, thin.t())
     return y, inner
@@ -254,14 +309,11 @@ def narrow_backward(
     dy: Tensor, x: Tensor, dropped: Tensor | None, inner: Tensor, weight: Tensor, thin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, of what the adapters read where that is another, of A and of B."""
-    out, ranks = thin.shape
-    both = dy.new_empty(dy.shape[0], out + ranks)
-    both[:, :out].copy_(dy)
-    d_inner = both[:, out:]
-    torch.mm(dy, thin, out=d_inner)
+    out = thin.shape[0]
+    d_inner = dy @ thin
     d_dropped = dy.new_empty(0)
     if dropped is None:
-        dx = both @ weight
+        dx = torch.cat([dy, d_inner], dim=1) @ weight
     else:
         dx = dy @ weight[:out]
         d_dropped = d_inner @ weight[out:]
@@ -298,11 +350,12 @@ def _parts(module: Any) -> tuple[Any, tuple[Any, Any, float] | None]:
     return module.get_base_layer(), (a, b, float(module.scaling[name]))
 
 
-def _bias(biases: list[Any], weights: list[torch.Tensor]) -> torch.Tensor | None:
-    if all(bias is None for bias in biases):
+def _bias(bases: Sequence[Any], like: Tensor, zeros: int) -> Tensor | None:
+    """The layers' biases side by side, zeros where one has none and `zeros` more at the end."""
+    if all(base.bias is None for base in bases):
         return None
     filled = [
-        torch.zeros(len(weight), dtype=weight.dtype, device=weight.device) if bias is None else bias
-        for bias, weight in zip(biases, weights, strict=True)
+        like.new_zeros(base.out_features) if base.bias is None else base.bias.data.to(like.dtype)
+        for base in bases
     ]
-    return torch.cat(filled)
+    return torch.cat([*filled, like.new_zeros(zeros)])

@@ -237,6 +237,8 @@ def _arguments(plan: Plan, device: Any, bf16: bool, fp16: bool) -> Any:
         train_sampling_strategy="sequential",
         dataloader_num_workers=0,
         dataloader_pin_memory=device.type == "cuda",
+        # Else every batch waits until the card has done all it was given.
+        accelerator_config={"non_blocking": device.type == "cuda"},
         # Every step, so that metrics.jsonl is the same however often a run was resumed.
         logging_steps=1,
         logging_nan_inf_filter=False,
