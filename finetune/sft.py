@@ -101,6 +101,7 @@ def _train(
         folder / "previews.jsonl",
         watcher.previewed,
         trainer.accelerator.autocast,
+        pick_precision(plan.preset.base, device),
         seconds=before.preview_seconds if before else 0.0,
     )
     recorder = Recorder(
