@@ -27,7 +27,8 @@ from dataset_builder.tables import HELDOUT, read_table
 from dataset_builder.template import Template, answer_text, encode_prompts, stop_ids
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import count_words
-from finetune.decode import Wanted, decode, has_room, plain_copy
+from finetune.decode import Wanted, decode
+from finetune.plain import has_room, plain_copy
 from finetune.preset import Previews
 
 # The wording most published work asks in (LIFT); no variant trains on it.

@@ -19,8 +19,9 @@ from dataset_builder.template import find_template, stop_ids
 from dataset_builder.words import count_words
 from finetune import decode as decoding
 from finetune import sft
-from finetune.decode import Wanted, decode, has_fixed_cache, plain_copy, plain_size
+from finetune.decode import Wanted, decode, has_fixed_cache
 from finetune.model import load_base
+from finetune.plain import plain_copy, plain_size
 from finetune.plan import Plan
 from finetune.preset import Previews
 from finetune.previews import (
