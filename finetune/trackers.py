@@ -1,8 +1,8 @@
 """Where a run is shown besides the screen: trackers that transformers knows, on request only."""
 
-import importlib.util
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from dataset_builder.errors import InputError
@@ -30,7 +30,7 @@ def ready_trackers(names: Sequence[str], folder: Path) -> list[str]:
             raise InputError(
                 f"`--report-to {name}`: no such tracker", f"known trackers: {', '.join(TRACKERS)}"
             )
-        if importlib.util.find_spec(name) is None:
+        if find_spec(name) is None:
             raise InputError(
                 f"`--report-to {name}`: the package `{name}` is not installed",
                 f"type `uv pip install --python .venv {name}`",
