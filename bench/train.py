@@ -182,7 +182,7 @@ def treetune(model: Path, window: float, batch: int, micro: int, dropout: float 
             seed=0,
             unfinished=Path(out),
         )
-        trainer = make_trainer(plan, loaded, device, print)
+        trainer = make_trainer(plan, loaded, device, report=print)
         trainer.add_callback(clock.callback())
         trainer.args.logging_steps = 10
         trainer.state.logging_steps = 10

@@ -1,19 +1,24 @@
 """Messages as a model reads them: the one renderer, for every template.
 
 Only the template writes control tokens. What people wrote is encoded with special tokens split into
-plain text, so that a message holding `<|im_end|>` ends nothing. Unmarked structure cannot be masked
-so: a message with a line `Output:` looks like a turn of the `instruct` template, whose marks are
-plain text.
+plain text, and what still came out as a control token (one that is not marked special, one that a
+normaliser formed, a piece of the vocabulary that spells it) is cut in two and encoded again; so a
+message holding `<|im_end|>` ends nothing, by id and not by how it is spelt. Unmarked structure
+cannot be masked so: a message with a line `Output:` looks like a turn of the `instruct` template,
+whose marks are plain text.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 from dataset_builder.errors import InputError
 
 Message = dict[str, str]  # role and content
+
+# How what people wrote is encoded.
+_AS_TEXT = {"add_special_tokens": False, "split_special_tokens": True}
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Template:
     """How a conversation is written: what stands before and after each role's content."""
 
     name: str
-    system: tuple[str, str]
+    system: tuple[str, str] | None  # None: the model knows no such role
     user: tuple[str, str]
     assistant: tuple[str, str]  # of an earlier turn
     invitation: str  # the end of a prompt, after which the answer begins
@@ -31,6 +36,7 @@ class Template:
     stops: tuple[str, ...] = ()  # texts that end a generated answer too
     also_end: tuple[str, ...] = ()  # other tokens that end a generated answer
     default_system: str | None = None  # said where a conversation names no system message
+    start: str = ""  # before everything
 
 
 _CHATML = Template(
@@ -69,6 +75,31 @@ TEMPLATES = {
         end="<|endoftext|>",
         specials=("<|endoftext|>",),
         stops=("\nInstruct:", "\nOutput:"),
+    ),
+    # As the chat templates that the models publish, without the dates that some of them insert.
+    "llama3": Template(
+        name="llama3",
+        start="<|begin_of_text|>",
+        system=("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
+        user=("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+        assistant=("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+        invitation="<|start_header_id|>assistant<|end_header_id|>\n\n",
+        lead="",
+        end="<|eot_id|>",
+        specials=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        also_end=("<|end_of_text|>",),
+    ),
+    "gemma": Template(
+        name="gemma",
+        start="<bos>",
+        system=None,
+        user=("<start_of_turn>user\n", "<end_of_turn>\n"),
+        assistant=("<start_of_turn>model\n", "<end_of_turn>\n"),
+        invitation="<start_of_turn>model\n",
+        lead="",
+        end="<end_of_turn>",
+        specials=("<bos>", "<start_of_turn>", "<end_of_turn>"),
+        also_end=("<eos>",),
     ),
 }
 
@@ -158,16 +189,25 @@ def answer_text(template: Template, tokenizer: Any, ids: Sequence[int]) -> str:
 
 def _prompt_parts(template: Template, prompt: Sequence[Message]) -> list[tuple[str, bool]]:
     """The prompt in parts: its text, and whether the template wrote it."""
-    parts: list[tuple[str, bool]] = []
+    parts = [(template.start, True)]
     messages = list(prompt)
     if template.default_system and (not messages or messages[0]["role"] != "system"):
         messages.insert(0, {"role": "system", "content": template.default_system})
     for message in messages:
-        before, after = {
+        roles = {
             "system": template.system,
             "user": template.user,
             "assistant": template.assistant,
-        }[message["role"]]
+        }
+        marks = roles.get(message["role"])
+        if marks is None:
+            known = ", ".join(role for role, marks in roles.items() if marks)
+            raise InputError(
+                f"a message has the role `{message['role']}`, which template"
+                f" `{template.name}` does not know",
+                f"its roles: {known}",
+            )
+        before, after = marks
         parts += [(before, True), (message["content"], False), (after, True)]
     return [*parts, (template.invitation, True)]
 
@@ -184,9 +224,13 @@ def _encode(
     ids = {special: _special_id(tokenizer, special, template) for special in template.specials}
     split = [_runs(template, row) for row in rows]
     plain = [run for run, is_special in chain.from_iterable(split) if not is_special]
+    controls = _control_ids(template, tokenizer)
     # One call for all rows; a tokenizer refuses an empty batch.
-    options = {"add_special_tokens": False, "split_special_tokens": True}
-    encoded = iter(tokenizer(plain, **options)["input_ids"] if plain else [])
+    found = tokenizer(plain, **_AS_TEXT)["input_ids"] if plain else []
+    encoded = iter(
+        each if controls.isdisjoint(each) else _harmless(tokenizer, text, controls)
+        for text, each in zip(plain, found, strict=True)
+    )
     return [
         list(
             chain.from_iterable(
@@ -195,6 +239,44 @@ def _encode(
         )
         for row in split
     ]
+
+
+def _control_ids(template: Template, tokenizer: Any) -> set[int]:
+    """The ids that no message may hold: the template's own, and all that the tokenizer calls
+    special but the one for what it does not know.
+    """
+    own = {token_id(tokenizer, token) for token in (*template.specials, *template.also_end)}
+    marked = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marked |= set(tokenizer.all_special_ids)
+    return {number for number in own | (marked - {tokenizer.unk_token_id}) if number is not None}
+
+
+def _harmless(tokenizer: Any, text: str, controls: set[int]) -> list[int]:
+    """`text` as ids without a control token: whatever spells one is cut in its middle, and the
+    pieces are encoded apart.
+
+    Raises InputError where a single character is read as a control token.
+    """
+    pieces = [text]
+    while True:
+        encoded = tokenizer(pieces, return_offsets_mapping=True, **_AS_TEXT)
+        cut: list[str] = []
+        for piece, ids, spans in zip(
+            pieces, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            bad = [span for token, span in zip(ids, spans, strict=True) if token in controls]
+            for start, end in bad:
+                if end - start < 2:
+                    raise InputError(
+                        f"the tokenizer reads the character `{piece[start:end]}` of a message as a"
+                        " control token",
+                        "drop the rows that hold it",
+                    )
+            places = [0, *sorted({(start + end) // 2 for start, end in bad}), len(piece)]
+            cut += [piece[a:b] for a, b in pairwise(places)]
+        if len(cut) == len(pieces):
+            return list(chain.from_iterable(encoded["input_ids"]))
+        pieces = cut
 
 
 def _runs(template: Template, parts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:

@@ -24,6 +24,7 @@ def train(
     seed: int = 0,
     resume: Annotated[bool, Parameter(negative="")] = False,
     restart: Annotated[bool, Parameter(negative="")] = False,
+    report_to: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Fine-tune on one variant under one preset.
@@ -42,6 +43,8 @@ def train(
         Go on from the last checkpoint of a run that was killed.
     restart
         Drop what an unfinished run left, and begin again.
+    report_to
+        Trackers to tell of each step besides metrics.jsonl: tensorboard, trackio, wandb ...
     dry_run
         Say what would be trained, and stop.
     """
@@ -66,7 +69,7 @@ def train(
     from finetune import sft
 
     with Display(talk, plan.preset.training.log_steps) as display:
-        directory = sft.train(plan, display, resume=resume, restart=restart)
+        directory = sft.train(plan, display, resume=resume, restart=restart, report_to=report_to)
     data.print(str(directory), soft_wrap=True, markup=False)
 
 

@@ -49,6 +49,7 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory: int | None
     resumed: list[int]  # steps at which it was resumed before
     files: dict[str, str]  # relative path -> sha256
+    started: str | None = None  # ISO 8601, UTC: when the run was begun, resumed or not
 
 
 def unfinished_of(run: Path) -> Path:
@@ -85,7 +86,7 @@ def begin(folder: Path, guard: Guard, *, restart: bool) -> tuple[Path, Complete]
     """
     found = None if restart else newest(folder)
     kept = (
-        {"guard.json", "checkpoints", "metrics.jsonl", "previews.jsonl", "fit.json"}
+        {"guard.json", "checkpoints", "metrics.jsonl", "previews.jsonl", "fit.json", "tensorboard"}
         if found
         else set()
     )

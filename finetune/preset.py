@@ -13,6 +13,7 @@ PRESETS = Path(__file__).parent / "presets"
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +59,8 @@ class Previews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     steps: Count = 100  # optimizer steps between two; also before the first step and after the last
     prompts: Annotated[int, msgspec.Meta(ge=0)] = 4  # held-out validation prompts; 0: no previews
     limits: tuple[Count, ...] = (50,)  # words; each prompt is also asked without a limit
-    tokens: Count = 200  # at most, per answer
+    tokens: Count = 200  # at most, per answer; fewer where a limit needs fewer
+    temperature: NotNegative = 0.7  # of a second answer to each that is drawn; 0: none is
 
 
 class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

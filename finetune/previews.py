@@ -1,16 +1,18 @@
 """What the model says while it trains: the same few prompts, answered, scored, written down.
 
-A preview changes nothing about the training: the model's mode, its gradient checkpointing and every
-generator of random numbers are put back, so a run with previews ends in the same adapter as one
-without.
+Each is asked with every limit and with none, and answered twice: by the likeliest token each time,
+and drawn once. A preview changes nothing about the training: the model's mode, its gradient
+checkpointing and every generator of random numbers are put back, so a run with previews ends in the
+same adapter as one without. Nothing here looks at a clock to decide what is asked: what previews
+cost is told, and what is written is the same on a slow machine.
 """
 
+import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,20 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from dataset_builder.artifacts import hash_order
+from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.manifest import Manifest, find_tables
 from dataset_builder.tables import HELDOUT, read_table
 from dataset_builder.template import Template, answer_text, encode_prompts, stop_ids
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import count_words
+from finetune.decode import Wanted, decode
+from finetune.plain import has_room, plain_copy
 from finetune.preset import Previews
 
 # The wording most published work asks in (LIFT); no variant trains on it.
 _WORDING = "lift"
+# Tokens for each word that a limit allows, and some to show by how much it is broken.
+_TOKENS_PER_WORD, _MARGIN = 3, 16
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,17 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
     step: int
     prompt_id: str
-    prompt: str
+    prompt: str  # as a person asked it
     limit: int | None  # words; null where none was stated
+    is_sampled: bool = False  # drawn at the preset's temperature; false: the likeliest tokens
     answer: str
     words: int
     keeps_limit: bool | None  # null where none was stated
     is_stopped: bool  # ended by itself; false where it was cut at the allowed tokens
     tokens: int
+    # The first step at which this prompt, asked and answered this way, did; null while it has not.
+    first_kept: int | None = None
+    first_stopped: int | None = None
 
 
 def read_questions(
@@ -103,57 +113,108 @@ def answer(
     template: Template,
     tokenizer: Any,
     questions: Sequence[Question],
-    tokens: int,
+    previews: Previews,
     step: int,
 ) -> list[Preview]:
-    """One greedy answer of at most `tokens` tokens to each question, in one batch, scored."""
+    """The answers to each question, all in one batch, scored: the greedy one, then the drawn one.
+
+    What is drawn depends on the step and the question, and on nothing that came before.
+    """
     ends = stop_ids(template, tokenizer)
-    longest = max(len(question.ids) for question in questions)
-    device = next(model.parameters()).device
-    # Prompts end where answers begin, so padding goes left, whatever side training pads.
-    padded = [[ends[0]] * (longest - len(q.ids)) + q.ids for q in questions]
-    mask = [[0] * (longest - len(q.ids)) + [1] * len(q.ids) for q in questions]
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            max_new_tokens=tokens,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=ends,
-            pad_token_id=ends[0],
-            # What the checkpoint's own generation settings may hold and greedy answers do not use.
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )
+    ways = [False, True] if previews.temperature else [False]
+    asked = [(question, is_sampled) for question in questions for is_sampled in ways]
+    wanted = []
+    for question, is_sampled in asked:
+        allowed = allowed_tokens(question, previews)
+        chance = chances(question, step, allowed) if is_sampled else []
+        wanted.append(Wanted(question.ids, allowed, chance))
+    answers = decode(
+        model,
+        wanted,
+        ends,
+        temperature=previews.temperature or 1.0,
+        is_over=(lambda ids: _holds_stop(ids, template, tokenizer)) if template.stops else None,
+    )
     return [
-        _scored(question, ids[longest:].tolist(), template, tokenizer, step)
-        for question, ids in zip(questions, output, strict=True)
+        scored(question, ids, template, tokenizer, step, is_sampled=is_sampled)
+        for (question, is_sampled), ids in zip(asked, answers, strict=True)
     ]
 
 
-def _scored(
-    question: Question, ids: list[int], template: Template, tokenizer: Any, step: int
+def allowed_tokens(question: Question, previews: Previews) -> int:
+    """The tokens an answer may have: the preset's, and fewer where a limit needs fewer."""
+    if question.limit is None:
+        return previews.tokens
+    return min(previews.tokens, _TOKENS_PER_WORD * question.limit + _MARGIN)
+
+
+def chances(question: Question, step: int, tokens: int) -> list[float]:
+    """The numbers in [0, 1) that draw an answer's tokens at that step."""
+    key = f"{question.prompt_id} {question.limit}"
+    return [hash_share(f"preview {step} {token}", key) for token in range(tokens)]
+
+
+def scored(
+    question: Question,
+    ids: Sequence[int],
+    template: Template,
+    tokenizer: Any,
+    step: int,
+    *,
+    is_sampled: bool = False,
 ) -> Preview:
+    """The answer in `ids`, which may run on past a stop text, with its words counted."""
     ends = set(stop_ids(template, tokenizer))
-    length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
-    is_ended = bool(ids) and ids[length - 1] in ends
+    length, is_stopped = len(ids), bool(ids) and ids[-1] in ends
+    if template.stops and _holds_stop(ids, template, tokenizer):
+        low, high = 0, length  # the shortest beginning that holds a stop text
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _holds_stop(ids[:middle], template, tokenizer):
+                high = middle
+            else:
+                low = middle
+        length, is_stopped = high, True
     text = answer_text(template, tokenizer, ids[:length])
-    raw = tokenizer.decode(ids[:length], skip_special_tokens=True)
     words = count_words(text)
     return Preview(
         step=step,
         prompt_id=question.prompt_id,
         prompt=question.prompt,
         limit=question.limit,
+        is_sampled=is_sampled,
         answer=text,
         words=words,
         # An empty answer keeps nothing, as in evals.scorers.
         keeps_limit=None if question.limit is None else 0 < words <= question.limit,
-        is_stopped=is_ended or any(stop in raw for stop in template.stops),
+        is_stopped=is_stopped,
         tokens=length,
     )
+
+
+def _holds_stop(ids: Sequence[int], template: Template, tokenizer: Any) -> bool:
+    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return any(stop in text for stop in template.stops)
+
+
+def with_first_steps(before: Iterable[Preview], now: Sequence[Preview]) -> list[Preview]:
+    """`now`, each row with the first step at which its prompt kept its limit and stopped by itself.
+
+    `before` are the rows of earlier steps.
+    """
+    kept: dict[tuple, int] = {}
+    stopped: dict[tuple, int] = {}
+    for row in sorted([*before, *now], key=lambda row: row.step):
+        key = (row.prompt_id, row.limit, row.is_sampled)
+        if row.keeps_limit:
+            kept.setdefault(key, row.step)
+        if row.is_stopped:
+            stopped.setdefault(key, row.step)
+    return [
+        msgspec.structs.replace(row, first_kept=kept.get(key), first_stopped=stopped.get(key))
+        for row in now
+        for key in [(row.prompt_id, row.limit, row.is_sampled)]
+    ]
 
 
 @contextmanager
@@ -183,45 +244,6 @@ def undisturbed(model: Any) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-@contextmanager
-def unpacked(model: Any) -> Iterator[None]:
-    """The 4-bit layers dequantised once, not at every token: the same products, much sooner.
-
-    Where the GPU has no room for twice that, they stay as they are.
-    """
-    import bitsandbytes as bnb
-
-    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
-    if not layers or not _has_room(layers):
-        yield
-        return
-    for layer in layers:
-        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        layer.forward = partial(_plain_product, weight, layer.bias)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _plain_product(
-    weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor
-) -> torch.Tensor:
-    bias = None if bias is None else bias.to(weight.dtype)
-    return torch.nn.functional.linear(x.to(weight.dtype), weight, bias).to(x.dtype)
-
-
-def _has_room(layers: list[Any]) -> bool:
-    device = layers[0].weight.device
-    if device.type != "cuda":
-        return True
-    states = [layer.weight.quant_state for layer in layers]
-    needed = sum(state.shape.numel() * state.dtype.itemsize for state in states)
-    free, _ = torch.cuda.mem_get_info(device)
-    return free > 2 * needed
-
-
 class Previewer(TrainerCallback):
     """Previews at step 0, every `previews.steps` optimizer steps, and at the end: each once."""
 
@@ -234,6 +256,7 @@ class Previewer(TrainerCallback):
         out: Path,
         report: Callable[[list[Preview]], None],
         autocast: Callable[[], AbstractContextManager],
+        dtype: torch.dtype,
         seconds: float = 0.0,
     ) -> None:
         self.questions = questions
@@ -243,8 +266,10 @@ class Previewer(TrainerCallback):
         self.out = out
         self.report = report
         self.autocast = autocast
+        self.dtype = dtype  # that the model computes in
         self.seconds = seconds  # spent so far
-        self.done = _steps_in(out)
+        self.rows = _keep_whole(out, len(questions) * (2 if previews.temperature else 1))
+        self.done = {row.step for row in self.rows}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -257,22 +282,47 @@ class Previewer(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._preview(state.global_step, kwargs["model"])
 
+    def seconds_left(self, step: int, steps: int) -> float:
+        """What the previews after `step` will take, if they take as long as those so far."""
+        if not self.done:
+            return 0.0
+        places = {*range(0, steps, self.previews.steps), steps}
+        left = sum(place >= step and place not in self.done for place in places)
+        return left * self.seconds / len(self.done)
+
     def _preview(self, step: int, model: Any) -> None:
         if step in self.done or not self.questions:
             return
         began = time.perf_counter()
-        with undisturbed(model), unpacked(model), self.autocast():
-            rows = answer(
-                model, self.template, self.tokenizer, self.questions, self.previews.tokens, step
-            )
+        with undisturbed(model):
+            rows = with_first_steps(self.rows, self._answers(step, model))
         with self.out.open("ab") as file:
             file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+        self.rows += rows
         self.done.add(step)
         self.seconds += time.perf_counter() - began
         self.report(rows)
 
+    def _answers(self, step: int, model: Any) -> list[Preview]:
+        ask = (self.template, self.tokenizer, self.questions, self.previews, step)
+        if has_room(model, self.dtype):
+            return answer(plain_copy(model, self.dtype), *ask)
+        # Through the packed layers and the adapter: slower by an order of magnitude.
+        with self.autocast():
+            return answer(model, *ask)
 
-def _steps_in(path: Path) -> set[int]:
+
+def _keep_whole(path: Path, expected: int) -> list[Preview]:
+    """The rows of each step that has all of its `expected` ones; a kill may have torn the last."""
     if not path.exists():
-        return set()
-    return {msgspec.json.decode(line, type=Preview).step for line in path.read_bytes().splitlines()}
+        return []
+    rows = [msgspec.json.decode(line, type=Preview) for line in path.read_bytes().splitlines()]
+    counts: dict[int, int] = {}
+    for row in rows:
+        counts[row.step] = counts.get(row.step, 0) + 1
+    whole = [row for row in rows if counts[row.step] == expected]
+    if len(whole) < len(rows):
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in whole))
+        os.replace(temporary, path)
+    return whole

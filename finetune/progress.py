@@ -8,16 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
-from rich.console import Console, Group
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +21,9 @@ from finetune.rows import Budget
 
 if TYPE_CHECKING:
     from finetune.previews import Preview
+
+# Ids of dropped rows that a screen shows; fit.json holds them all.
+SHOWN = 3
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,10 +35,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     grad_norm: float | None  # before clipping; None at a step that an fp16 scaler skipped
     tokens: int  # through the model in this step, padding aside
     trained_tokens: int
-    tokens_per_second: float
+    tokens_per_second: float  # of those, over the steps since the last line shown
     examples_seen: int  # from the start
     memory: int | None  # bytes, the GPU's peak so far; null on a CPU
     seconds: float  # of training from the start, previews and checkpoints aside
+    # Of the rate at which this hardware multiplied matrices at the start, what the tokens took.
+    peak_share: float | None = None
+    seconds_left: float | None = None  # previews to come among them
 
 
 class Watcher(Protocol):
@@ -76,14 +76,16 @@ class Display:
         self.console = console
         self.log_steps = log_steps
         self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            TextColumn("step"),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(compact=True),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[left]}"),
             console=console,
+            expand=True,
         )
         self.task: TaskID | None = None
+        self.numbers = Text()
+        self.table: RenderableType | None = None
         self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -96,30 +98,42 @@ class Display:
             self.live.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(Text(printable(line)), soft_wrap=True)
+        # A line that the terminal folds by itself would move what is redrawn below it.
+        is_redrawn = self.live is not None and self.live.is_started
+        self.console.print(Text(printable(line)), soft_wrap=not is_redrawn)
 
     def fitted(self, fit: Fit, budget: Budget) -> None:
         self.console.print(fit_table(fit, budget))
 
     def stepped(self, step: Step, steps: int) -> None:
         if self.live:
+            left = span(step.seconds_left or 0.0) + " left"
             if self.task is None:
-                self.task = self.bar.add_task(
-                    "training", total=steps, numbers="", completed=step.step - 1
-                )
-                self.live.update(self.bar)
+                self.task = self.bar.add_task("", total=steps, left=left)
                 self.live.start()
-            self.bar.update(self.task, completed=step.step, numbers=numbers(step))
+            self.bar.update(self.task, completed=step.step, left=left)
+            self.numbers = Text(numbers(step), no_wrap=True, overflow="ellipsis")
+            self._show()
         elif step.step % self.log_steps == 0 or step.step == steps:
-            self.console.print(f"step {step.step}/{steps}  {numbers(step)}", soft_wrap=True)
+            left = f", {span(step.seconds_left)} left" if step.seconds_left else ""
+            line = f"step {step.step}/{steps}  {numbers(step)}{left}"
+            self.console.print(line, soft_wrap=True)
 
     def previewed(self, rows: "list[Preview]") -> None:
-        if self.live and self.live.is_started:
-            self.live.update(Group(preview_table(rows), self.bar))
-        elif self.live:
-            self.console.print(preview_table(rows))
+        if self.live:
+            self.table = preview_table(rows)
+            self._show()
+            if not self.live.is_started:  # before the first step
+                self.console.print(self.table)
         else:
-            self.console.print(preview_line(rows), soft_wrap=True)
+            for line in preview_lines(rows):
+                self.console.print(Text(line), soft_wrap=True)
+
+    def _show(self) -> None:
+        if self.live and self.task is not None:
+            parts = [self.table] if self.table else []
+            # What is too high for the terminal is cut at its end.
+            self.live.update(Group(self.bar, self.numbers, *parts))
 
 
 def fit_table(fit: Fit, budget: Budget) -> Table:
@@ -141,49 +155,87 @@ def fit_table(fit: Fit, budget: Budget) -> Table:
     table.add_row("steps", f"{budget.steps:,}")
     table.add_row("examples seen (epochs)", f"{budget.examples_seen:,} ({budget.epochs:.2f})")
     table.add_row("trained tokens, of all tokens", f"{budget.trained_tokens:,}, {budget.tokens:,}")
+    if fit.dropped:
+        first = ", ".join(printable(name) for name in fit.dropped[:SHOWN])
+        more = " … (fit.json names all)" if len(fit.dropped) > SHOWN else ""
+        table.caption = Text(f"dropped: {first}{more}")
+        table.caption_justify = "left"
     return table
 
 
 def preview_table(rows: "list[Preview]") -> Table:
-    """Sample answers of one step, with their words counted."""
-    table = Table(title=f"Previews at step {rows[0].step}", title_justify="left")
-    table.add_column("prompt", max_width=30)
+    """The answers of one step: a line each, with the first step at which its prompt did as asked.
+
+    A drawn answer stands below the greedy one.
+    """
+    table = Table(
+        title=f"Previews at step {rows[0].step}; beside yes or no, the first step of a yes",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        expand=True,
+    )
+    table.add_column("prompt", ratio=2, no_wrap=True)
     table.add_column("limit", justify="right")
     table.add_column("words", justify="right")
-    table.add_column("kept")
-    table.add_column("stopped")
-    table.add_column("answer", ratio=1)
+    table.add_column("kept", no_wrap=True)
+    table.add_column("stopped", no_wrap=True)
+    table.add_column("answer", ratio=3, no_wrap=True)
     for row in rows:
         table.add_row(
-            _one_line(row.prompt, 60),
-            str(row.limit or ""),
+            Text("  drawn", style="dim") if row.is_sampled else _one_line(row.prompt, 80),
+            "" if row.is_sampled else str(row.limit or "none"),
             str(row.words),
-            "" if row.keeps_limit is None else ("yes" if row.keeps_limit else "no"),
-            "yes" if row.is_stopped else "no",
-            _one_line(row.answer, 160),
+            _since(row.keeps_limit, row.first_kept),
+            _since(row.is_stopped, row.first_stopped),
+            _one_line(row.answer, 200),
         )
     return table
 
 
+def preview_lines(rows: "list[Preview]") -> list[str]:
+    """The previews of one step as plain lines: the counts, then an answer each."""
+    return [preview_line(rows), *(f"  {_plain_answer(row)}" for row in rows)]
+
+
 def preview_line(rows: "list[Preview]") -> str:
-    """The previews of one step in one line."""
-    limited = [row for row in rows if row.keeps_limit is not None]
-    free = [row.words for row in rows if row.keeps_limit is None]
-    return (
-        f"previews at step {rows[0].step}: limit kept"
-        f" {sum(bool(row.keeps_limit) for row in limited)} of {len(limited)},"
-        f" stopped {sum(row.is_stopped for row in rows)} of {len(rows)},"
-        f" words without a limit {', '.join(map(str, free)) or 'none asked'}"
+    """The previews of one step in one line: of the greedy answers, and in brackets of the drawn."""
+    ways = [[row for row in rows if row.is_sampled is drawn] for drawn in (False, True)]
+    limited = [[row for row in way if row.keeps_limit is not None] for way in ways]
+    kept = [f"{sum(bool(row.keeps_limit) for row in way)} of {len(way)}" for way in limited]
+    stopped = [f"{sum(row.is_stopped for row in way)} of {len(way)}" for way in ways]
+    free = [
+        ", ".join(str(row.words) for row in way if row.limit is None) or "none asked"
+        for way in ways
+    ]
+    parts = zip(
+        ("limit kept", "stopped", "words without a limit"), (kept, stopped, free), strict=True
     )
+    shown = [
+        f"{name} {greedy}{f' (drawn: {drawn})' if ways[1] else ''}"
+        for name, (greedy, drawn) in parts
+    ]
+    return f"previews at step {rows[0].step}: {', '.join(shown)}"
 
 
 def numbers(step: Step) -> str:
     """The numbers of a step in a few words."""
+    share = f"  {step.peak_share:.1%} of peak" if step.peak_share is not None else ""
     memory = f"  {step.memory / 1e9:.1f} GB" if step.memory else ""
     return (
         f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}"
-        f"  {step.tokens_per_second:,.0f} tokens/s{memory}  {step.seconds:.0f} s"
+        f"  {step.tokens_per_second:,.0f} tokens/s{share}{memory}  {span(step.seconds)}"
     )
+
+
+def span(seconds: float) -> str:
+    """A stretch of time in its two largest units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def read_steps(folder: Path) -> list[Step]:
@@ -201,6 +253,27 @@ def without_known_noise() -> Iterator[None]:
         yield
 
 
+def _since(did: bool | None, first: int | None) -> str:
+    if did is None:
+        return ""
+    return ("yes" if did else "no ") + ("" if first is None else f" {first}")
+
+
+def _plain_answer(row: "Preview") -> str:
+    said = [f"{row.words} words"]
+    if row.keeps_limit is not None:
+        said.append(f"limit {row.limit} {'kept' if row.keeps_limit else 'broken'}")
+        said[-1] += "" if row.first_kept is None else f", kept first at step {row.first_kept}"
+    said.append("stopped" if row.is_stopped else f"cut at {row.tokens} tokens")
+    said[-1] += "" if row.first_stopped is None else f", stopped first at step {row.first_stopped}"
+    prompt = "drawn" if row.is_sampled else _flat(row.prompt, 40)
+    return f"{prompt} [{'; '.join(said)}] {_flat(row.answer, 120)}"
+
+
 def _one_line(text: str, length: int) -> Text:
+    return Text(_flat(text, length), no_wrap=True, overflow="ellipsis")
+
+
+def _flat(text: str, length: int) -> str:
     flat = " ".join(text.split())
-    return Text(printable(flat if len(flat) <= length else flat[: length - 1] + "…"))
+    return printable(flat if len(flat) <= length else flat[: length - 1] + "…")

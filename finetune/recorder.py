@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from finetune.previews import Previewer
 from finetune.progress import Step, Watcher
 from finetune.rows import Budget
 
+# The share of a run's time that previews may take without a word.
+PREVIEW_SHARE = 0.05
+
 
 class Recorder(TrainerCallback):
     """Writes metrics.jsonl and turns what the trainer saves into checkpoints.
 
-    Counts seconds of training only.
+    Counts seconds of training only. Rates are of the last `log_steps` steps, so that a line shows
+    what happened since the one before it.
     """
 
     def __init__(
@@ -32,9 +37,16 @@ class Recorder(TrainerCallback):
         watcher: Watcher,
         before: checkpoints.Complete | None,
         previewer: Previewer,
+        *,
+        started: str,
+        log_steps: int,
+        peak_tokens: float | None = None,
     ) -> None:
         self.budget = budget
         self.batch = batch
+        self.started = started
+        self.log_steps = log_steps
+        self.peak_tokens = peak_tokens  # a second, if it did nothing but multiply
         self.folder = folder
         self.device = device
         self.watcher = watcher
@@ -43,7 +55,9 @@ class Recorder(TrainerCallback):
         self.resumed = [*before.resumed, before.step] if before else []
         self._earlier_peak = (before.peak_memory or 0) if before else 0
         self._began = 0.0
-        self._step_seconds = 0.0
+        self._tokens: deque[int] = deque(maxlen=log_steps)
+        self._seconds: deque[float] = deque(maxlen=log_steps)
+        self._has_told_cost = False
 
     def peak_memory(self) -> int | None:
         """Bytes on the GPU, over all parts of the run; None on a CPU."""
@@ -57,8 +71,9 @@ class Recorder(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self._step_seconds = time.perf_counter() - self._began
-        self.seconds += self._step_seconds
+        self._seconds.append(time.perf_counter() - self._began)
+        self._tokens.append(self.budget.tokens_by_step[state.global_step - 1])
+        self.seconds += self._seconds[-1]
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
@@ -71,6 +86,7 @@ class Recorder(TrainerCallback):
                 f"step {state.global_step}: the loss is {logs['loss']}",
                 "lower `learning_rate` in the preset, or set `precision` to `bf16` or `fp32`",
             )
+        rate = sum(self._tokens) / sum(self._seconds)
         step = Step(
             step=state.global_step,
             loss=logs["loss"],
@@ -78,14 +94,35 @@ class Recorder(TrainerCallback):
             grad_norm=_finite(float(logs["grad_norm"])),
             tokens=self.budget.tokens_by_step[place],
             trained_tokens=self.budget.trained_tokens_by_step[place],
-            tokens_per_second=round(self.budget.tokens_by_step[place] / self._step_seconds, 1),
+            tokens_per_second=round(rate, 1),
+            peak_share=round(rate / self.peak_tokens, 4) if self.peak_tokens else None,
             examples_seen=state.global_step * self.batch,
             memory=self.peak_memory(),
             seconds=round(self.seconds, 3),
+            seconds_left=round(self._training_left(place) + self._previews_left(place), 1),
         )
         with (self.folder / "metrics.jsonl").open("ab") as file:
             file.write(msgspec.json.encode(step) + b"\n")
         self.watcher.stepped(step, self.budget.steps)
+        if step.step % self.log_steps == 0 and not self._has_told_cost:
+            self._has_told_cost = True
+            self._tell_cost_of_previews(place)
+
+    def _training_left(self, place: int) -> float:
+        return (self.budget.steps - place - 1) * sum(self._seconds) / len(self._seconds)
+
+    def _previews_left(self, place: int) -> float:
+        return self.previewer.seconds_left(place + 1, self.budget.steps)
+
+    def _tell_cost_of_previews(self, place: int) -> None:
+        """Previews are never left out to save time, so what they will cost is said."""
+        previews = self.previewer.seconds + self._previews_left(place)
+        share = previews / (previews + self.seconds + self._training_left(place))
+        if share > PREVIEW_SHARE:
+            self.watcher.say(
+                f"previews will take about {share:.0%} of this run's time; a larger `steps`,"
+                " or fewer `prompts` or `tokens`, in [previews] would make that less"
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # What was written up to this step must outlive the machine before the checkpoint that
@@ -103,6 +140,7 @@ class Recorder(TrainerCallback):
                 preview_seconds=self.previewer.seconds,
                 peak_memory=self.peak_memory(),
                 resumed=self.resumed,
+                started=self.started,
                 files={},
             ),
         )

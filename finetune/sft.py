@@ -8,7 +8,7 @@ anything, and afterwards it is asked whether it kept them.
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,18 @@ from finetune.progress import Watcher, read_steps, without_known_noise
 from finetune.rows import IGNORED, dataset_of
 from finetune.run import BaseModel, Run
 from finetune.tokens import lora_options, prepare_rows, repair_tied_head
+from finetune.trackers import ready_trackers
 
 
-def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool = False) -> Path:
-    """Train what is planned; the finished run's directory.
+def train(
+    plan: Plan,
+    watcher: Watcher,
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    report_to: Sequence[str] = (),
+) -> Path:
+    """Train what is planned; the finished run's directory. `report_to` names trackers to tell too.
 
     A killed run is continued with `resume`, from its last whole checkpoint to the same adapter an
     uninterrupted one ends in. Raises InputError where the GPU has too little memory, a weight of
@@ -38,6 +46,7 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
     """
     from finetune.model import load_base, pick_device
 
+    trackers = ready_trackers(report_to, plan.unfinished)
     checkpoints.refuse_unwanted(plan.unfinished, plan.guard, resume=resume, restart=restart)
     for note in plan.notes:
         watcher.say(note)
@@ -52,7 +61,7 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
         write_json(plan.fit, plan.unfinished / "fit.json")
         if found:
             watcher.say(f"going on from step {found[1].step}")
-        _train(plan, model, base, device, found, watcher)
+        _train(plan, model, base, device, found, watcher, trackers)
         _publish(plan)
     return plan.directory
 
@@ -81,9 +90,11 @@ def _train(
     device: Any,
     found: tuple[Path, checkpoints.Complete] | None,
     watcher: Watcher,
+    trackers: Sequence[str],
 ) -> None:
     """Everything between a loaded base and a finished run, in the order it happens."""
     from finetune.model import describe_device, library_versions, pick_precision
+    from finetune.peak import flops_per_token, matmul_peak
     from finetune.previews import Previewer
     from finetune.recorder import Recorder
 
@@ -91,9 +102,12 @@ def _train(
     checkpoint, before = found if found else (None, None)
     for name in ("metrics.jsonl", "previews.jsonl"):
         checkpoints.truncate_lines(folder / name, before.step if before else -1)
-    started = datetime.now(UTC)
+    started = (before and before.started) or datetime.now(UTC).isoformat(timespec="seconds")
+    precision = pick_precision(plan.preset.base, device)
+    peak = matmul_peak(device, precision)
+    flops = flops_per_token(model, base.parameters)
 
-    trainer = make_trainer(plan, model, device, watcher.say)
+    trainer = make_trainer(plan, model, device, trackers, watcher.say)
     previewer = Previewer(
         plan.questions,
         plan.preset.previews,
@@ -102,10 +116,20 @@ def _train(
         folder / "previews.jsonl",
         watcher.previewed,
         trainer.accelerator.autocast,
+        precision,
         seconds=before.preview_seconds if before else 0.0,
     )
     recorder = Recorder(
-        plan.budget, plan.preset.training.batch, folder, device, watcher, before, previewer
+        plan.budget,
+        plan.preset.training.batch,
+        folder,
+        device,
+        watcher,
+        before,
+        previewer,
+        started=started,
+        log_steps=plan.preset.training.log_steps,
+        peak_tokens=peak * trainer.args.world_size / flops,
     )
     trainer.add_callback(recorder)
     trainer.add_callback(previewer)
@@ -125,7 +149,7 @@ def _train(
         preset_digest=plan.preset_digest,
         seed=plan.seed,
         base=base,
-        started=started.isoformat(timespec="seconds"),
+        started=started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(recorder.seconds, 3),
         preview_seconds=round(previewer.seconds, 3),
@@ -147,7 +171,9 @@ def _train(
             "trainable_parameters": sum(
                 p.numel() for p in trainer.model.parameters() if p.requires_grad
             ),
-            "precision": str(pick_precision(plan.preset.base, device)).removeprefix("torch."),
+            "precision": str(precision).removeprefix("torch."),
+            "matmul_peak": round(peak),  # FLOP/s of one device in that precision
+            "flops_per_token": flops,
         },
     )
     write_text(model_card(run, plan.fit), folder / "adapter" / "README.md")
@@ -156,10 +182,14 @@ def _train(
 
 
 def make_trainer(
-    plan: Plan, model: Any, device: Any, report: Callable[[str], None] = lambda line: None
+    plan: Plan,
+    model: Any,
+    device: Any,
+    trackers: Sequence[str] = (),
+    report: Callable[[str], None] = lambda line: None,
 ) -> Any:
-    """TRL's trainer over the planned rows, with its own reports off; `report` gets a line where the
-    fast path cannot be taken.
+    """TRL's trainer over the planned rows, with its own reports off but those to `trackers`;
+    `report` gets a line where the fast path cannot be taken.
 
     Raises RuntimeError where it changed the rows.
     """
@@ -184,7 +214,9 @@ def make_trainer(
     precision = pick_precision(preset.base, device)
     trainer = PackedTrainer(
         model=model,
-        args=_arguments(plan, device, precision == torch.bfloat16, precision == torch.float16),
+        args=_arguments(
+            plan, device, precision == torch.bfloat16, precision == torch.float16, trackers
+        ),
         train_dataset=dataset_of(plan.rows, plan.order),
         processing_class=plan.tokenizer,
         peft_config=lora,
@@ -209,7 +241,9 @@ def make_trainer(
     return trainer
 
 
-def _arguments(plan: Plan, device: Any, bf16: bool, fp16: bool) -> Any:
+def _arguments(
+    plan: Plan, device: Any, bf16: bool, fp16: bool, trackers: Sequence[str] = ()
+) -> Any:
     from trl import SFTConfig
 
     training = plan.preset.training
@@ -244,7 +278,9 @@ def _arguments(plan: Plan, device: Any, bf16: bool, fp16: bool) -> Any:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=training.checkpoint_steps,
-        report_to="none",
+        report_to=list(trackers) or "none",
+        run_name=plan.name,
+        project="treetune",
         disable_tqdm=True,
     )
 

@@ -2,12 +2,22 @@
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from dataset_builder.fit import Fit
 from finetune.previews import Preview
-from finetune.progress import Display, Step, fit_table, preview_table
+from finetune.progress import (
+    Display,
+    Step,
+    fit_table,
+    numbers,
+    preview_line,
+    preview_lines,
+    preview_table,
+    span,
+)
 from finetune.rows import Budget
 
 FIT = Fit(
@@ -90,6 +100,19 @@ def test_the_fit_names_what_was_kept_dropped_and_trained():
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
+def test_the_first_dropped_ids_are_shown_and_the_file_that_names_all():
+    ids = [f"{n:08x}-0000-0000-0000-00000000000\x1b" for n in range(5)]
+    shown = printed(fit_table(msgspec.structs.replace(FIT, dropped=ids), BUDGET), width=80)
+
+    assert all(name[:8] in shown for name in ids[:3])
+    assert ids[3][:8] not in shown
+    assert "fit.json" in shown
+    assert "\x1b" not in shown
+    few = printed(fit_table(msgspec.structs.replace(FIT, dropped=["only"]), BUDGET))
+    assert few.splitlines()[-1].rstrip() == "dropped: only"
+    assert "dropped:" not in printed(fit_table(msgspec.structs.replace(FIT, dropped=[]), BUDGET))
+
+
 def test_a_log_gets_a_line_every_few_steps_and_one_for_the_last():
     made, out = console(terminal=False)
     with Display(made, log_steps=3) as display:
@@ -122,6 +145,88 @@ def test_a_terminal_gets_a_bar_with_the_numbers_and_the_newest_previews():
     assert "second answer" in shown
     assert "2/2" in shown
     assert "loss 2.500" in shown
+
+
+def test_what_is_left_and_the_share_of_the_peak_are_shown():
+    late = msgspec.structs.replace(step(1), peak_share=0.523, seconds_left=3725.0)
+    made, out = console(terminal=False)
+    Display(made, log_steps=1).stepped(late, 5)
+
+    assert "  52.3% of peak  " in out.getvalue()
+    assert out.getvalue().endswith("1 s, 1 h 2 min left\n")
+    assert [span(n) for n in (0.4, 59.4, 59.6, 3599, 3600)] == [
+        *("0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min")
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_is_redrawn_takes_a_line_for_each_answer(width: int):
+    long = "What do bees make, and why do they, and who has it then? " * 3
+    rows = [preview("word " * 300, prompt=long, limit=n % 2 * 50 or None) for n in range(6)]
+    shown = printed(preview_table(rows), width=width).splitlines()
+
+    assert len([line for line in shown if line.strip()]) == 3 + 6  # title, names, rule
+    assert all(len(line) <= width for line in shown)
+    full = msgspec.structs.replace(step(1999, 80_000_000_000), peak_share=0.523)
+    assert len(numbers(full)) <= 80
+
+
+def answered(*, limit: int | None, kept: bool | None, stopped: bool, drawn: bool) -> Preview:
+    return Preview(
+        step=30,
+        prompt_id="h",
+        prompt="What do bees make?",
+        limit=limit,
+        is_sampled=drawn,
+        answer="Honey\nand \x1b[31mwax.",
+        words=3,
+        keeps_limit=kept,
+        is_stopped=stopped,
+        tokens=9,
+        first_kept=20 if kept else None,
+        first_stopped=10 if stopped else None,
+    )
+
+
+ANSWERED = [
+    answered(limit=5, kept=True, stopped=True, drawn=False),
+    answered(limit=5, kept=False, stopped=False, drawn=True),
+    answered(limit=None, kept=None, stopped=False, drawn=False),
+    answered(limit=None, kept=None, stopped=True, drawn=True),
+]
+
+
+def test_a_log_gets_every_answer_as_a_line():
+    made, out = console(terminal=False, width=40)
+    Display(made, log_steps=1).previewed(ANSWERED)
+    lines = out.getvalue().splitlines()
+
+    assert lines == preview_lines(ANSWERED)
+    assert lines == [
+        "previews at step 30: limit kept 1 of 1 (drawn: 0 of 1), stopped 1 of 2 (drawn: 1 of 2),"
+        " words without a limit 3 (drawn: 3)",
+        "  What do bees make? [3 words; limit 5 kept, kept first at step 20;"
+        " stopped, stopped first at step 10] Honey and \\x1b[31mwax.",
+        "  drawn [3 words; limit 5 broken; cut at 9 tokens] Honey and \\x1b[31mwax.",
+        "  What do bees make? [3 words; cut at 9 tokens] Honey and \\x1b[31mwax.",
+        "  drawn [3 words; stopped, stopped first at step 10] Honey and \\x1b[31mwax.",
+    ]
+
+
+def test_the_counts_of_a_run_without_drawn_answers_say_nothing_of_them():
+    assert preview_line(ANSWERED[::2]) == (
+        "previews at step 30: limit kept 1 of 1, stopped 1 of 2, words without a limit 3"
+    )
+
+
+def test_the_table_says_since_when_a_prompt_does():
+    lines = printed(preview_table(ANSWERED), width=120).splitlines()
+    shown = [line for line in lines if line.strip()]
+
+    assert "yes 20" in shown[3]
+    assert "yes 10" in shown[3]
+    assert shown[4].split()[:4] == ["drawn", "3", "no", "no"]
+    assert shown[5].split()[4:8] == ["none", "3", "no", "Honey"]
 
 
 @pytest.mark.parametrize("hostile", ["[/red]", "[link=x]y", "\x1b[31mred", "a\u202eb", "a\rb"])

@@ -278,7 +278,39 @@ def test_the_budget_is_examples_seen_whatever_the_variants_size(folder: Path):
 
     # Nine examples are two steps of four and one more; a step is never a smaller batch.
     assert (run.steps, run.examples_seen, run.epochs) == (3, 12, 4.0)
+    assert run.trained_tokens == 4 * sum(
+        len(row.completion_ids) for row in planned(preset, "small").rows
+    )
     assert run.validation_loss is None
+
+    write_variant("large", [example(n) for n in range(48)], validation=[])
+    plan = planned(preset, "large")
+    run = load_run(sft.train(plan, Memory()))
+    assert (run.steps, run.examples_seen, run.epochs) == (3, 12, 0.25)
+    seen = [plan.rows[place] for place in plan.order]
+    assert len({row.example_id for row in seen}) == 12  # none twice
+    assert run.trained_tokens == sum(len(row.completion_ids) for row in seen)
+    assert run.tokens == sum(len(row.prompt_ids + row.completion_ids) for row in seen)
+
+
+def test_the_fit_and_every_dropped_id_are_on_disk_and_told_before_the_first_step(folder: Path):
+    rows = [example(n, answer="word " * 200 if n % 3 == 0 else None) for n in range(10)]
+    write_variant("long", rows, validation=[])
+    preset = tiny_preset(
+        folder / "long.toml", folder / "chatml", training="examples = 4", previews="prompts = 0"
+    )
+    plan = planned(preset, "long")
+    found: list[Fit] = []
+
+    class Looking(Memory):
+        def stepped(self, step: Step, steps: int) -> None:
+            found.append(read_json(plan.unfinished / "fit.json", Fit))
+
+    watcher = Looking()
+    sft.train(plan, watcher)
+    assert [fit.dropped for fit in found] == [["e0", "e3", "e6", "e9"]]
+    assert found[0] == watcher.fit == plan.fit
+    assert found[0].rows == found[0].kept + len(found[0].dropped) == 10
 
 
 @pytest.mark.parametrize("template", list(MODELS))
@@ -354,6 +386,22 @@ def test_a_line_of_metrics_says_its_units_by_name(run):
     assert set(line) == set(Step.__struct_fields__)
     assert line["memory"] is None  # a CPU
     assert line["tokens_per_second"] > 0
+    assert 0 < line["peak_share"] < 1
+    assert line["seconds_left"] > 0
+
+
+def test_the_share_of_the_peak_is_the_tokens_times_their_flops(run):
+    plan, _, directory = run
+    record, steps = load_run(directory), read_steps(directory)
+    base, _ = load_base(plan.files, plan.preset.base, CPU, quantized=False)
+    embedding = base.get_input_embeddings().weight.numel()
+    # The head multiplies, whether it is the embedding (the Llama) or a matrix beside it (the Phi).
+    multiplied = record.base.parameters - (0 if plan.template.name == "chatml" else embedding)
+
+    assert record.notes["flops_per_token"] == 4 * multiplied
+    for step in steps:
+        share = step.tokens_per_second * 4 * multiplied / record.notes["matmul_peak"]
+        assert step.peak_share == pytest.approx(share, rel=0.02, abs=1e-4)
 
 
 def test_the_record_reads_back_as_it_was_written(run):
