@@ -46,6 +46,7 @@ def train(
         Say what would be trained, and stop.
     """
     from dataset_builder.errors import InputError
+    from finetune.checkpoints import drop_leftovers
     from finetune.plan import find_target, make_plan
     from finetune.progress import Display, fit_table
 
@@ -55,6 +56,7 @@ def train(
         )
     target = find_target(variant, preset, seed)
     if target.is_finished:
+        drop_leftovers(target.directory)  # a kill in its last moment may have kept them
         talk.print("This run is finished already.")
         data.print(str(target.directory), soft_wrap=True, markup=False)
         return

@@ -47,7 +47,9 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
         watcher.say(f"loading {plan.files.model}")
         model, base = load_base(plan.files, plan.preset.base, device)
         watcher.say(_proof(base))
-        found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart)
+        found = checkpoints.begin(
+            plan.unfinished, plan.guard, restart=restart, say=watcher.say
+        )
         write_json(plan.fit, plan.unfinished / "fit.json")
         if found:
             watcher.say(f"going on from step {found[1].step}")
@@ -315,6 +317,4 @@ def _publish(plan: Plan) -> None:
     os.rename(plan.unfinished, plan.directory)
     flush_directory(plan.directory.parent)
     # Only now: a kill before the name was given must find its checkpoints.
-    for name in ("checkpoints", "trainer"):
-        shutil.rmtree(plan.directory / name, ignore_errors=True)
-    (plan.directory / "guard.json").unlink()
+    checkpoints.drop_leftovers(plan.directory)
