@@ -49,6 +49,7 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory: int | None
     resumed: list[int]  # steps at which it was resumed before
     files: dict[str, str]  # relative path -> sha256
+    halvings: list[dict[str, int]] = []  # of the micro-batch, where memory ran out: step, examples
 
 
 def unfinished_of(run: Path) -> Path:

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from dataset_builder.errors import InputError
 from dataset_builder.template import Template, end_id, token_id
 from finetune.base import BaseFiles
+from finetune.oom import one_line
 from finetune.preset import Base
 from finetune.run import BaseModel
 
@@ -66,6 +67,7 @@ def load_tokenizer(files: BaseFiles, template: Template, directory: Path | None 
     return tokenizer
 
 
+@one_line("ran out while loading the base model")
 def load_base(
     files: BaseFiles, base: Base, device: torch.device, *, quantized: bool | None = None
 ) -> tuple[PreTrainedModel, BaseModel]:
@@ -109,6 +111,7 @@ def load_base(
     return model, record
 
 
+@one_line("ran out while merging the model")
 def load_merged(
     files: BaseFiles, base: Base, adapter: Path | None, device: torch.device
 ) -> PreTrainedModel:

@@ -25,6 +25,7 @@ from dataset_builder.tables import HELDOUT, read_table
 from dataset_builder.template import Template, answer_text, encode_prompts, stop_ids
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import count_words
+from finetune.oom import in_parts
 from finetune.preset import Previews
 
 # The wording most published work asks in (LIFT); no variant trains on it.
@@ -262,8 +263,12 @@ class Previewer(TrainerCallback):
             return
         began = time.perf_counter()
         with undisturbed(model), unpacked(model), self.autocast():
-            rows = answer(
-                model, self.template, self.tokenizer, self.questions, self.previews.tokens, step
+            rows = in_parts(
+                lambda part: answer(
+                    model, self.template, self.tokenizer, part, self.previews.tokens, step
+                ),
+                self.questions,
+                "a preview of one prompt",
             )
         with self.out.open("ab") as file:
             file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from dataset_builder.errors import InputError
 from finetune import checkpoints
+from finetune.oom import Pieces
 from finetune.previews import Previewer
 from finetune.progress import Step, Watcher
 from finetune.rows import Budget
@@ -32,6 +33,7 @@ class Recorder(TrainerCallback):
         watcher: Watcher,
         before: checkpoints.Complete | None,
         previewer: Previewer,
+        pieces: Pieces,
     ) -> None:
         self.budget = budget
         self.batch = batch
@@ -39,6 +41,7 @@ class Recorder(TrainerCallback):
         self.device = device
         self.watcher = watcher
         self.previewer = previewer
+        self.pieces = pieces
         self.seconds = before.seconds if before else 0.0
         self.resumed = [*before.resumed, before.step] if before else []
         self._earlier_peak = (before.peak_memory or 0) if before else 0
@@ -104,6 +107,7 @@ class Recorder(TrainerCallback):
                 peak_memory=self.peak_memory(),
                 resumed=self.resumed,
                 files={},
+                halvings=msgspec.to_builtins(self.pieces.halvings),
             ),
         )
 

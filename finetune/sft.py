@@ -8,6 +8,7 @@ anything, and afterwards it is asked whether it kept them.
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def _train(
 ) -> None:
     """Everything between a loaded base and a finished run, in the order it happens."""
     from finetune.model import describe_device, library_versions, pick_precision
+    from finetune.oom import Halving, Pieces, one_line
     from finetune.previews import Previewer
     from finetune.recorder import Recorder
 
@@ -105,15 +107,23 @@ def _train(
         trainer.accelerator.autocast,
         seconds=before.preview_seconds if before else 0.0,
     )
+    training = plan.preset.training
+    pieces = Pieces(
+        training.micro_batch,
+        watcher.say,
+        [msgspec.convert(each, Halving) for each in before.halvings] if before else [],
+    )
+    pieces.attach(trainer)
     recorder = Recorder(
-        plan.budget, plan.preset.training.batch, folder, device, watcher, before, previewer
+        plan.budget, training.batch, folder, device, watcher, before, previewer, pieces
     )
     trainer.add_callback(recorder)
     trainer.add_callback(previewer)
 
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with one_line("ran out while training"):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    validation_loss = mean_loss(trainer, plan.validation_rows, plan.preset.training.micro_batch)
+    validation_loss = mean_loss(trainer, plan.validation_rows, training.micro_batch)
     export_adapter(plan, trainer.model, folder / "adapter")
     steps = read_steps(folder)
     last = [step.loss for step in steps[-max(1, len(steps) // 10) :]]
@@ -145,6 +155,7 @@ def _train(
         notes={
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
             "extra_token_ids": plan.extra_ids,
+            "halvings": msgspec.to_builtins(pieces.halvings),
             "trainable_parameters": sum(
                 p.numel() for p in trainer.model.parameters() if p.requires_grad
             ),
@@ -276,18 +287,22 @@ def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
 
     if not rows:
         return None
+    from finetune.oom import in_parts
     from finetune.previews import undisturbed
 
     dataset = dataset_of(rows, range(len(rows)))
-    total = count = 0.0
+
+    def losses(picked: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
+        inputs = trainer._prepare_inputs(trainer.data_collator(list(picked)))
+        output = trainer.model(**inputs, fused_lm_head=True, use_cache=False)
+        return [(-output.log_probs.sum().item(), output.label_mask.sum().item())]
+
+    summed: list[tuple[float, int]] = []
     with undisturbed(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
         for start in range(0, len(rows), batch):
             picked = [dataset[place] for place in range(start, min(start + batch, len(rows)))]
-            inputs = trainer._prepare_inputs(trainer.data_collator(picked))
-            output = trainer.model(**inputs, fused_lm_head=True, use_cache=False)
-            total -= output.log_probs.sum().item()
-            count += output.label_mask.sum().item()
-    return total / count
+            summed += in_parts(losses, picked, "the validation loss of one row")
+    return sum(loss for loss, _ in summed) / sum(count for _, count in summed)
 
 
 def export_adapter(plan: Plan, model: Any, out: Path) -> None:
