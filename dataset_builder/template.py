@@ -21,7 +21,7 @@ class Template:
     """How a conversation is written: what stands before and after each role's content."""
 
     name: str
-    system: tuple[str, str]
+    system: tuple[str, str] | None  # None: it has no place for a system message
     user: tuple[str, str]
     assistant: tuple[str, str]  # of an earlier turn
     invitation: str  # the end of a prompt, after which the answer begins
@@ -31,6 +31,7 @@ class Template:
     stops: tuple[str, ...] = ()  # texts that end a generated answer too
     also_end: tuple[str, ...] = ()  # other tokens that end a generated answer
     default_system: str | None = None  # said where a conversation names no system message
+    begin: str = ""  # before the first message
 
 
 _CHATML = Template(
@@ -158,16 +159,23 @@ def answer_text(template: Template, tokenizer: Any, ids: Sequence[int]) -> str:
 
 def _prompt_parts(template: Template, prompt: Sequence[Message]) -> list[tuple[str, bool]]:
     """The prompt in parts: its text, and whether the template wrote it."""
-    parts: list[tuple[str, bool]] = []
+    parts: list[tuple[str, bool]] = [(template.begin, True)]
     messages = list(prompt)
     if template.default_system and (not messages or messages[0]["role"] != "system"):
         messages.insert(0, {"role": "system", "content": template.default_system})
+    marks = {
+        "system": template.system,
+        "user": template.user,
+        "assistant": template.assistant,
+    }
     for message in messages:
-        before, after = {
-            "system": template.system,
-            "user": template.user,
-            "assistant": template.assistant,
-        }[message["role"]]
+        around = marks[message["role"]]
+        if around is None:
+            raise InputError(
+                f"template `{template.name}` has no place for a system message",
+                "choose another `template`, or a variant whose prompts begin with a user",
+            )
+        before, after = around
         parts += [(before, True), (message["content"], False), (after, True)]
     return [*parts, (template.invitation, True)]
 

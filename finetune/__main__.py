@@ -1,6 +1,7 @@
 """`python -m finetune`: train on a variant under a preset; say whether this machine can."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -70,6 +71,26 @@ def train(
     with Display(talk, plan.preset.training.log_steps) as display:
         directory = sft.train(plan, display, resume=resume, restart=restart)
     data.print(str(directory), soft_wrap=True, markup=False)
+
+
+@app.command
+def merge(run: str, *, out: Path | None = None) -> None:
+    """Write a run as one model: its adapter merged into the base it was trained on.
+
+    Prints the folder: safetensors, configuration, tokenizer, card.
+
+    Parameters
+    ----------
+    run
+        A finished run: its path, or a unique beginning of its name.
+    out
+        Where to; `merged` in the run's folder without it.
+    """
+    from finetune.merge import merge as write_merged
+    from finetune.progress import Display
+
+    with Display(talk, 1) as display:
+        data.print(str(write_merged(run, display, out)), soft_wrap=True, markup=False)
 
 
 @app.command

@@ -9,6 +9,7 @@ size: the rows, their order and the batch stay as planned.
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -75,9 +76,7 @@ class Pieces:
         """The loss of the last of `todo`, after all of them ran forward and backward."""
         try:
             for inputs in todo:
-                losses = [
-                    self._pass(model, piece, items) for piece in pieces(inputs, self.largest)
-                ]
+                losses = [self._pass(model, piece, items) for piece in pieces(inputs, self.largest)]
             return _Tried(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -153,7 +152,7 @@ def _packed_pieces(inputs: Inputs, starts: list[int], largest: int) -> Iterator[
             if getattr(value, "shape", ())[:2] == (1, length)
         }
         if "cu_seq_lens_q" in inputs:
-            lengths = [end - begin for begin, end in zip(bounds, bounds[1:], strict=False)]
+            lengths = [end - begin for begin, end in pairwise(bounds)]
             seams = torch.tensor([0, *lengths], device=inputs["input_ids"].device).cumsum(0)
             piece |= {f"cu_seq_lens_{key}": seams.to(torch.int32) for key in "qk"}
             piece |= {f"max_length_{key}": max(lengths) for key in "qk"}

@@ -26,6 +26,7 @@ from finetune.plan import Plan
 from finetune.progress import Watcher, read_steps, without_known_noise
 from finetune.rows import IGNORED, dataset_of
 from finetune.run import BaseModel, Run
+from finetune.targets import is_transposed, projections
 from finetune.tokens import lora_options, prepare_rows, repair_tied_head
 
 
@@ -48,9 +49,7 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
         watcher.say(f"loading {plan.files.model}")
         model, base = load_base(plan.files, plan.preset.base, device)
         watcher.say(_proof(base))
-        found = checkpoints.begin(
-            plan.unfinished, plan.guard, restart=restart, say=watcher.say
-        )
+        found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart, say=watcher.say)
         write_json(plan.fit, plan.unfinished / "fit.json")
         if found:
             watcher.say(f"going on from step {found[1].step}")
@@ -181,15 +180,16 @@ def make_trainer(plan: Plan, model: Any, device: Any) -> Any:
 
     preset = plan.preset
     prepare_rows(model, plan.extra_ids)
+    targets = projections(model, preset.lora.targets, plan.preset_name)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=preset.lora.r,
         lora_alpha=preset.lora.alpha,
         lora_dropout=preset.lora.dropout,
-        target_modules=list(preset.lora.targets),
+        target_modules=targets,
+        fan_in_fan_out=is_transposed(model),
         **lora_options(model, plan.extra_ids),
     )
-    _refuse_unknown_targets(model, plan)
     precision = pick_precision(preset.base, device)
     trainer = SFTTrainer(
         model=model,
@@ -249,23 +249,6 @@ def _arguments(plan: Plan, device: Any, bf16: bool, fp16: bool) -> Any:
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def _refuse_unknown_targets(model: Any, plan: Plan) -> None:
-    leaves = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for target in plan.preset.lora.targets:
-        if target not in leaves:
-            import torch
-
-            linear = {
-                name.rpartition(".")[2]
-                for name, module in model.named_modules()
-                if isinstance(module, torch.nn.Linear)
-            }
-            raise InputError(
-                f"preset `{plan.preset_name}`: the base has no projection `{target}`",
-                f"its projections: {', '.join(sorted(linear - {'lm_head'}))}",
-            )
 
 
 def _refuse_changed_rows(trainer: Any, plan: Plan) -> None:
