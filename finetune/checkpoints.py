@@ -49,6 +49,7 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory: int | None
     resumed: list[int]  # steps at which it was resumed before
     files: dict[str, str]  # relative path -> sha256
+    processes: int = 1  # that trained it together
     halvings: list[dict[str, int]] = []  # of the micro-batch, where memory ran out: step, examples
 
 

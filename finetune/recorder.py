@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from dataset_builder.errors import InputError
-from finetune import checkpoints
+from finetune import checkpoints, launch
 from finetune.oom import Pieces
 from finetune.previews import Previewer
 from finetune.progress import Step, Watcher
@@ -107,9 +107,25 @@ class Recorder(TrainerCallback):
                 peak_memory=self.peak_memory(),
                 resumed=self.resumed,
                 files={},
+                processes=launch.processes(),
                 halvings=msgspec.to_builtins(self.pieces.halvings),
             ),
         )
+
+
+class Together(TrainerCallback):
+    """What every process of a run on several GPUs does, before the first one writes anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The trainer gave all the same seed, and so the same dropout masks for other rows. A
+        # resumed run puts back what each had.
+        torch.manual_seed(self.seed + 1_000_003 * launch.rank())
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        launch.wait()  # each writes its own random state into the checkpoint
 
 
 def _finite(value: float) -> float | None:

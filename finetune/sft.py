@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dataset_builder.artifacts import file_digest, flush, flush_directory, write
 from dataset_builder.errors import InputError
 from dataset_builder.fit import FittedRow
 from dataset_builder.settings import as_stored
-from finetune import checkpoints
+from finetune import checkpoints, launch
 from finetune.card import model_card
 from finetune.plan import Plan
 from finetune.progress import Watcher, read_steps, without_known_noise
@@ -39,23 +40,41 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
     """
     from finetune.model import load_base, pick_device
 
-    checkpoints.refuse_unwanted(plan.unfinished, plan.guard, resume=resume, restart=restart)
+    first = launch.is_first()
+    if first:
+        checkpoints.refuse_unwanted(plan.unfinished, plan.guard, resume=resume, restart=restart)
     for note in plan.notes:
         watcher.say(note)
     watcher.fitted(plan.fit, plan.budget)
     device = pick_device()
     preflight(plan, device)
-    with checkpoints.locked(plan.unfinished), without_known_noise():
+    with checkpoints.locked(plan.unfinished) if first else nullcontext(), without_known_noise():
         watcher.say(f"loading {plan.files.model}")
         model, base = load_base(plan.files, plan.preset.base, device)
         watcher.say(_proof(base))
-        found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart, say=watcher.say)
-        write_json(plan.fit, plan.unfinished / "fit.json")
-        if found:
-            watcher.say(f"going on from step {found[1].step}")
+        found = launch.of_first(lambda: _begun(plan, watcher, restart))
         _train(plan, model, base, device, found, watcher)
-        _publish(plan)
+        if first:
+            _publish(plan)
     return plan.directory
+
+
+def _begun(
+    plan: Plan, watcher: Watcher, restart: bool
+) -> tuple[Path, checkpoints.Complete] | None:
+    """The run's folder made ready, and the checkpoint to go on from."""
+    found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart, say=watcher.say)
+    write_json(plan.fit, plan.unfinished / "fit.json")
+    for name in ("metrics.jsonl", "previews.jsonl"):
+        checkpoints.truncate_lines(plan.unfinished / name, found[1].step if found else -1)
+    if found:
+        watcher.say(f"going on from step {found[1].step}")
+        if found[1].processes != launch.processes():
+            watcher.say(
+                f"begun on {found[1].processes} processes, going on on {launch.processes()}:"
+                " the same examples, other dropout"
+            )
+    return found
 
 
 def preflight(plan: Plan, device: Any) -> None:
@@ -69,7 +88,7 @@ def preflight(plan: Plan, device: Any) -> None:
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
         raise InputError(
             f"{torch.cuda.device_count()} GPUs are visible, and a run uses one",
-            "set CUDA_VISIBLE_DEVICES=0",
+            "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`",
         )
     free, _ = torch.cuda.mem_get_info(device)
     refuse_too_little(estimate(plan.files.directory, plan.preset), free, plan.preset_name)
@@ -87,12 +106,10 @@ def _train(
     from finetune.model import describe_device, library_versions, pick_precision
     from finetune.oom import Halving, Pieces, one_line
     from finetune.previews import Previewer
-    from finetune.recorder import Recorder
+    from finetune.recorder import Recorder, Together
 
     folder = plan.unfinished
     checkpoint, before = found if found else (None, None)
-    for name in ("metrics.jsonl", "previews.jsonl"):
-        checkpoints.truncate_lines(folder / name, before.step if before else -1)
     started = datetime.now(UTC)
 
     trainer = make_trainer(plan, model, device)
@@ -107,8 +124,9 @@ def _train(
         seconds=before.preview_seconds if before else 0.0,
     )
     training = plan.preset.training
+    micro_batch = launch.dealt(training, launch.processes())
     pieces = Pieces(
-        training.micro_batch,
+        micro_batch,
         watcher.say,
         [msgspec.convert(each, Halving) for each in before.halvings] if before else [],
     )
@@ -116,13 +134,18 @@ def _train(
     recorder = Recorder(
         plan.budget, training.batch, folder, device, watcher, before, previewer, pieces
     )
-    trainer.add_callback(recorder)
-    trainer.add_callback(previewer)
+    if launch.processes() > 1:
+        trainer.add_callback(Together(plan.seed))
+    if launch.is_first():
+        trainer.add_callback(recorder)
+        trainer.add_callback(previewer)
 
     with one_line("ran out while training"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    validation_loss = mean_loss(trainer, plan.validation_rows, training.micro_batch)
+    if not launch.is_first():
+        return
+    validation_loss = mean_loss(trainer, plan.validation_rows, micro_batch)
     export_adapter(plan, trainer.model, folder / "adapter")
     steps = read_steps(folder)
     last = [step.loss for step in steps[-max(1, len(steps) // 10) :]]
@@ -155,6 +178,7 @@ def _train(
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
             "extra_token_ids": plan.extra_ids,
             "halvings": msgspec.to_builtins(pieces.halvings),
+            "processes": launch.processes(),
             "trainable_parameters": sum(
                 p.numel() for p in trainer.model.parameters() if p.requires_grad
             ),
@@ -217,12 +241,15 @@ def _arguments(plan: Plan, device: Any, bf16: bool, fp16: bool) -> Any:
     from trl import SFTConfig
 
     training = plan.preset.training
+    among = launch.processes()
+    micro_batch = launch.dealt(training, among)
     return SFTConfig(
         output_dir=str(plan.unfinished / "trainer"),
         seed=plan.seed,
         max_steps=plan.budget.steps,
-        per_device_train_batch_size=training.micro_batch,
-        gradient_accumulation_steps=training.batch // training.micro_batch,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=training.batch // (micro_batch * among),
+        ddp_find_unused_parameters=False,  # every adapter takes part in every pass
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=math.ceil(training.warmup * plan.budget.steps),

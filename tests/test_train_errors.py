@@ -208,7 +208,7 @@ def test_a_preflight_asks_the_gpu_for_its_free_memory(folder: Path, monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="2 GPUs are visible") as error:
         sft.preflight(plan, device)
-    assert error.value.hint == "set CUDA_VISIBLE_DEVICES=0"
+    assert error.value.hint == "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`"
 
 
 def phi2_headers(out: Path) -> Path:
