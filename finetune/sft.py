@@ -59,9 +59,7 @@ def train(plan: Plan, watcher: Watcher, *, resume: bool = False, restart: bool =
     return plan.directory
 
 
-def _begun(
-    plan: Plan, watcher: Watcher, restart: bool
-) -> tuple[Path, checkpoints.Complete] | None:
+def _begun(plan: Plan, watcher: Watcher, restart: bool) -> tuple[Path, checkpoints.Complete] | None:
     """The run's folder made ready, and the checkpoint to go on from."""
     found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart, say=watcher.say)
     write_json(plan.fit, plan.unfinished / "fit.json")

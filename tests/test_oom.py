@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
 
 
 def short_of_memory(patch: pytest.MonkeyPatch, fits: int, seen: list[int]) -> None:
-    """Let a forward and backward pass of more than `fits` rows fail, after it has made gradients."""
+    """Let a pass over more than `fits` rows fail, after it has made gradients."""
     from trl import SFTTrainer
 
     whole = SFTTrainer.training_step
