@@ -127,12 +127,18 @@ def merge(run: str, *, out: Path | None = None) -> None:
 
 
 @app.command
-def doctor() -> None:
-    """Say whether this machine will do it, and if not, what to type."""
+def doctor(preset: str | None = None) -> None:
+    """Say whether this machine will do it, and if not, what to type.
+
+    Parameters
+    ----------
+    preset
+        The preset to look at, by name or path; every one that ships without it.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"  # it looks for what is here, and fetches nothing
     from finetune.doctor import examine
 
-    for finding in examine():
+    for finding in examine(preset):
         data.print(
             f"{'OK  ' if finding.is_ok else 'no  '} {finding.line}", soft_wrap=True, markup=False
         )

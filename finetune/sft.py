@@ -89,7 +89,8 @@ def preflight(plan: Plan, device: Any) -> None:
             "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`",
         )
     free, _ = torch.cuda.mem_get_info(device)
-    refuse_too_little(estimate(plan.files.directory, plan.preset), free, plan.preset_name)
+    needed = estimate(plan.files.directory, plan.preset, processes=launch.processes())
+    refuse_too_little(needed, free, plan.preset_name)
 
 
 def _train(
