@@ -44,6 +44,12 @@ compare +arguments: environment
 ask +arguments: environment
     {{ python }} -m evals ask "$@"
 
+# Write a run as one model: its adapter merged into the base it was trained on
+[group('looking')]
+[no-exit-message]
+merge +arguments: environment
+    {{ python }} -m finetune merge "$@"
+
 # What the sources hold, before any choice: languages, ranks, lengths by rank, labels, duplicates
 [group('looking')]
 [no-exit-message]

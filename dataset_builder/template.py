@@ -36,7 +36,7 @@ class Template:
     stops: tuple[str, ...] = ()  # texts that end a generated answer too
     also_end: tuple[str, ...] = ()  # other tokens that end a generated answer
     default_system: str | None = None  # said where a conversation names no system message
-    start: str = ""  # before everything
+    begin: str = ""  # before the first message
 
 
 _CHATML = Template(
@@ -79,7 +79,7 @@ TEMPLATES = {
     # As the chat templates that the models publish, without the dates that some of them insert.
     "llama3": Template(
         name="llama3",
-        start="<|begin_of_text|>",
+        begin="<|begin_of_text|>",
         system=("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
         user=("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
         assistant=("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
@@ -91,7 +91,7 @@ TEMPLATES = {
     ),
     "gemma": Template(
         name="gemma",
-        start="<bos>",
+        begin="<bos>",
         system=None,
         user=("<start_of_turn>user\n", "<end_of_turn>\n"),
         assistant=("<start_of_turn>model\n", "<end_of_turn>\n"),
@@ -189,25 +189,25 @@ def answer_text(template: Template, tokenizer: Any, ids: Sequence[int]) -> str:
 
 def _prompt_parts(template: Template, prompt: Sequence[Message]) -> list[tuple[str, bool]]:
     """The prompt in parts: its text, and whether the template wrote it."""
-    parts = [(template.start, True)]
+    parts: list[tuple[str, bool]] = [(template.begin, True)]
     messages = list(prompt)
     if template.default_system and (not messages or messages[0]["role"] != "system"):
         messages.insert(0, {"role": "system", "content": template.default_system})
+    marks = {
+        "system": template.system,
+        "user": template.user,
+        "assistant": template.assistant,
+    }
     for message in messages:
-        roles = {
-            "system": template.system,
-            "user": template.user,
-            "assistant": template.assistant,
-        }
-        marks = roles.get(message["role"])
-        if marks is None:
-            known = ", ".join(role for role, marks in roles.items() if marks)
+        around = marks.get(message["role"])
+        if around is None:
+            known = ", ".join(role for role, mark in marks.items() if mark)
             raise InputError(
                 f"a message has the role `{message['role']}`, which template"
                 f" `{template.name}` does not know",
-                f"its roles: {known}",
+                f"its roles: {known}; choose another `template`, or another variant",
             )
-        before, after = marks
+        before, after = around
         parts += [(before, True), (message["content"], False), (after, True)]
     return [*parts, (template.invitation, True)]
 

@@ -141,8 +141,12 @@ def find_base(evaluation: Evaluation) -> Path | None:
             getattr(found, key) == getattr(evaluation, key)
             for key in ("base_digest", "template", "tables", "suite_digest")
         )
-        how = [each.settings.get("quantization") for each in (found, evaluation)]
-        if found.run is None and is_same and how[0] == how[1]:
+        # NF4 weights unpacked in another precision are other weights.
+        is_same &= all(
+            found.settings.get(key) == evaluation.settings.get(key)
+            for key in ("quantization", "precision")
+        )
+        if found.run is None and is_same:
             return path.parent
     return None
 

@@ -12,10 +12,11 @@ from rich.text import Text
 from dataset_builder.errors import InputError
 from dataset_builder.printable import printable
 from dataset_builder.settings import parse_settings
-from dataset_builder.template import find_template, prompt_ids
+from dataset_builder.template import prompt_ids
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import count_words
 from finetune.base import BaseFiles, ready_base
+from finetune.chat import template_of
 from finetune.preset import Preset
 from finetune.run import Run, load_run
 
@@ -52,7 +53,7 @@ def answers(
         run = load_run(directory)
         preset = parse_settings(run.preset, Preset, f"{directory / 'run.json'}: preset")
         files = ready_base(preset.base, watcher.say)
-        base = (files.digest, preset.template)
+        base = (files.digest, template_of(preset, files).name)
         if base not in seen:
             seen.add(base)
             watcher.say(f"asking the base model {files.model}")
@@ -92,7 +93,7 @@ def _answer(
     from finetune.model import load_merged, load_tokenizer, pick_device
 
     device = pick_device()
-    template = find_template(preset.template)
+    template = template_of(preset, files)
     adapter = directory / "adapter" if directory else None
     own = adapter if adapter and (adapter / "tokenizer.json").is_file() else None
     tokenizer = load_tokenizer(files, template, own)

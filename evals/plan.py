@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from dataset_builder.artifacts import file_digest
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest
 from dataset_builder.settings import parse_settings
-from dataset_builder.template import Template, find_template
+from dataset_builder.template import Template
 from evals.prompts import (
     Prompt,
     PromptFile,
@@ -22,8 +21,9 @@ from evals.prompts import (
 )
 from evals.suite import Suite, load_suite, suite_label
 from finetune.base import BaseFiles, ready_base
+from finetune.chat import template_of
 from finetune.preset import Base, Preset
-from finetune.run import Run, load_run
+from finetune.run import Run, load_run, refuse_changed_adapter
 
 
 class Watcher(Protocol):
@@ -105,7 +105,7 @@ def plan(
                 f"and `{preset.base.model}` is now {base_files.digest[:12]}",
                 "bring back the model it was trained on, or train it again",
             )
-        _refuse_changed_adapter(directory, run)
+        refuse_changed_adapter(directory, run)
         prompts = tuple(suite_prompts(suite, name, run.manifest.tables, files))
         of_run = Planned(
             directory=directory / "evals" / f"{name}-{digest[:8]}",
@@ -113,7 +113,7 @@ def plan(
             run_directory=directory,
             base=preset.base,
             files=base_files,
-            template=find_template(preset.template),
+            template=template_of(preset, base_files),
             tables=run.manifest.tables,
             manifest=run.manifest,
             suite=suite,
@@ -124,7 +124,7 @@ def plan(
             questions=tuple(questions(suite, list(prompts))),
         )
         of_base = base_evaluation(
-            base_files, preset.base, preset.template, run.manifest.tables, name, digest
+            base_files, preset.base, of_run.template.name, run.manifest.tables, name, digest
         )
         planned += [
             of_run,
@@ -154,15 +154,3 @@ def intention(each: Planned, rescore: bool) -> str:
     else:
         todo = f"would be made: {len(each.questions)} answers to {len(each.prompts)} prompts"
     return f"{each.directory}: {each.label}, {todo}"
-
-
-def _refuse_changed_adapter(directory: Path, run: Run) -> None:
-    path = directory / "adapter" / "adapter_model.safetensors"
-    if not path.is_file():
-        raise InputError(f"run `{run.name}` has no adapter at {path}", "train it again")
-    # A flipped bit in safetensors goes unnoticed by every library that reads it.
-    if file_digest(path) != run.adapter_sha256:
-        raise InputError(
-            f"{path}: not the adapter that run.json names",
-            "bring back the file, or train the run again",
-        )

@@ -1,6 +1,8 @@
 """`python -m finetune`: train on a variant under a preset; say whether this machine can."""
 
 import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -10,8 +12,9 @@ from dataset_builder.command_line import data, run, talk
 # Read at import by the libraries that would call home or spread one process over all GPUs.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if "LOCAL_RANK" not in os.environ:
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+_IS_PINNED = not {"LOCAL_RANK", "CUDA_VISIBLE_DEVICES"} & os.environ.keys()
+if _IS_PINNED:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
 
 app = App(name="finetune", help="A variant and a preset make a run.", version_flags=[])
 
@@ -26,6 +29,10 @@ def train(
     restart: Annotated[bool, Parameter(negative="")] = False,
     report_to: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    gpus: int = 1,
+    machines: int = 1,
+    machine: int = 0,
+    address: str = "",
 ) -> None:
     """Fine-tune on one variant under one preset.
 
@@ -47,8 +54,19 @@ def train(
         Trackers to tell of each step besides metrics.jsonl: tensorboard, trackio, wandb ...
     dry_run
         Say what would be trained, and stop.
+    gpus
+        GPUs of this machine to share each batch out to.
+    machines
+        Machines that train together, each with so many GPUs and the same artefacts.
+    machine
+        This machine's place among them, from 0.
+    address
+        HOST:PORT of machine 0, where the others find it.
     """
     from dataset_builder.errors import InputError
+    from finetune import launch
+    from finetune.base import ready_base
+    from finetune.checkpoints import drop_leftovers
     from finetune.plan import find_target, make_plan
     from finetune.progress import Display, fit_table
 
@@ -58,10 +76,26 @@ def train(
         )
     target = find_target(variant, preset, seed)
     if target.is_finished:
+        drop_leftovers(target.directory)  # a kill in its last moment may have kept them
         talk.print("This run is finished already.")
         data.print(str(target.directory), soft_wrap=True, markup=False)
         return
-    plan = make_plan(target, talk.print)
+    if gpus * machines > 1 and not dry_run and not launch.is_launched():
+        if _IS_PINNED:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        hosts = launch.Hosts(machines, machine, address)
+        launch.check_gpus(gpus, hosts)
+        launch.dealt(target.preset.training, gpus * machines)
+        ready_base(target.preset.base, talk.print)
+        flags = [*(["--resume"] if resume else []), *(["--restart"] if restart else [])]
+        again = ["train", variant, preset, f"--seed={seed}", *flags]
+        sys.exit(launch.launch(again, gpus, hosts))
+    if launch.is_launched():
+        launch.join()
+    if not launch.is_first():
+        talk.quiet = True
+    with launch.first_before_others():
+        plan = make_plan(target, talk.print)
     if dry_run:
         data.print(f"would train {plan.name}", soft_wrap=True, markup=False)
         data.print(fit_table(plan.fit, plan.budget))
@@ -70,16 +104,44 @@ def train(
 
     with Display(talk, plan.preset.training.log_steps) as display:
         directory = sft.train(plan, display, resume=resume, restart=restart, report_to=report_to)
-    data.print(str(directory), soft_wrap=True, markup=False)
+    launch.leave()
+    if launch.is_first():
+        data.print(str(directory), soft_wrap=True, markup=False)
 
 
 @app.command
-def doctor() -> None:
-    """Say whether this machine will do it, and if not, what to type."""
+def merge(run: str, *, out: Path | None = None) -> None:
+    """Write a run as one model: its adapter merged into the base it was trained on.
+
+    Prints the folder: safetensors, configuration, tokenizer, card.
+
+    Parameters
+    ----------
+    run
+        A finished run: its path, or a unique beginning of its name.
+    out
+        Where to; `merged` in the run's folder without it.
+    """
+    from finetune.merge import merge as write_merged
+    from finetune.progress import Display
+
+    with Display(talk, 1) as display:
+        data.print(str(write_merged(run, display, out)), soft_wrap=True, markup=False)
+
+
+@app.command
+def doctor(preset: str | None = None) -> None:
+    """Say whether this machine will do it, and if not, what to type.
+
+    Parameters
+    ----------
+    preset
+        The preset to look at, by name or path; every one that ships without it.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"  # it looks for what is here, and fetches nothing
     from finetune.doctor import examine
 
-    for finding in examine():
+    for finding in examine(preset):
         data.print(
             f"{'OK  ' if finding.is_ok else 'no  '} {finding.line}", soft_wrap=True, markup=False
         )

@@ -60,6 +60,33 @@ One run with one seed says nothing about its variant against another: compare ar
 """
 
 
+def merged_card(run: Run) -> str:
+    """The card of the model that `run`'s adapter was merged into."""
+    head = ModelCardData(
+        base_model=run.base.model if run.base.revision else None,
+        base_model_relation="merge" if run.base.revision else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        language=run.manifest.recipe.get("keep", {}).get("languages"),
+        tags=["treetune"],
+    )
+    revision = f" at revision `{run.base.revision}`" if run.base.revision else ""
+    return f"""---
+{head.to_yaml()}
+---
+
+# {run.name}, merged
+
+`{run.base.model}`{revision}, its weights in {run.preset["base"]["quantization"]} unpacked to
+{run.notes["precision"]}, with the adapter of sha256 `{run.adapter_sha256}` added in float32 and
+rounded once: what was trained, and not an adapter over weights it never saw.
+
+{_table(_training_rows(run))}
+
+Variant `{run.variant}` ({run.manifest.title}), digest `{run.manifest.digest}`.
+"""
+
+
 def _data_rows(run: Run, fit: Fit) -> dict[str, str]:
     before, after = fit.concise_share_before, fit.concise_share_after
     return {
@@ -73,7 +100,8 @@ def _data_rows(run: Run, fit: Fit) -> dict[str, str]:
 
 def _training_rows(run: Run) -> dict[str, str]:
     training, lora = run.preset["training"], run.preset["lora"]
-    targets = ", ".join(lora["targets"])
+    named = lora["targets"]
+    targets = named if isinstance(named, str) else ", ".join(named)
     loss = "no rows" if run.validation_loss is None else f"{run.validation_loss:.4f}"
     return {
         "template": f"`{run.preset['template']}`",

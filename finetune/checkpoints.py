@@ -8,7 +8,7 @@ So a kill at any moment leaves the last whole one.
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True):
     resumed: list[int]  # steps at which it was resumed before
     files: dict[str, str]  # relative path -> sha256
     started: str | None = None  # ISO 8601, UTC: when the run was begun, resumed or not
+    processes: int = 1  # that trained it together
+    halvings: list[dict[str, int]] = []  # of the micro-batch, where memory ran out: step, examples
 
 
 def unfinished_of(run: Path) -> Path:
@@ -79,12 +81,14 @@ def refuse_unwanted(folder: Path, guard: Guard, *, resume: bool, restart: bool) 
                 refuse_differences(other, guard)
 
 
-def begin(folder: Path, guard: Guard, *, restart: bool) -> tuple[Path, Complete] | None:
-    """Make `folder` ready to train in.
+def begin(
+    folder: Path, guard: Guard, *, restart: bool, say: Callable[[str], None] = lambda line: None
+) -> tuple[Path, Complete] | None:
+    """Make `folder` ready to train in; `say` gets a line for each checkpoint that is passed over.
 
     The newest whole checkpoint to go on from, or None to begin at step 0.
     """
-    found = None if restart else newest(folder)
+    found = None if restart else newest(folder, say)
     kept = (
         {"guard.json", "checkpoints", "metrics.jsonl", "previews.jsonl", "fit.json", "tensorboard"}
         if found
@@ -122,14 +126,31 @@ def differences(before: Guard, now: Guard) -> list[str]:
     return phrases
 
 
-def newest(folder: Path) -> tuple[Path, Complete] | None:
-    """The newest checkpoint whose files all have the bytes they were written with, or None."""
+def newest(
+    folder: Path, say: Callable[[str], None] = lambda line: None
+) -> tuple[Path, Complete] | None:
+    """The newest checkpoint whose files all have the bytes they were written with, or None.
+
+    A damaged one is passed over, and `say` gets a line about it.
+    """
     for directory in sorted((folder / "checkpoints").glob("step-*"), key=_step, reverse=True):
-        if not (directory / "complete.json").exists():
+        try:
+            complete = read_json(directory / "complete.json", Complete)
+        except InputError as error:
+            say(f"checkpoint {directory.name} is passed over: {error}")
             continue
-        complete = read_json(directory / "complete.json", Complete)
-        if complete.files == _digests(directory):
+        found = _digests(directory)
+        if complete.files == found:
             return directory, complete
+        names = sorted(
+            name
+            for name in complete.files.keys() | found.keys()
+            if complete.files.get(name) != found.get(name)
+        )
+        say(
+            f"checkpoint {directory.name} is passed over: {', '.join(names)}"
+            " changed since it was written"
+        )
     return None
 
 
@@ -148,6 +169,13 @@ def keep(written: Path, folder: Path, complete: Complete) -> Path:
     for old in sorted(final.parent.glob("step-*"), key=_step)[:-KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def drop_leftovers(run: Path) -> None:
+    """Remove from a finished run what only served to resume it."""
+    for name in ("checkpoints", "trainer"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    (run / "guard.json").unlink(missing_ok=True)
 
 
 def truncate_lines(path: Path, step: int) -> None:

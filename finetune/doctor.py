@@ -4,17 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from finetune.base import ready_base
-from finetune.preset import load_preset, preset_names
+from finetune.memory import estimate
+from finetune.preset import Preset, load_preset, preset_names
 
 # A base of 2.7 billion weights in half precision, twice while it is fetched, and the runs.
 _DISK_WANTED = 12e9
+_HUB_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,13 @@ class Finding:
     hint: str | None = None
 
 
-def examine() -> Iterator[Finding]:
-    """Every finding, in the order in which one needs the other; a missing library ends it."""
+def examine(preset: str | None = None) -> Iterator[Finding]:
+    """Every finding, in the order in which one needs the other; a missing library ends it.
+
+    For the presets that ship, or the one that `preset` names. Raises InputError where there is no
+    such preset.
+    """
+    presets = {name: load_preset(name) for name in ([preset] if preset else preset_names())}
     found = ".".join(map(str, sys.version_info[:3]))
     yield Finding(sys.version_info >= (3, 11), f"Python {found}", "install Python 3.11 or newer")
     yield _disk()
@@ -40,7 +49,14 @@ def examine() -> Iterator[Finding]:
         return
     yield _accelerator()
     yield _quantised(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    yield from _bases()
+    yield _cache()
+    on_disk: dict[str, Path] = {}
+    bases = list(_bases(presets, on_disk))
+    yield _hub(all(finding.is_ok for finding in bases))
+    yield from bases
+    for name, settings in presets.items():
+        if settings.base.model in on_disk:
+            yield _memory(name, settings, on_disk[settings.base.model])
 
 
 def _disk() -> Finding:
@@ -114,22 +130,79 @@ def _quantised(device: object) -> Finding:
     return Finding(is_near, f"bitsandbytes {bnb.__version__}: 4-bit products on {device}", hint)
 
 
-def _bases() -> Iterator[Finding]:
-    """For each base that a shipped preset names: whether it is on disk. Asks no network."""
-    for model, names in _presets_by_model().items():
-        preset = load_preset(names[0])
+def _cache() -> Finding:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    nearest = folder
+    while not nearest.exists():
+        nearest = nearest.parent
+    models = len(list(folder.glob("models--*")))
+    free = shutil.disk_usage(nearest).free
+    return Finding(
+        os.access(nearest, os.W_OK) and free >= _DISK_WANTED / 2,
+        f"Hub cache: {folder}, {models} models, {free / 1e9:.0f} GB free",
+        "HF_HOME=FOLDER moves it to where there is room and it can be written",
+    )
+
+
+def _hub(has_bases: bool) -> Finding:
+    """Whether the Hub answers; without it all is well where every base is on disk."""
+    from huggingface_hub.constants import ENDPOINT
+
+    missing = "" if has_bases else ", and a base is not on disk"
+    hint = "once, with a network: the `hf download` below; HF_ENDPOINT=URL names a mirror"
+    request = urllib.request.Request(ENDPOINT, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_HUB_SECONDS) as answer:
+            return Finding(True, f"Hub: {ENDPOINT} answers ({answer.status})")
+    except urllib.error.HTTPError as error:  # it answers, whatever it says to a HEAD
+        is_well = error.code < 500
+        line = f"Hub: {ENDPOINT} answers {error.code}{'' if is_well else missing}"
+        return Finding(is_well or has_bases, line, hint)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        line = f"Hub: {ENDPOINT} does not answer ({reason}){missing or '; nothing here needs it'}"
+        return Finding(has_bases, line, hint)
+
+
+def _memory(name: str, preset: Preset, directory: Path) -> Finding:
+    """What a preset needs on this GPU, or would need on one."""
+    import torch
+
+    needed = estimate(directory, preset)
+    line = (
+        f"preset {name}: about {needed.total / 1e9:.1f} GB of GPU memory to train,"
+        f" {needed.peak / 1e9:.1f} GB allocated at most with previews"
+    )
+    if not torch.cuda.is_available():
+        return Finding(True, f"{line}; here on the CPU")
+    free, _ = torch.cuda.mem_get_info()
+    return Finding(
+        free >= needed.total,
+        f"{line}; {free / 1e9:.1f} GB are free",
+        "choose a preset for a smaller GPU, halve `micro_batch` in a copy of it, or free the GPU",
+    )
+
+
+def _bases(presets: dict[str, Preset], on_disk: dict[str, Path]) -> Iterator[Finding]:
+    """For each base that a preset names: whether it is on disk, noted in `on_disk`."""
+    for model, names in _presets_by_model(presets).items():
         label = f"base {model} ({', '.join(names)})"
         try:
-            yield Finding(True, f"{label}: on disk, {_origin(ready_base(preset.base).directory)}")
+            files = ready_base(presets[names[0]].base)
         except InputError as error:
             yield Finding(False, f"{label}: {error}", error.hint)
+            continue
+        on_disk[model] = files.directory
+        yield Finding(True, f"{label}: on disk, {_origin(files.directory)}")
 
 
-def _presets_by_model() -> dict[str, list[str]]:
+def _presets_by_model(presets: dict[str, Preset]) -> dict[str, Sequence[str]]:
     found: dict[str, list[str]] = {}
-    for name in preset_names():
-        found.setdefault(load_preset(name).base.model, []).append(name)
-    return found
+    for name, preset in presets.items():
+        found.setdefault(preset.base.model, []).append(name)
+    return dict(found)
 
 
 def _origin(directory: Path) -> str:

@@ -1,64 +1,83 @@
 """How much GPU memory a preset needs: an estimate from the shapes in the base's files.
 
-Weights: 4-bit ones take half a byte and their scales, everything else two. An adapter's weight
-takes 18: itself, its gradient, two moments of AdamW in float32, and a copy to compute with.
-Activations: 5.6 bytes for every input and output element of an adapted projection, calibrated on
-Phi-2 (67 GB at 8,192 tokens without checkpointing); with checkpointing, the input of every layer
-and twice one layer.
+Weights: 4-bit ones take half a byte and their scales, everything else two. A trained weight takes
+18: itself, its gradient, two moments of AdamW in float32, and a copy to compute with. Activations:
+bytes for every input and output element of an adapted projection, calibrated on Phi-2 at 8,192
+tokens (67 GB eager, 22 GB with compiled layers); with checkpointing, the input of every layer and
+twice one layer. Logits are made in tiles and do not count. Previews: the 4-bit weights unpacked to
+16 bits, and the keys and values of all answers; they unpack only where there is room for it.
 """
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from dataset_builder.errors import InputError
+from finetune.launch import dealt
 from finetune.preset import Preset
+from finetune.targets import ALL
 
 _NF4_BYTES = (
     0.5 + 1 / 64 + 4 / (64 * 256)
 )  # doubly quantised: a byte per 64 weights, a float32 per 256 of those
-_ADAPTER_BYTES = 18
-_ACTIVATION_BYTES = 5.6
+_TRAINED_BYTES = 18
+_EAGER_BYTES = 5.6
+_COMPILED_BYTES = 1.65
 _CONTEXT_BYTES = 0.6e9  # CUDA itself, and its libraries
+_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of GPU memory."""
 
     weights: int
-    adapter: int
-    activations: int
-    total: int
+    adapter: int  # with all else that is trained
+    activations: int  # of one micro-batch, at their most
+    previews: int  # what previews add to weights and adapter
+    total: int  # that must be free for training, CUDA's own included
+    peak: int  # that torch will have allocated at most, previews included, CUDA's own not
 
 
-def estimate(directory: Path, preset: Preset) -> Estimate:
-    """What training under `preset` needs at its peak on the base whose files lie in `directory`."""
+def estimate(
+    directory: Path, preset: Preset, *, is_compiled: bool = False, processes: int = 1
+) -> Estimate:
+    """What training under `preset` needs at its peak on the base whose files lie in `directory`.
+
+    For one GPU of `processes`; `is_compiled`: each layer is compiled, which keeps fewer of its
+    activations.
+    """
     shapes = _shapes(directory)
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     layers = {name for name in matrices if ".layers." in name or ".h." in name}
-    adapted = [
-        shape for name, shape in matrices.items() if name.split(".")[-2] in preset.lora.targets
-    ]
-    weight_bytes = _NF4_BYTES if preset.base.quantization == "nf4" else 2
+    adapted = _adapted(preset, {name: matrices[name] for name in sorted(layers)})
+    is_packed = preset.base.quantization == "nf4"
     weights = sum(
-        math.prod(shape) * (weight_bytes if name in layers else 2) for name, shape in shapes.items()
+        math.prod(shape) * (_NF4_BYTES if is_packed and name in layers else 2)
+        for name, shape in shapes.items()
     )
     elements = sum(sum(shape) for shape in adapted)
-    adapter = preset.lora.r * elements * _ADAPTER_BYTES
-    tokens = preset.training.micro_batch * preset.length
+    trained = preset.lora.r * elements + _extra(preset, matrices)
     depth = max(1, len({_layer(name) for name in layers}))
-    per_token = elements * _ACTIVATION_BYTES
+    per_token = elements * (_COMPILED_BYTES if is_compiled else _EAGER_BYTES)
     if preset.training.gradient_checkpointing:
         hidden = max((min(shape) for shape in adapted), default=0)
         per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
-    activations = tokens * per_token
+    activations = dealt(preset.training, processes) * preset.length * per_token
+    previews = 0.0
+    if preset.previews.prompts:
+        unpacked = sum(2 * math.prod(matrices[name]) for name in layers) if is_packed else 0
+        previews = unpacked + _cached(directory, preset, matrices, depth)
+    held = weights + trained * _TRAINED_BYTES
     return Estimate(
         weights=int(weights),
-        adapter=int(adapter),
+        adapter=int(trained * _TRAINED_BYTES),
         activations=int(activations),
-        total=int(weights + adapter + activations + _CONTEXT_BYTES),
+        previews=int(previews),
+        total=int(held + activations + _CONTEXT_BYTES),
+        peak=int(held + max(activations, previews)),
     )
 
 
@@ -71,6 +90,37 @@ def refuse_too_little(needed: Estimate, free: int, preset_name: str) -> None:
             "in the preset, halve `micro_batch` or set `gradient_checkpointing = true`;"
             " or free the GPU",
         )
+
+
+def _adapted(preset: Preset, layers: dict[str, list[int]]) -> list[list[int]]:
+    """The shapes of the projections that get an adapter."""
+    targets = preset.lora.targets
+    return [
+        shape
+        for name, shape in layers.items()
+        if name.endswith(".weight") and (targets == ALL or name.split(".")[-2] in targets)
+    ]
+
+
+def _extra(preset: Preset, matrices: dict[str, list[int]]) -> int:
+    """Weights trained for extra tokens: an untied head, whole."""
+    if not preset.extra_tokens:
+        return 0
+    return sum(math.prod(shape) for name, shape in matrices.items() if name.endswith(_HEADS))
+
+
+def _cached(directory: Path, preset: Preset, matrices: dict[str, list[int]], depth: int) -> float:
+    """Bytes of the keys and values of one preview's answers, in 16 bits."""
+    path = directory / "config.json"
+    config: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+    narrowest = min((min(shape) for shape in matrices.values()), default=0)
+    hidden = config.get("hidden_size") or narrowest
+    heads = config.get("num_attention_heads") or 1
+    width = (config.get("num_key_value_heads") or heads) * (
+        config.get("head_dim") or hidden // heads
+    )
+    rows = preset.previews.prompts * (len(preset.previews.limits) + 1)
+    return rows * (preset.length + preset.previews.tokens) * depth * 2 * width * 2.0
 
 
 def _shapes(directory: Path) -> dict[str, list[int]]:

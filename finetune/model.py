@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from dataset_builder.errors import InputError
 from dataset_builder.template import Template, end_id, token_id
 from finetune.base import BaseFiles
+from finetune.oom import one_line
 from finetune.preset import Base
 from finetune.run import BaseModel
 
@@ -66,6 +67,7 @@ def load_tokenizer(files: BaseFiles, template: Template, directory: Path | None 
     return tokenizer
 
 
+@one_line("ran out while loading the base model")
 def load_base(
     files: BaseFiles, base: Base, device: torch.device, *, quantized: bool | None = None
 ) -> tuple[PreTrainedModel, BaseModel]:
@@ -109,6 +111,7 @@ def load_base(
     return model, record
 
 
+@one_line("ran out while merging the model")
 def load_merged(
     files: BaseFiles, base: Base, adapter: Path | None, device: torch.device
 ) -> PreTrainedModel:
@@ -155,9 +158,9 @@ def unpack_4bit(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """
     import bitsandbytes as bnb
 
-    for name, layer in list(model.named_modules()):
-        if not isinstance(layer, bnb.nn.Linear4bit):
-            continue
+    packed = [n for n, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
+    for name in packed:  # by name, so that each packed weight goes as soon as it is replaced
+        layer = model.get_submodule(name)
         weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         plain = torch.nn.Linear(
             layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
@@ -169,6 +172,8 @@ def unpack_4bit(model: torch.nn.Module, dtype: torch.dtype) -> None:
             plain.bias = torch.nn.Parameter(layer.bias.data.to(dtype))
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, plain)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the packed weights took is for others on the card
     # Else transformers goes on believing that its weights are packed and refuses to cast or to save
     # them.
     for attribute in ("hf_quantizer", "quantization_method"):

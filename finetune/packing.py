@@ -6,6 +6,7 @@ loss.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +15,16 @@ from finetune.rows import IGNORED
 
 # Lengths are rounded up so that few shapes occur and products stay aligned.
 TOKENS, TARGETS = 128, 64
+
+
+def unpack(packed: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """The examples that `pack` was given, without its padding."""
+    ids, labels = packed["input_ids"][0].tolist(), packed["labels"][0].tolist()
+    bounds = packed["bounds"].tolist()[:-1]  # the last example is padding
+    return [
+        {"input_ids": ids[begin:end], "labels": labels[begin:end]}
+        for begin, end in pairwise(bounds)
+    ]
 
 
 def pack(examples: Sequence[dict[str, Any]], padding: int = 0) -> dict[str, torch.Tensor]:

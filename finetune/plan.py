@@ -10,9 +10,10 @@ from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit, FittedRow
 from dataset_builder.manifest import Manifest, find_variant
 from dataset_builder.settings import as_stored, settings_digest
-from dataset_builder.template import Template, find_template
+from dataset_builder.template import Template
 from finetune import checkpoints
 from finetune.base import BaseFiles, ready_base
+from finetune.chat import template_of
 from finetune.preset import Preset, load_preset
 from finetune.rows import Budget, budget_of, order_of, read_rows, token_digest
 from finetune.run import run_name, runs_root
@@ -109,8 +110,8 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
     from finetune.previews import read_questions
 
     preset, manifest = target.preset, target.manifest
-    template = find_template(preset.template)
     files = ready_base(preset.base, report)
+    template = template_of(preset, files)
     tokenizer = load_tokenizer(files, template)
     extra_ids = extend_tokenizer(tokenizer, preset.extra_tokens)
     report(f"fitting {target.manifest.splits['train'].rows:,} rows to {preset.length} tokens")

@@ -32,8 +32,10 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     r: Count = 16
     alpha: Count = 32
     dropout: Share = 0.05
-    # Every projection of attention and MLP, by name.
-    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    # Names of projections, or all: every linear projection of attention and MLP, never the head.
+    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | Literal["all-linear"] = (
+        "all-linear"
+    )
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,12 +70,14 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     title: str
     method: Literal["sft"] = "sft"
-    template: str  # a name of dataset_builder.template
+    # A name of dataset_builder.template, or auto: the tokenizer's chat template, `instruct` where
+    # it has none.
+    template: str = "auto"
     length: Annotated[int, msgspec.Meta(ge=2)]  # tokens: prompt and answer together
     overflow: Literal["drop", "last_turns", "cut", "cut_keep_end", "refuse"] = "drop"
     extra_tokens: tuple[str, ...] = ()  # added to the tokenizer and trained
     base: Base
-    lora: Lora
+    lora: Lora = Lora()
     training: Training
     previews: Previews = Previews()
 

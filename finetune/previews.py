@@ -28,6 +28,7 @@ from dataset_builder.template import Template, answer_text, encode_prompts, stop
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import count_words
 from finetune.decode import Wanted, decode
+from finetune.oom import in_parts
 from finetune.plain import has_room, plain_copy
 from finetune.preset import Previews
 
@@ -304,12 +305,17 @@ class Previewer(TrainerCallback):
         self.report(rows)
 
     def _answers(self, step: int, model: Any) -> list[Preview]:
-        ask = (self.template, self.tokenizer, self.questions, self.previews, step)
         if has_room(model, self.dtype):
-            return answer(plain_copy(model, self.dtype), *ask)
+            return self._asked(plain_copy(model, self.dtype), step)
         # Through the packed layers and the adapter: slower by an order of magnitude.
         with self.autocast():
-            return answer(model, *ask)
+            return self._asked(model, step)
+
+    def _asked(self, model: Any, step: int) -> list[Preview]:
+        def ask(part: Sequence[Question]) -> list[Preview]:
+            return answer(model, self.template, self.tokenizer, part, self.previews, step)
+
+        return in_parts(ask, self.questions, "a preview of one prompt")
 
 
 def _keep_whole(path: Path, expected: int) -> list[Preview]:

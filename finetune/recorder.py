@@ -12,7 +12,8 @@ import torch
 from transformers import TrainerCallback
 
 from dataset_builder.errors import InputError
-from finetune import checkpoints
+from finetune import checkpoints, launch
+from finetune.oom import Pieces
 from finetune.previews import Previewer
 from finetune.progress import Step, Watcher
 from finetune.rows import Budget
@@ -37,6 +38,7 @@ class Recorder(TrainerCallback):
         watcher: Watcher,
         before: checkpoints.Complete | None,
         previewer: Previewer,
+        pieces: Pieces,
         *,
         started: str,
         log_steps: int,
@@ -51,6 +53,7 @@ class Recorder(TrainerCallback):
         self.device = device
         self.watcher = watcher
         self.previewer = previewer
+        self.pieces = pieces
         self.seconds = before.seconds if before else 0.0
         self.resumed = [*before.resumed, before.step] if before else []
         self._earlier_peak = (before.peak_memory or 0) if before else 0
@@ -142,8 +145,25 @@ class Recorder(TrainerCallback):
                 resumed=self.resumed,
                 started=self.started,
                 files={},
+                processes=launch.processes(),
+                halvings=msgspec.to_builtins(self.pieces.halvings),
             ),
         )
+
+
+class Together(TrainerCallback):
+    """What every process of a run on several GPUs does, before the first one writes anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The trainer gave all the same seed, and so the same dropout masks for other rows. A
+        # resumed run puts back what each had.
+        torch.manual_seed(self.seed + 1_000_003 * launch.rank())
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        launch.wait()  # each writes its own random state into the checkpoint
 
 
 def _finite(value: float) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.artifacts import artifacts_root, file_digest, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest
 
@@ -107,3 +107,16 @@ def arm_of(directory: Path) -> str:
 def load_run(directory: Path) -> Run:
     """The record of the run in `directory`. Raises InputError where it is absent or unfinished."""
     return read_json(directory / "run.json", Run)
+
+
+def refuse_changed_adapter(directory: Path, run: Run) -> None:
+    """Raise InputError where the adapter in `directory` is not the one that `run` names."""
+    path = directory / "adapter" / "adapter_model.safetensors"
+    if not path.is_file():
+        raise InputError(f"run `{run.name}` has no adapter at {path}", "train it again")
+    # A flipped bit in safetensors goes unnoticed by every library that reads it.
+    if file_digest(path) != run.adapter_sha256:
+        raise InputError(
+            f"{path}: not the adapter that run.json names",
+            "bring back the file, or train the run again",
+        )

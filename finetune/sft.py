@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from dataset_builder.artifacts import file_digest, flush, flush_directory, write
 from dataset_builder.errors import InputError
 from dataset_builder.fit import FittedRow
 from dataset_builder.settings import as_stored
-from finetune import checkpoints
+from finetune import checkpoints, launch
 from finetune.card import model_card
 from finetune.plan import Plan
 from finetune.progress import Watcher, read_steps, without_known_noise
 from finetune.rows import IGNORED, dataset_of
 from finetune.run import BaseModel, Run
+from finetune.targets import is_transposed, projections
 from finetune.tokens import lora_options, prepare_rows, repair_tied_head
 from finetune.trackers import ready_trackers
 
@@ -46,24 +48,40 @@ def train(
     """
     from finetune.model import load_base, pick_device
 
-    trackers = ready_trackers(report_to, plan.unfinished)
-    checkpoints.refuse_unwanted(plan.unfinished, plan.guard, resume=resume, restart=restart)
+    first = launch.is_first()
+    trackers = ready_trackers(report_to, plan.unfinished) if first else ()
+    if first:
+        checkpoints.refuse_unwanted(plan.unfinished, plan.guard, resume=resume, restart=restart)
     for note in plan.notes:
         watcher.say(note)
     watcher.fitted(plan.fit, plan.budget)
     device = pick_device()
     preflight(plan, device)
-    with checkpoints.locked(plan.unfinished), without_known_noise():
+    with checkpoints.locked(plan.unfinished) if first else nullcontext(), without_known_noise():
         watcher.say(f"loading {plan.files.model}")
         model, base = load_base(plan.files, plan.preset.base, device)
         watcher.say(_proof(base))
-        found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart)
-        write_json(plan.fit, plan.unfinished / "fit.json")
-        if found:
-            watcher.say(f"going on from step {found[1].step}")
+        found = launch.of_first(lambda: _begun(plan, watcher, restart))
         _train(plan, model, base, device, found, watcher, trackers)
-        _publish(plan)
+        if first:
+            _publish(plan)
     return plan.directory
+
+
+def _begun(plan: Plan, watcher: Watcher, restart: bool) -> tuple[Path, checkpoints.Complete] | None:
+    """The run's folder made ready, and the checkpoint to go on from."""
+    found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart, say=watcher.say)
+    write_json(plan.fit, plan.unfinished / "fit.json")
+    for name in ("metrics.jsonl", "previews.jsonl"):
+        checkpoints.truncate_lines(plan.unfinished / name, found[1].step if found else -1)
+    if found:
+        watcher.say(f"going on from step {found[1].step}")
+        if found[1].processes != launch.processes():
+            watcher.say(
+                f"begun on {found[1].processes} processes, going on on {launch.processes()}:"
+                " the same examples, other dropout"
+            )
+    return found
 
 
 def preflight(plan: Plan, device: Any) -> None:
@@ -77,10 +95,11 @@ def preflight(plan: Plan, device: Any) -> None:
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
         raise InputError(
             f"{torch.cuda.device_count()} GPUs are visible, and a run uses one",
-            "set CUDA_VISIBLE_DEVICES=0",
+            "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`",
         )
     free, _ = torch.cuda.mem_get_info(device)
-    refuse_too_little(estimate(plan.files.directory, plan.preset), free, plan.preset_name)
+    needed = estimate(plan.files.directory, plan.preset, processes=launch.processes())
+    refuse_too_little(needed, free, plan.preset_name)
 
 
 def _train(
@@ -94,14 +113,13 @@ def _train(
 ) -> None:
     """Everything between a loaded base and a finished run, in the order it happens."""
     from finetune.model import describe_device, library_versions, pick_precision
+    from finetune.oom import Halving, Pieces, one_line
     from finetune.peak import flops_per_token, matmul_peak
     from finetune.previews import Previewer
-    from finetune.recorder import Recorder
+    from finetune.recorder import Recorder, Together
 
     folder = plan.unfinished
     checkpoint, before = found if found else (None, None)
-    for name in ("metrics.jsonl", "previews.jsonl"):
-        checkpoints.truncate_lines(folder / name, before.step if before else -1)
     started = (before and before.started) or datetime.now(UTC).isoformat(timespec="seconds")
     precision = pick_precision(plan.preset.base, device)
     peak = matmul_peak(device, precision)
@@ -119,24 +137,39 @@ def _train(
         precision,
         seconds=before.preview_seconds if before else 0.0,
     )
+    training = plan.preset.training
+    micro_batch = launch.dealt(training, launch.processes())
+    pieces = Pieces(
+        micro_batch,
+        watcher.say,
+        [msgspec.convert(each, Halving) for each in before.halvings] if before else [],
+    )
+    pieces.attach(trainer)
     recorder = Recorder(
         plan.budget,
-        plan.preset.training.batch,
+        training.batch,
         folder,
         device,
         watcher,
         before,
         previewer,
+        pieces,
         started=started,
-        log_steps=plan.preset.training.log_steps,
+        log_steps=training.log_steps,
         peak_tokens=peak * trainer.args.world_size / flops,
     )
-    trainer.add_callback(recorder)
-    trainer.add_callback(previewer)
+    if launch.processes() > 1:
+        trainer.add_callback(Together(plan.seed))
+    if launch.is_first():
+        trainer.add_callback(recorder)
+        trainer.add_callback(previewer)
 
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with one_line("ran out while training"):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    validation_loss = mean_loss(trainer, plan.validation_rows, plan.preset.training.micro_batch)
+    if not launch.is_first():
+        return
+    validation_loss = mean_loss(trainer, plan.validation_rows, micro_batch)
     export_adapter(plan, trainer.model, folder / "adapter")
     steps = read_steps(folder)
     last = [step.loss for step in steps[-max(1, len(steps) // 10) :]]
@@ -168,6 +201,8 @@ def _train(
         notes={
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
             "extra_token_ids": plan.extra_ids,
+            "halvings": msgspec.to_builtins(pieces.halvings),
+            "processes": launch.processes(),
             "trainable_parameters": sum(
                 p.numel() for p in trainer.model.parameters() if p.requires_grad
             ),
@@ -202,15 +237,16 @@ def make_trainer(
 
     preset = plan.preset
     prepare_rows(model, plan.extra_ids)
+    targets = projections(model, preset.lora.targets, plan.preset_name)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=preset.lora.r,
         lora_alpha=preset.lora.alpha,
         lora_dropout=preset.lora.dropout,
-        target_modules=list(preset.lora.targets),
+        target_modules=targets,
+        fan_in_fan_out=is_transposed(model),
         **lora_options(model, plan.extra_ids),
     )
-    _refuse_unknown_targets(model, plan)
     precision = pick_precision(preset.base, device)
     trainer = PackedTrainer(
         model=model,
@@ -247,12 +283,15 @@ def _arguments(
     from trl import SFTConfig
 
     training = plan.preset.training
+    among = launch.processes()
+    micro_batch = launch.dealt(training, among)
     return SFTConfig(
         output_dir=str(plan.unfinished / "trainer"),
         seed=plan.seed,
         max_steps=plan.budget.steps,
-        per_device_train_batch_size=training.micro_batch,
-        gradient_accumulation_steps=training.batch // training.micro_batch,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=training.batch // (micro_batch * among),
+        ddp_find_unused_parameters=False,  # every adapter takes part in every pass
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=math.ceil(training.warmup * plan.budget.steps),
@@ -285,23 +324,6 @@ def _arguments(
     )
 
 
-def _refuse_unknown_targets(model: Any, plan: Plan) -> None:
-    leaves = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for target in plan.preset.lora.targets:
-        if target not in leaves:
-            import torch
-
-            linear = {
-                name.rpartition(".")[2]
-                for name, module in model.named_modules()
-                if isinstance(module, torch.nn.Linear)
-            }
-            raise InputError(
-                f"preset `{plan.preset_name}`: the base has no projection `{target}`",
-                f"its projections: {', '.join(sorted(linear - {'lm_head'}))}",
-            )
-
-
 def _refuse_changed_rows(trainer: Any, plan: Plan) -> None:
     """TRL drops and cuts rows without a word; that must not happen to rows that were counted."""
     kept = trainer.train_dataset
@@ -321,17 +343,20 @@ def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
 
     if not rows:
         return None
+    from finetune.oom import in_parts
     from finetune.previews import undisturbed
 
     dataset = dataset_of(rows, range(len(rows)))
-    total = count = 0.0
+
+    def losses(picked: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
+        return [trainer.summed_loss(trainer.data_collator(list(picked)))]
+
+    summed: list[tuple[float, int]] = []
     with undisturbed(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
         for start in range(0, len(rows), batch):
             picked = [dataset[place] for place in range(start, min(start + batch, len(rows)))]
-            loss, trained = trainer.summed_loss(trainer.data_collator(picked))
-            total += loss
-            count += trained
-    return total / count
+            summed += in_parts(losses, picked, "the validation loss of one row")
+    return sum(loss for loss, _ in summed) / sum(count for _, count in summed)
 
 
 def export_adapter(plan: Plan, model: Any, out: Path) -> None:
@@ -361,6 +386,4 @@ def _publish(plan: Plan) -> None:
     os.rename(plan.unfinished, plan.directory)
     flush_directory(plan.directory.parent)
     # Only now: a kill before the name was given must find its checkpoints.
-    for name in ("checkpoints", "trainer"):
-        shutil.rmtree(plan.directory / name, ignore_errors=True)
-    (plan.directory / "guard.json").unlink()
+    checkpoints.drop_leftovers(plan.directory)

@@ -70,7 +70,14 @@ def lora_options(model: Any, ids: Sequence[int]) -> dict[str, Any]:
             "`extra_tokens` on a base whose head is its embedding and has a bias",
             "PEFT would drop that bias; take `extra_tokens` out of the preset",
         )
-    options: dict[str, Any] = {"trainable_token_indices": {"embed_tokens": list(ids)}}
+    embedding = _name_of(model, model.get_input_embeddings())
+    options: dict[str, Any] = {"trainable_token_indices": {embedding: list(ids)}}
     if not is_tied(model):
-        options["modules_to_save"] = ["lm_head"]
+        options["modules_to_save"] = [_name_of(model, model.get_output_embeddings())]
     return options
+
+
+def _name_of(model: Any, wanted: Any) -> str:
+    """The last part of the module's name: `embed_tokens` in most models, `embed_in` in others."""
+    (name,) = [name for name, module in model.named_modules() if module is wanted]
+    return str(name.rpartition(".")[2])

@@ -26,7 +26,7 @@ TEXTS = [*QUESTIONS, *ANSWERS, "Instruct: Output: system user assistant model [I
 
 BRACKETS = Template(
     name="brackets",  # Llama 2 and Mistral: the marks are plain text, the end is a control token
-    start="<s>",
+    begin="<s>",
     system=None,
     user=("[INST] ", " [/INST]"),
     assistant=(" ", "</s>"),

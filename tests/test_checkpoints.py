@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from finetune import checkpoints, sft
 from finetune.checkpoints import Complete, Guard, differences, keep, newest, truncate_lines
 from finetune.progress import read_steps
 from finetune.run import load_run
-from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_variant
+from tests.tiny import adapter_tensors, example, tiny_llama, tiny_preset, write_variant
 from tests.training import Memory, Stopped, planned
 
 ROOT = Path(__file__).parents[1]
@@ -141,6 +142,49 @@ def test_a_killed_process_leaves_what_another_one_goes_on_from(plan, folder: Pat
     assert_same_run(sft.train(plan, Memory(), resume=True), whole)
 
 
+def file_operations_until_killed(count: int, root: Path) -> None:
+    """Make this process die at its `count`-th operation on a file below `root`."""
+    left = [count]
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"} and str(
+            arguments[0]
+        ).startswith(str(root)):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("seed", range(2))
+def test_kills_at_any_file_operation_cost_nothing(plan, folder: Path, whole: Path, seed: int):
+    draw = random.Random(seed)
+    kills = 0
+    for attempt in range(8):
+        child = os.fork()
+        if child == 0:
+            try:
+                # A run is some 200 operations, most of them on checkpoints.
+                if attempt < 7:
+                    count = draw.randrange(20, 140)
+                    file_operations_until_killed(count, folder / "artifacts" / "runs")
+                sft.train(planned(folder / "tiny.toml"), Memory(), resume=True)
+            finally:
+                os._exit(1)
+        draw.randrange(20, 140)  # as the child drew
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            kills += 1
+        if plan.directory.exists():
+            break
+
+    assert kills >= 2
+    assert_same_run(plan.directory, whole)
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(plan, whole: Path):
     with pytest.raises(Stopped):
         sft.train(plan, Memory(stop_at=5))
@@ -152,6 +196,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(plan, whole: Pat
     directory = sft.train(plan, watcher, resume=True)
 
     assert watcher.steps[0].step == 3
+    assert (
+        "checkpoint step-4 is passed over: adapter_model.safetensors changed since it was written"
+        in watcher.lines
+    )
     assert_same_run(directory, whole)
 
 
@@ -219,6 +267,55 @@ def test_resuming_after_an_edit_says_what_was_edited(plan, folder: Path):
     assert not edited.unfinished.exists()
 
 
+def changed_data(folder: Path) -> None:
+    write_variant(rows=[example(n) for n in range(1, 10)])
+
+
+def changed_template(folder: Path) -> None:
+    tiny_preset(folder / "tiny.toml", folder / "llama", template="smollm2")
+
+
+def changed_revision(folder: Path) -> None:
+    tiny_preset(folder / "tiny.toml", folder / "llama", base=f'revision = "{"e" * 40}"')
+
+
+def changed_weights(folder: Path) -> None:
+    weights = folder / "llama" / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (changed_data, "`variant_digest` was `"),
+        (changed_template, "`preset.template` was `chatml`, is now `smollm2`"),
+        (changed_revision, f"`preset.base.revision` was `None`, is now `{'e' * 40}`"),
+        (changed_weights, "`base.digest` was `"),
+    ],
+)
+def test_a_run_is_not_resumed_after_a_change_of(plan, folder: Path, change, said: str):
+    with pytest.raises(Stopped):
+        sft.train(plan, Memory(stop_at=3))
+    kept = {
+        path: path.read_bytes()
+        for path in (folder / "tiny.toml", folder / "llama" / "model.safetensors")
+    }
+    try:
+        change(folder)
+        changed = planned(folder / "tiny.toml")
+    finally:
+        for path, was in kept.items():
+            path.write_bytes(was)
+        write_variant()
+    with pytest.raises(InputError) as error:
+        sft.train(changed, Memory(), resume=True)
+
+    assert said in str(error.value)
+    assert newest(plan.unfinished) is not None  # what was there is there still
+
+
 def test_resuming_where_nothing_was_begun_begins(plan, whole: Path):
     watcher = Memory()
     directory = sft.train(plan, watcher, resume=True)
@@ -257,6 +354,14 @@ def complete(step: int) -> Complete:
     return Complete(
         step=step, seconds=1.0, preview_seconds=0.5, peak_memory=None, resumed=[], files={}
     )
+
+
+def test_what_a_kill_left_in_a_finished_run_goes(tmp_path: Path):
+    for name in ("checkpoints", "trainer", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "guard.json").write_text("{}")
+    checkpoints.drop_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def written(folder: Path, step: int) -> Path:

