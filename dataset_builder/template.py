@@ -205,7 +205,7 @@ def _prompt_parts(template: Template, prompt: Sequence[Message]) -> list[tuple[s
             raise InputError(
                 f"a message has the role `{message['role']}`, which template"
                 f" `{template.name}` does not know",
-                f"its roles: {known}; choose another `template`, or another variant",
+                f"its roles: {known}",
             )
         before, after = around
         parts += [(before, True), (message["content"], False), (after, True)]

@@ -76,7 +76,7 @@ def wrapped(inner: Tokenizer, template: Template, *, special: bool, **options) -
     normalized = options.pop("normalized", False)
     is_exact = options.pop("is_exact", False)
     tokens = dict.fromkeys(
-        [*filter(None, [template.start]), *template.specials, *template.also_end]
+        [*filter(None, [template.begin]), *template.specials, *template.also_end]
     )
     made = [AddedToken(token, special=special, normalized=normalized) for token in tokens]
     if special:

@@ -78,7 +78,7 @@ def test_ids_are_those_of_the_rendered_text(name: str):
 def control_ids(name: str, ids: list[int]) -> list[int]:
     """Those of `ids` that are a control token of the family, however it was added."""
     tokenizer, template, _ = family(name)
-    tokens = {*template.specials, *template.also_end, template.start} - {""}
+    tokens = {*template.specials, *template.also_end, template.begin} - {""}
     controls = {tokenizer.get_vocab()[token] for token in tokens}
     assert len(controls) == len(tokens)
     return [token for token in ids if token in controls]
