@@ -10,6 +10,7 @@ twice one layer. Logits are made in tiles and do not count. Previews: the 4-bit 
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ def refuse_too_little(needed: Estimate, free: int, preset_name: str) -> None:
             f" {free / 1e9:.1f} GB are free",
             "in the preset, halve `micro_batch` or set `gradient_checkpointing = true`;"
             " or free the GPU",
+        )
+
+
+def refuse_full_disk(needed: Estimate, run: Path) -> None:
+    """Raise InputError where the disk that `run` will lie on cannot hold its checkpoints.
+
+    The two that are kept and the one that is being written, each with the optimizer's state.
+    """
+    folder = run.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    wanted = 3 * needed.adapter
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise InputError(
+            f"{folder}: {free / 1e9:.1f} GB are free, and the run's checkpoints take"
+            f" {wanted / 1e9:.1f} GB",
+            "make room, or ARTIFACTS=FOLDER moves the artefacts",
         )
 
 

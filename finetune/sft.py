@@ -85,20 +85,23 @@ def _begun(plan: Plan, watcher: Watcher, restart: bool) -> tuple[Path, checkpoin
 
 
 def preflight(plan: Plan, device: Any) -> None:
-    """Raise InputError where the GPU cannot hold what the preset wants, or several are visible."""
-    if device.type != "cuda":
-        return
+    """Raise InputError where the disk or the GPU cannot hold what the preset wants, or several GPUs
+    are visible.
+    """
     import torch
 
-    from finetune.memory import estimate, refuse_too_little
+    from finetune.memory import estimate, refuse_full_disk, refuse_too_little
 
+    needed = estimate(plan.files.directory, plan.preset, processes=launch.processes())
+    refuse_full_disk(needed, plan.directory)
+    if device.type != "cuda":
+        return
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
         raise InputError(
             f"{torch.cuda.device_count()} GPUs are visible, and a run uses one",
             "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`",
         )
     free, _ = torch.cuda.mem_get_info(device)
-    needed = estimate(plan.files.directory, plan.preset, processes=launch.processes())
     refuse_too_little(needed, free, plan.preset_name)
 
 

@@ -211,6 +211,19 @@ def test_a_preflight_asks_the_gpu_for_its_free_memory(folder: Path, monkeypatch)
     assert error.value.hint == "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`"
 
 
+def test_a_disk_too_full_for_the_checkpoints_is_said_before_the_first_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Usage:
+        free = 10**5
+
+    monkeypatch.setattr("finetune.memory.shutil.disk_usage", lambda _: Usage)
+    with pytest.raises(InputError, match=r"0\.0 GB are free, and the run's checkpoints") as error:
+        sft.train(planned(folder / "tiny.toml"), Memory())
+    assert "ARTIFACTS" in str(error.value.hint)
+    assert not list((folder / "artifacts" / "runs").glob("*/*"))
+
+
 def phi2_headers(out: Path) -> Path:
     """The header of Phi-2's weights, without the weights: shapes are all that an estimate reads."""
     hidden, inner, vocabulary = 2560, 10240, 51200
