@@ -184,8 +184,6 @@ def treetune(model: Path, window: float, batch: int, micro: int, dropout: float 
         )
         trainer = make_trainer(plan, loaded, device, report=print)
         trainer.add_callback(clock.callback())
-        trainer.args.logging_steps = 10
-        trainer.state.logging_steps = 10
         trainer.train()
     return clock.result()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune.rows import IGNORED
@@ -27,36 +28,30 @@ def unpack(packed: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
     ]
 
 
-def pack(examples: Sequence[dict[str, Any]], padding: int = 0) -> dict[str, torch.Tensor]:
-    """Examples of `input_ids` and `labels` as tensors of one packed row.
+def pack(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Examples of `input_ids` and `labels`, lists or arrays, as tensors of one packed row.
 
     `input_ids`, `labels`, `position_ids` (1, tokens); `bounds` (examples + 2,) int32, where each
     example begins, the padding last (empty where none was needed); `targets` (n,), the positions
     whose next token is trained, and `target_ids` (n,), that token, -1 in the padding of `targets`.
     """
-    ids: list[int] = []
-    labels: list[int] = []
-    positions: list[int] = []
-    bounds = [0]
-    for example in examples:
-        ids += example["input_ids"]
+    lengths = [len(example["input_ids"]) for example in examples]
+    lengths.append(-sum(lengths) % TOKENS)
+    ends = np.cumsum(lengths)
+    ids, labels = np.zeros(ends[-1], np.int64), np.full(ends[-1], IGNORED, np.int64)
+    positions = np.arange(ends[-1])
+    for example, end, length in zip(examples, ends, lengths, strict=False):
+        ids[end - length : end] = example["input_ids"]
         # The first token of an example is nobody's next.
-        labels += [IGNORED, *example["labels"][1:]]
-        positions += range(len(example["input_ids"]))
-        bounds.append(len(ids))
-    missing = -len(ids) % TOKENS
-    ids += [padding] * missing
-    labels += [IGNORED] * missing
-    positions += range(missing)
-    bounds.append(len(ids))
-    targets = [place - 1 for place, label in enumerate(labels) if label != IGNORED]
-    target_ids = [label for label in labels if label != IGNORED]
+        labels[end - length + 1 : end] = example["labels"][1:]
+    positions -= np.repeat(ends - lengths, lengths)
+    (targets,) = np.nonzero(labels != IGNORED)
     beyond = -len(targets) % TARGETS
     return {
-        "input_ids": torch.tensor([ids]),
-        "labels": torch.tensor([labels]),
-        "position_ids": torch.tensor([positions]),
-        "bounds": torch.tensor(bounds, dtype=torch.int32),
-        "targets": torch.tensor(targets + [0] * beyond),
-        "target_ids": torch.tensor(target_ids + [-1] * beyond),
+        "input_ids": torch.from_numpy(ids)[None],
+        "labels": torch.from_numpy(labels)[None],
+        "position_ids": torch.from_numpy(positions)[None],
+        "bounds": torch.from_numpy(np.append(0, ends).astype(np.int32)),
+        "targets": torch.from_numpy(np.pad(targets - 1, (0, beyond))),
+        "target_ids": torch.from_numpy(np.pad(labels[targets], (0, beyond), constant_values=-1)),
     }

@@ -311,7 +311,8 @@ def _arguments(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="sequential",
-        dataloader_num_workers=0,
+        # One that packs the next batch while the card works on this one.
+        dataloader_num_workers=1 if device.type == "cuda" else 0,
         dataloader_pin_memory=device.type == "cuda",
         # Else every batch waits until the card has done all it was given.
         accelerator_config={"non_blocking": device.type == "cuda"},

@@ -1,6 +1,5 @@
 """TRL's trainer on packed rows, where the model is computed the fast way."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ class PackedTrainer(SFTTrainer):
     def use(self, fast: Fast) -> None:
         """From now on this trainer's batches are packed and computed by `fast`."""
         install(fast.model, fast)
-        self.data_collator = pack_rows
+        self.data_collator = pack
 
     def compute_loss(
         self,
@@ -41,6 +40,10 @@ class PackedTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None are counted: the trainer would go through all weights at every step to do so."""
+        return 0
+
     def summed_loss(self, batch: dict[str, Any]) -> tuple[float, int]:
         """The loss of a collated batch summed over its trained tokens, and how many these are."""
         inputs = self._prepare_inputs(batch)
@@ -49,11 +52,6 @@ class PackedTrainer(SFTTrainer):
             return self.model(**inputs).loss.item(), int((labels >= 0).sum().item())
         output = self.model(**inputs, fused_lm_head=True, use_cache=False)
         return -output.log_probs.sum().item(), int(output.label_mask.sum().item())
-
-
-def pack_rows(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """The collator."""
-    return pack(examples)
 
 
 def fast_or_reason(
