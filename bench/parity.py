@@ -97,7 +97,7 @@ def main() -> None:
         worst = max(
             ((grads[key] - wanted[key]).norm() / wanted[key].norm()).item() for key in wanted
         )
-        cosine = torch.nn.functional.cosine_similarity(whole, right, dim=0).item()
+        cosine = torch.nn.functional.cosine_similarity(whole.double(), right.double(), dim=0).item()
         apart = ((whole - right).norm() / right.norm()).item()
         print(f"{name:15} loss {loss:.5f} cosine {cosine:.6f} apart {apart:.4f} worst {worst:.4f}")
 

@@ -1,6 +1,6 @@
 """`just bench train`: tokens a second of Phi-2 NF4 QLoRA, against TRL as its users run it.
 
-    python -m bench.train MODEL [--only NAME …] [--window SECONDS]
+    python -m bench.train MODEL [--only NAME …] [--window SECONDS] [--ours SECONDS]
 
 MODEL is a folder with a causal language model's files; `bench/random_phi2.py` writes Phi-2's
 shapes. Rows are 256 random tokens, all of them trained, the same for everybody. Every contender
@@ -200,6 +200,7 @@ CONTENDERS: dict[str, Any] = {
     "trl-defaults": lambda model, window: trl(model, window, 4, 4),
     "trl-best": lambda model, window: trl(model, window, 32, 1, gradient_checkpointing=False),
     "treetune": lambda model, window: treetune(model, window, 64, 64),
+    "treetune-16": lambda model, window: treetune(model, window, 16, 16),
     "treetune-32": lambda model, window: treetune(model, window, 32, 32),
     "treetune-no-dropout": lambda model, window: treetune(model, window, 64, 64, 0.0),
 }
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--window", type=float, default=60.0, help="seconds of steady steps")
+    parser.add_argument("--ours", type=float, help="the same for treetune's own, shorter ones")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -251,7 +253,8 @@ def main() -> None:
     first = None
     for name in arguments.only:
         command = [sys.executable, "-m", "bench.train", str(arguments.model), "--one", name]
-        command += ["--window", str(arguments.window)]
+        own = arguments.ours if name.startswith("treetune") else None
+        command += ["--window", str(own or arguments.window)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name:20} failed: {done.stderr.strip()[-1500:]}", flush=True)

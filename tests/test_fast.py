@@ -8,9 +8,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, Qwen2Config
 from transformers.models.qwen2 import Qwen2ForCausalLM
 
+from finetune import sft
 from finetune.fast import Fast, install
 from finetune.packing import pack
+from finetune.progress import read_steps
 from finetune.rows import IGNORED
+from finetune.run import load_run
+from tests.tiny import tiny_llama, tiny_preset, write_variant
+from tests.training import Memory, planned
 
 VOCABULARY = 97
 
@@ -197,3 +202,33 @@ def test_packing_keeps_every_token_and_every_label():
     ]
     assert [ids[place + 1] for place, _ in trained] == [token for _, token in trained]
     assert len(trained) == sum(label != IGNORED for row in rows for label in row["labels"][1:])
+
+
+def forced(model, preset, device, precision):
+    """The fast path where no GPU is, uncompiled."""
+    return Fast(model.get_base_model(), preset.length, precision, compiled=False)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_a_run_on_the_fast_path_is_the_usual_run_up_to_rounding(tmp_path, monkeypatch, micro_batch):
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    write_variant()
+    tiny_preset(
+        tmp_path / "tiny.toml",
+        tiny_llama(tmp_path / "llama"),
+        base='precision = "fp32"',
+        lora="dropout = 0.0",
+        training=f"micro_batch = {micro_batch}",
+    )
+    usual = sft.train(planned(tmp_path / "tiny.toml"), Memory())
+    kept = tmp_path / "usual"
+    usual.rename(kept)
+    monkeypatch.setattr("finetune.trainer.fast_or_reason", forced)
+    fast = sft.train(planned(tmp_path / "tiny.toml"), Memory())
+
+    one, two = read_steps(kept), read_steps(fast)
+    assert [step.trained_tokens for step in one] == [step.trained_tokens for step in two]
+    for before, after in zip(one, two, strict=True):
+        assert after.loss == pytest.approx(before.loss, rel=1e-4)
+        assert after.grad_norm == pytest.approx(before.grad_norm, rel=1e-3)
+    assert load_run(fast).validation_loss == pytest.approx(load_run(kept).validation_loss, rel=1e-4)
