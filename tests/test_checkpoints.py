@@ -158,7 +158,7 @@ def file_operations_until_killed(count: int, root: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_kills_at_any_file_operation_cost_nothing(plan, folder: Path, whole: Path, seed: int):
     draw = random.Random(seed)
     kills = 0

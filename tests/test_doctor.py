@@ -150,6 +150,7 @@ def test_a_preset_that_the_gpu_is_too_small_for_says_what_to_do(
     assert doctor._memory("tiny", preset, model).line.endswith("here on the CPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**8, 10**10))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     finding = doctor._memory("tiny", preset, model)
 
     assert not finding.is_ok

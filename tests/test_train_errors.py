@@ -11,7 +11,7 @@ from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
 from finetune import sft
 from finetune.__main__ import app
-from finetune.memory import estimate, refuse_too_little
+from finetune.memory import estimate, refuse_too_little, takes_fast_path
 from finetune.preset import load_preset
 from tests.tiny import example, tiny_llama, tiny_phi, tiny_preset, write_variant
 from tests.training import Memory, planned
@@ -200,6 +200,7 @@ def test_a_preflight_asks_the_gpu_for_its_free_memory(folder: Path, monkeypatch)
     plan = planned(folder / "tiny.toml")
     device = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**8, 16 * 10**9))
     with pytest.raises(InputError, match="GPU memory"):
         sft.preflight(plan, device)
@@ -286,6 +287,16 @@ def test_the_estimate_counts_what_previews_unpack(tmp_path: Path):
     # bench/gpu_phi2.sh: 7.9 GB in bf16, 8.5 in fp16, at this preset.
     assert needed.peak / 1e9 == pytest.approx(8.2, rel=0.1)
     assert needed.total / 1e9 == pytest.approx(3.6, rel=0.15)  # what training itself needs
+
+
+def test_unpacked_weights_are_counted_where_they_are_kept(tmp_path: Path):
+    loaded = load_preset("phi2-oasst1-qlora")
+    headers = phi2_headers(tmp_path / "phi2")
+    packed, kept = (estimate(headers, loaded, is_unpacked=each) for each in (False, True))
+
+    assert kept.total - packed.total == 2 * 32 * 12 * 2560**2  # bf16, 12 h^2 a layer
+    assert not takes_fast_path(loaded, None)
+    assert not takes_fast_path(loaded, (7, 5))
 
 
 def test_several_gpus_need_no_more_each_and_named_targets_less_than_all(tmp_path: Path):
