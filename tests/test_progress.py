@@ -141,6 +141,8 @@ def test_a_terminal_gets_a_bar_with_the_numbers_and_the_newest_previews():
         display.stepped(step(2), 2)
     shown = out.getvalue()
 
+    assert "left" in shown
+    assert "left" not in shown.rpartition("2/2")[2]  # what stays says nothing of a time to come
     assert "first answer" in shown
     assert "second answer" in shown
     assert "2/2" in shown
