@@ -17,8 +17,8 @@ import torch
 TOP = 50
 # How often it is asked whether all answers have ended: a GPU waits for the answer.
 LOOK = 16
-# Decoding steps that a graph is not worth recording for.
-FEW = 8
+# Tokens of each answer before a step is recorded: it takes one to have every kernel loaded.
+FEW = 2
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class Decoding:
             [[ends[0]] * (self.width - len(each.ids)) + list(each.ids) for each in wanted]
         )
         lengths = self._tensor([[len(each.ids)] for each in wanted])
-        slots = torch.arange(self.width + self.most, device=self.device)
+        # A multiple of eight, as attention kernels like their masks.
+        size = (self.width + self.most + 7) // 8 * 8
+        slots = torch.arange(size, device=self.device)
         self.seen = (slots >= self.width - lengths) & (slots < self.width)
         self.position = (slots[: self.width] - (self.width - lengths)).clamp(min=0)
         self.ends = self._tensor(list(ends))
@@ -90,7 +92,7 @@ class Decoding:
         self.answers = torch.full((rows, self.most), ends[0], device=self.device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
         self.made = torch.zeros(1, dtype=torch.long, device=self.device)  # tokens of each answer
-        self.cache = Slots(self.width + self.most, self.device) if self.fixed else self._grows()
+        self.cache = Slots(size, self.device) if self.fixed else self._grows()
 
     def _tensor(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, device=self.device)
@@ -169,11 +171,15 @@ def has_fixed_cache(model: Any, tokens: int) -> bool:
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["by its window"])
     window = getattr(config, "sliding_window", None)
+    rotary = str(getattr(config, "rope_parameters", None))
     return (
         getattr(model, "_can_compile_fullgraph", False)  # transformers' word for a static cache
         and config._attn_implementation in ("sdpa", "eager")
         and kinds <= {"full_attention", "sliding_attention", "by its window"}
         and (kinds == {"full_attention"} or window is None or window >= tokens)
+        # These look at the positions to choose their angles, which no recording can.
+        and "dynamic" not in rotary
+        and "longrope" not in rotary
     )
 
 

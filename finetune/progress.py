@@ -95,6 +95,8 @@ class Display:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.live:
+            if self.task is not None:
+                self.bar.update(self.task, left="" if error is None else "stopped")
             self.live.stop()
 
     def say(self, line: str) -> None:

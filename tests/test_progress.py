@@ -137,10 +137,12 @@ def test_a_terminal_gets_a_bar_with_the_numbers_and_the_newest_previews():
         display.fitted(FIT, BUDGET)
         display.previewed([preview("first answer")])
         display.stepped(step(1), 2)
+        assert [task.fields["left"] for task in display.bar.tasks] == ["0 s left"]
         display.previewed([preview("second answer")])
         display.stepped(step(2), 2)
     shown = out.getvalue()
 
+    assert "left" not in shown.rpartition("2/2")[2]  # what stays says nothing of a time to come
     assert "first answer" in shown
     assert "second answer" in shown
     assert "2/2" in shown
