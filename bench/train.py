@@ -172,6 +172,7 @@ def treetune(model: Path, window: float, batch: int, micro: int, dropout: float 
     with tempfile.TemporaryDirectory() as out:
         plan: Any = SimpleNamespace(
             preset=preset,
+            name="bench",
             preset_name="bench",
             extra_ids=[],
             tokenizer=tokenizer,
