@@ -70,14 +70,17 @@ def word_bounds(texts: Plain) -> Bounds:
     return Bounds(starts, ends, np.diff(np.searchsorted(starts, offsets)))
 
 
-def pieces(texts: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
-    """`texts` (strings, none of them null) in order, some at a time: about PIECE bytes, or one."""
+def pieces(texts: pa.Array | pa.ChunkedArray, size: int | None = None) -> Iterator[pa.Array]:
+    """`texts` (strings, none of them null) in order, some at a time: of `size` bytes at most, or
+    PIECE; or one.
+    """
+    size = size or PIECE
     chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
     for chunk in chunks:
         ends = _offsets(chunk)
         at = 0
         while at < len(chunk):
-            last = int(np.searchsorted(ends, ends[at] + PIECE, side="right")) - 1
+            last = int(np.searchsorted(ends, ends[at] + size, side="right")) - 1
             length = max(1, last - at)
             yield chunk.slice(at, length)
             at += length

@@ -155,9 +155,11 @@ def _sorted_labels(labels: pa.Array) -> pa.Array:
     # Dictionary codes in the order of the names.
     ranks = np.argsort(pc.sort_indices(names.dictionary).to_numpy())
     lists = np.repeat(np.arange(len(lengths)), lengths)
-    # Null is NaN here and comes last.
-    keys = lists * (len(ranks) + 1) + np.append(ranks, 0)[pc.fill_null(names.indices, -1)]
-    order = np.lexsort([values.to_numpy(zero_copy_only=False), keys])
+    keys = lists * len(ranks) + ranks[names.indices.to_numpy()]
+    order = np.argsort(keys, kind="stable")
+    if (np.diff(keys[order]) == 0).any():
+        # A name stands twice in a list. Null is NaN here and comes last.
+        order = np.lexsort([values.to_numpy(zero_copy_only=False), keys])
     entries = flat.take(pa.array(order))
     fields = [entries.field(field.name) for field in LABELS.value_type]
     structs = pa.StructArray.from_arrays(fields, fields=list(LABELS.value_type))

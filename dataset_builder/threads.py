@@ -249,10 +249,9 @@ def _near_prompts(forest: Numbered, splits: pa.Array, heldout: pa.Table) -> np.n
     is_train = pc.equal(splits, "train").take(forest.trees.indices)
     is_prompt = pc.equal(forest.frame["role"], "prompter")
     prompts = np.flatnonzero(_booleans(pc.and_(is_prompt, is_train)))
-    held = zip(heldout["question"].to_pylist(), heldout["is_root"].to_pylist(), strict=True)
     texts = taken(forest.messages["text"], forest, prompts)
-    found = near_prompts(dict(zip(prompts.tolist(), texts.to_pylist(), strict=True)), held)
-    return np.array(found, np.int64)
+    is_root = _booleans(heldout["is_root"])
+    return prompts[near_prompts(texts, heldout["question"], is_root)]
 
 
 def _upper(above: np.ndarray, here: np.ndarray) -> np.ndarray:
