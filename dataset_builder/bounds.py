@@ -97,6 +97,16 @@ def plain(texts: pa.Array) -> tuple[Plain, np.ndarray]:
     return Plain(signs[offsets[0] : offsets[-1]], offsets - offsets[0]), flags
 
 
+def counts_of(texts: pa.Array, signs: bytes) -> np.ndarray:
+    """How many of the ASCII `signs` each of `texts` (none of them null) holds."""
+    offsets = _offsets(texts)
+    data = texts.buffers()[2]
+    held = memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]]
+    table = bytes(sign in signs for sign in range(256))
+    places = np.flatnonzero(np.frombuffer(bytes(held).translate(table), bool))
+    return np.diff(np.searchsorted(places, offsets - offsets[0]))
+
+
 def _offsets(texts: pa.Array) -> np.ndarray:
     if not len(texts):
         return np.zeros(1, np.int64)

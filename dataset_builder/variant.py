@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataset_builder.artifacts import (
     artifacts_root,
@@ -76,13 +77,13 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
 
     Raises InputError where it keeps nothing to train on.
     """
-    threads = pl.DataFrame(tables.threads)
-    decided, met = screened(_decided(threads, recipe), threads, recipe, against)
+    threads = pl.DataFrame(tables.threads.drop(["history", "question", "reply"]))
+    decided, met = screened(_decided(threads, recipe), tables.threads, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
     if recipe.shape.form == "pairs":
-        paired = pair_up(threads, decided, recipe)  # capped already, in whole pairs
+        paired = pair_up(tables.threads, decided, recipe)  # capped already, in whole pairs
         decided = paired.decided
     cap = Cap() if paired else recipe.cap
     train, notes = _capped(decided.filter(pl.col("split") == "train"), cap)
@@ -103,7 +104,9 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     else:
         sides = {
             side: rows_of(
-                _rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape, stating
+                _rows_of(tables.threads, ordered.filter(pl.col("split") == side)),
+                recipe.shape,
+                stating,
             )
             for side in ("train", "validation")
         }
@@ -252,12 +255,11 @@ def _funnel(decided: pl.DataFrame, side: str, names: Sequence[str]) -> dict[str,
     return funnel
 
 
-def _rows_of(threads: pl.DataFrame, ordered: pl.DataFrame) -> list[dict[str, Any]]:
-    return (
-        ordered.select("thread_id")
-        .join(threads, on="thread_id", how="left", maintain_order="left")
-        .to_dicts()
-    )
+def _rows_of(threads: pa.Table, ordered: pl.DataFrame) -> pa.Table:
+    """The rows of `threads` that `ordered` has, in its order."""
+    ids = ordered["thread_id"].to_arrow().cast(pa.string())
+    places = pc.index_in(ids, value_set=threads["thread_id"])
+    return threads.take(places)
 
 
 def _split_count(rows: pa.Table) -> SplitCount:
