@@ -87,7 +87,7 @@ def pieces(texts: pa.Array | pa.ChunkedArray, size: int | None = None) -> Iterat
 
 
 def plain(texts: pa.Array) -> tuple[Plain, np.ndarray]:
-    """Those of `texts` (none of them null) that are ASCII alone, and which they are, as booleans."""
+    """Those of `texts` (none of them null) that are ASCII alone, and of each whether it is."""
     is_plain = pc.string_is_ascii(texts)
     flags = is_plain.to_numpy(zero_copy_only=False)
     kept = texts if flags.all() else texts.filter(is_plain)

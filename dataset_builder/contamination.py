@@ -62,7 +62,7 @@ def read_against(paths: Sequence[Path], drop: bool = True) -> Against | None:
     return Against(files, drop) if files else None
 
 
-def meetings(texts: pa.Array, files: Sequence[PromptLines]) -> list[Meeting]:
+def meetings(texts: pa.ChunkedArray, files: Sequence[PromptLines]) -> list[Meeting]:
     """Every text of `texts` (none of them null) with each file's prompt that it holds, exactly or
     by overlap; ordered by text, file and line.
     """
@@ -71,7 +71,8 @@ def meetings(texts: pa.Array, files: Sequence[PromptLines]) -> list[Meeting]:
         (text, asked[prompt][0], asked[prompt][1]): NEARLY
         for text, prompt in _overlapping(texts, [text for _, _, text in asked])
     }
-    codes = fold_codes(pa.chunked_array([texts, pa.array([text for *_, text in asked], pa.string())]))
+    prompts = pa.array([text for *_, text in asked], pa.string())
+    codes = fold_codes(pa.chunked_array([*texts.chunks, prompts], pa.string()))
     exact: dict[int, list[tuple[int, int]]] = {}
     for code, (at, line, text) in zip(codes[len(texts) :].tolist(), asked, strict=True):
         if letters_and_digits(text):
@@ -83,7 +84,7 @@ def meetings(texts: pa.Array, files: Sequence[PromptLines]) -> list[Meeting]:
     return [Meeting(*key, kind) for key, kind in sorted(found.items())]
 
 
-def _overlapping(texts: pa.Array, prompts: Sequence[str]) -> list[tuple[int, int]]:
+def _overlapping(texts: pa.ChunkedArray, prompts: Sequence[str]) -> list[tuple[int, int]]:
     """(place of the text, place of the prompt) where enough of the prompt's 8-grams stand in the
     text.
     """

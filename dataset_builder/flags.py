@@ -32,7 +32,7 @@ LOOK, SECOND_LOOK, DOUBT, CERTAIN, LETTERS = 60, 200, 0.4, 0.8, 30
 
 # The model (fastText's lid.176, quantised) is asked about Open Assistant's languages that it knows.
 KNOWN = frozenset(
-    "ar bg bn ca cs da de el en eo es eu fa fi fr gl he hi hu id it ja ko nl no pl pt ro ru sk sl "
+    "ar bg bn ca cs da de el en eo es eu fa fi fr gl he hi hu id it ja ko nl no pl pt ro ru sk sl "  # noqa: SIM905
     "sv th tr uk vi zh".split()
 )
 # Two written forms of Norwegian are one language here.
@@ -178,8 +178,7 @@ def _text_flags(texts: pa.Array) -> dict[str, np.ndarray]:
 def _are_other(
     texts: pa.DictionaryArray, langs: pa.Array | pa.ChunkedArray, rows: np.ndarray
 ) -> np.ndarray:
-    """Which of `texts`, each of one of `rows`, are in another language than their row's of `langs`.
-    """
+    """Which of `texts` are in another language than their row's of `langs` (`rows` says whose)."""
     heads = pc.utf8_slice_codeunits(texts.dictionary, 0, SECOND_LOOK).to_pylist()
     declared = langs.to_pylist()
     keys = [
@@ -200,6 +199,7 @@ def _counts(flags: Iterable[list[str] | None]) -> dict[str, int]:
     return {flag: found[flag] for flag in FLAGS}
 
 
+@cache
 def _code(lang: str) -> str:
     """`pt-BR` as `pt`, in the model's codes."""
     code = lang.partition("-")[0].lower()
@@ -230,9 +230,11 @@ def _as_read(text: str) -> str:
     """`text` in one line, and in lower case where most of it is in upper: else it is Japanese."""
     text = text.replace("\n", " ")
     signs = text.encode()
+    small = len(signs) - len(signs.translate(None, _SMALL))
+    if 2 * small >= len(signs) > 0:
+        return text
     upper = len(signs) - len(signs.translate(None, _UPPER))
-    letters = upper + len(signs) - len(signs.translate(None, _SMALL))
-    if text.isupper() or (upper > 0.8 * letters and len(text) > 5):
+    if text.isupper() or (upper > 0.8 * (upper + small) and len(text) > 5):
         return text.lower()
     return text
 

@@ -172,7 +172,9 @@ def _messages_table(kept: dict[str, Kept]) -> pa.Table:
         # An exporter that drops false writes no key at all.
         "deleted": [bool(value) for value in columns["deleted"]],
         "synthetic": [bool(value) for value in columns["synthetic"]],
-        "words": word_counts(pa.array([each.met.message.text for each in rows], pa.string())),
+        "words": word_counts(
+            pa.array((each.met.message.text for each in rows), pa.string())
+        ).tolist(),
         "source": [each.export.sha256 for each in rows],
     }
     columns = {name: columns[name] for name in MESSAGES.schema.names}

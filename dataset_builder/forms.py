@@ -39,9 +39,7 @@ def refuse_texts(recipes: Mapping[str, Recipe]) -> None:
             )
 
 
-def rows_of(
-    threads: pa.Table, shape: Shape, stating: Collection[str] | None = None
-) -> pa.Table:
+def rows_of(threads: pa.Table, shape: Shape, stating: Collection[str] | None = None) -> pa.Table:
     """A row for each of `threads` (rows of that table), in their order: of EXAMPLES, where
     `stating` is as `shape.examples_of` says, or of PROMPTS where that is the form.
     """

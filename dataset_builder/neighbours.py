@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from dataset_builder.folds import fold_codes
+from dataset_builder.folds import fold_codes, same_codes
 from dataset_builder.shingles import Shingles, Units, shared_buckets, shingles_of
 
 # Two texts are near when this share of the word triples that either has is in both: as a fraction,
@@ -86,13 +86,7 @@ class _Parts:
     def __init__(self, units: Units, shingles: Shingles) -> None:
         self.units, self.shingles = units, shingles
         self.n_parts = int(units.parts.max(initial=0)) + 1
-        # The same text is the same number.
-        texts = units.texts
-        texts = pa.chunked_array([texts]) if isinstance(texts, pa.Array) else texts
-        codes = texts.dictionary_encode().combine_chunks()
-        self.codes = (
-            codes.indices if isinstance(codes, pa.DictionaryArray) else codes.chunk(0).indices
-        ).to_numpy()
+        self.codes = same_codes(units.texts)
         self.sets: dict[tuple[int, int], tuple[Sequence[int], frozenset[int]]] = {}
 
     def are_near(self, one: int, other: int) -> bool:

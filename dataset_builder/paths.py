@@ -18,6 +18,9 @@ from dataset_builder.tables import THREADS
 # plain strings end at two gigabytes.
 CHUNK_BYTES = 2**28
 
+# What SQL decides by, beside numbers.
+DECIDING = ("role", "rank", "place", "deleted", "synthetic", "review_result", "tree_state")
+
 LABELS = THREADS.schema.field("labels").type
 
 Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -40,10 +43,7 @@ def numbered(messages: pa.Table) -> Numbered:
     its replies are still siblings.
     """
     rows = pc.sort_indices(messages["message_id"])
-    narrow = messages.select(
-        ["message_id", "parent_id", "tree_id", "role", "rank", "place", "deleted", "synthetic"]
-        + ["review_result", "tree_state"]
-    )
+    narrow = messages.select(["message_id", "parent_id", "tree_id", *DECIDING])
     narrow = narrow.take(rows).combine_chunks()
     parent_ids, ids = (whole(narrow[name]) for name in ("parent_id", "message_id"))
     found = pc.index_in(parent_ids, value_set=ids)
@@ -200,8 +200,10 @@ def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """`column` as one array."""
     if isinstance(column, pa.Array):
         return column
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(
-        [*column.chunks, pa.array([], column.type)]
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays([*column.chunks, pa.array([], column.type)])
     )
 
 

@@ -4,7 +4,7 @@ which see only what every other rule keeps.
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -40,9 +40,10 @@ def screened(
     within validation: `near_held_out` keeps the two apart.
     """
     notes: dict[str, Any] = {}
+    said = Said.of(threads)
     if against:
-        asked, prompts = _prompts_of(_left(decided, threads), recipe)
-        found = meetings(asked["text"].combine_chunks(), against.files)
+        asked, prompts = _prompts_of(said, _left(decided, threads), threads, recipe)
+        found = meetings(asked, against.files)
         notes["contamination"] = _contamination(found, prompts, against)
         if against.drop:
             met = prompts.filter(pl.col("asked").is_in({meeting.text for meeting in found}))
@@ -50,45 +51,96 @@ def screened(
     if recipe.keep.near_duplicates != "keep":
         left = _left(decided, threads)
         key = "prompt_id" if recipe.keep.near_duplicates == "prompts" else "thread_id"
+        names = threads.select(["thread_id", "prompt_id", "split"]).take(pa.array(left))
         repeats = [
             name
             for side in ("train", "validation")
-            for name in _repeats(left.filter(pc.equal(left["split"], side)), key, recipe)
+            for name in _repeats(said, left, names, key, side, recipe)
         ]
-        is_dropped = pc.is_in(left[key], value_set=pa.array(repeats, pa.string()))
-        dropped = pl.Series(left["thread_id"].filter(is_dropped))
+        is_dropped = pc.is_in(names[key], value_set=pa.array(repeats, pa.string()))
+        dropped = pl.Series(names["thread_id"].filter(is_dropped))
         decided = _without(decided, dropped, RULES[recipe.keep.near_duplicates])
     return decided, notes
 
 
-def _left(decided: pl.DataFrame, threads: pa.Table) -> pa.Table:
-    """The threads that no rule has dropped: what of them is written."""
-    ids = decided.filter(pl.col("dropped_by").is_null())["thread_id"].to_arrow().cast(pa.string())
-    columns = ["thread_id", "split", "prompt_id", "history", "question", "reply"]
-    return threads.select(columns).filter(pc.is_in(threads["thread_id"], value_set=ids))
-
-
-def _prompts_of(left: pa.Table, recipe: Recipe) -> tuple[pa.Table, pl.DataFrame]:
-    """(message_id, text), every prompt once, by id; and (thread_id, split, asked), every prompt of
-    every thread, by its place in the first.
+class Said(NamedTuple):
+    """The messages of all threads without a copy of one, by position: first those of histories,
+    then the questions, then the replies.
     """
-    ids, texts, rows = left["prompt_id"], left["question"], np.arange(left.num_rows)
+
+    ids: pa.ChunkedArray
+    texts: tuple[pa.ChunkedArray, ...]  # of histories, questions, replies
+    is_prompt: np.ndarray  # of those of histories
+    offsets: np.ndarray  # where each thread's history begins
+
+    @classmethod
+    def of(cls, threads: pa.Table) -> "Said":
+        """The messages of `threads`."""
+        histories = threads["history"]
+        turns = [chunk.flatten() for chunk in histories.chunks]
+        ids, texts, roles = (
+            pa.chunked_array([each.field(name) for each in turns], pa.string())
+            for name in ("message_id", "text", "role")
+        )
+        chunks = [*ids.chunks, *threads["prompt_id"].chunks, *threads["thread_id"].chunks]
+        lengths = pc.fill_null(pc.list_value_length(histories), 0).to_numpy()
+        return cls(
+            pa.chunked_array(chunks, pa.string()),
+            (texts, threads["question"], threads["reply"]),
+            pc.equal(roles, "prompter").to_numpy(),
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
+
+    def before(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of the messages in the histories of the threads `rows`; of each, whose."""
+        lengths = np.diff(self.offsets)[rows]
+        owners = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return self.offsets[rows][owners] + within, owners
+
+    def at(self, rows: np.ndarray, kind: int) -> np.ndarray:
+        """The positions of the questions (kind 1) or replies (kind 2) of the threads `rows`."""
+        return self.offsets[-1] + (kind - 1) * (len(self.offsets) - 1) + rows
+
+    def distinct(self, positions: np.ndarray) -> tuple[pa.ChunkedArray, np.ndarray]:
+        """The text of each message at `positions`, once; and of every position, which it is."""
+        codes = self.ids.take(pa.array(positions)).combine_chunks().dictionary_encode()
+        places = codes.indices.to_numpy()
+        first = np.empty(len(codes.dictionary), np.int64)
+        first[places[::-1]] = positions[::-1]
+        order = np.argsort(first)
+        found, start = [], 0
+        for texts in self.texts:
+            here = first[order][(first[order] >= start) & (first[order] < start + len(texts))]
+            found += texts.take(pa.array(here - start)).chunks
+            start += len(texts)
+        return pa.chunked_array(found, pa.string()), np.argsort(order)[places]
+
+
+def _left(decided: pl.DataFrame, threads: pa.Table) -> np.ndarray:
+    """Where in `threads` those stand that no rule has dropped."""
+    ids = decided.filter(pl.col("dropped_by").is_null())["thread_id"].to_arrow().cast(pa.string())
+    return np.sort(pc.index_in(ids, value_set=threads["thread_id"]).to_numpy())
+
+
+def _prompts_of(
+    said: Said, left: np.ndarray, threads: pa.Table, recipe: Recipe
+) -> tuple[pa.ChunkedArray, pl.DataFrame]:
+    """The text of every prompt, once; and (thread_id, split, asked), every prompt of every thread
+    of `left`, by its place among the texts.
+    """
+    positions, rows = said.at(left, 1), np.arange(len(left))
     if not recipe.shape.last_turn_only:
-        of_turns, turns = turns_of(left["history"])
-        is_prompt = pc.equal(turns.field("role"), "prompter")
-        turns = turns.filter(is_prompt)
-        rows = np.concatenate([rows, of_turns[is_prompt.to_numpy(zero_copy_only=False)]])
-        ids = pa.chunked_array([*ids.chunks, turns.field("message_id")])
-        texts = pa.chunked_array([*texts.chunks, turns.field("text")])
-    first, places = distinct(ids)
-    asked = pa.table({"message_id": ids.take(first), "text": texts.take(first)})
-    threads = left.select(["thread_id", "split"]).take(pa.array(rows))
-    return asked, pl.DataFrame(threads).with_columns(pl.Series("asked", places))
+        before, owners = said.before(left)
+        is_prompt = said.is_prompt[before]
+        positions = np.concatenate([before[is_prompt], positions])
+        rows = np.concatenate([owners[is_prompt], rows])
+    asked, places = said.distinct(positions)
+    names = pl.DataFrame(threads.select(["thread_id", "split"]).take(pa.array(left[rows])))
+    return asked, names.with_columns(pl.Series("asked", places))
 
 
-def _contamination(
-    found: list[Meeting], prompts: pl.DataFrame, against: Against
-) -> dict[str, Any]:
+def _contamination(found: list[Meeting], prompts: pl.DataFrame, against: Against) -> dict[str, Any]:
     """Per file: its prompts, how many of them are met, and in how many training rows, by kind. A
     prompt or row that is met both ways is an exact one.
     """
@@ -123,64 +175,31 @@ def _by_kind(found: Iterable[tuple[Any, str]]) -> dict[str, int]:
     return {kind: counts[kind] for kind in (EXACT, NEARLY)}
 
 
-def _repeats(left: pa.Table, key: str, recipe: Recipe) -> list[str]:
-    """The values of `key` among the threads `left` whose units repeat one before them."""
-    first, _ = distinct(left[key])
-    names = left[key].take(first).to_pylist()
-    order = sorted(range(len(names)), key=lambda place: _order(names[place]))
-    rows = left.take(first.take(pa.array(order, pa.int64())))
-    repeats = near_repeats(_units(rows, key == "thread_id", recipe.shape.last_turn_only))
-    return [names[order[place]] for place in repeats]
+def _repeats(
+    said: Said, left: np.ndarray, names: pa.Table, key: str, side: str, recipe: Recipe
+) -> list[str]:
+    """The values of `key` among the threads `left` of `side` whose units repeat one before them."""
+    here = np.flatnonzero(pc.equal(names["split"], side).to_numpy())
+    # A prompt stands for all its replies by the first of them.
+    named = names[key].take(pa.array(here)).to_pylist()
+    rows_of = dict(zip(reversed(named), here[::-1].tolist(), strict=True))
+    ordered = sorted(rows_of, key=_order)
+    rows = left[[rows_of[name] for name in ordered]] if ordered else left[:0]
+    units = _units(said, rows, key == "thread_id", recipe.shape.last_turn_only)
+    return [ordered[place] for place in near_repeats(units)]
 
 
-def _units(rows: pa.Table, with_replies: bool, last_turn_only: bool) -> Units:
-    """Each of `rows` as its history, its question and, where it counts, its reply."""
-    of_turns, turns = turns_of(rows["history"])
-    if last_turn_only:
-        of_turns, turns = of_turns[:0], turns[:0]
-    members = [(turns.field("message_id"), turns.field("text"), of_turns)]
-    names = [("prompt_id", "question"), ("thread_id", "reply")][: 1 + with_replies]
-    members += [(rows[name], rows[text], np.arange(rows.num_rows)) for name, text in names]
-    ids, texts = (
-        pa.chunked_array(
-            [
-                chunk
-                for each in members
-                for chunk in (
-                    each[n].chunks if isinstance(each[n], pa.ChunkedArray) else [each[n]]
-                )
-            ],
-            pa.string(),
-        )
-        for n in (0, 1)
-    )
-    # A message that stands in the history of many rows is read once.
-    first, places = distinct(ids)
-    owners = np.concatenate([each[2] for each in members])
-    parts = np.repeat(np.arange(len(members)), [len(each[2]) for each in members])
+def _units(said: Said, rows: np.ndarray, with_replies: bool, last_turn_only: bool) -> Units:
+    """Each of the threads `rows` as its history, its question and, where it counts, its reply."""
+    members = [said.before(rows if not last_turn_only else rows[:0])]
+    members += [(said.at(rows, kind), np.arange(len(rows))) for kind in (1, 2)[: 1 + with_replies]]
+    owners = np.concatenate([owner for _, owner in members])
+    parts = np.repeat(np.arange(len(members)), [len(owner) for _, owner in members])
+    # A message that stands in the history of many threads is read once.
+    texts, places = said.distinct(np.concatenate([positions for positions, _ in members]))
     order = np.argsort(owners, kind="stable")
-    offsets = np.searchsorted(owners[order], np.arange(rows.num_rows + 1))
-    return Units(texts.take(first), places[order], parts[order], offsets)
-
-
-def turns_of(histories: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """The messages of all `histories` in their order, and in which row each stands."""
-    lengths = pc.fill_null(pc.list_value_length(histories), 0).to_numpy()
-    turns = [chunk.flatten() for chunk in histories.chunks]
-    return np.repeat(np.arange(len(lengths)), lengths), pa.concat_arrays(
-        [*turns, pa.array([], histories.type.value_type)]
-    )
-
-
-def distinct(ids: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Where each value of `ids` stands first; and of every one which of them it is."""
-    encoded = ids.dictionary_encode()
-    places = np.concatenate(
-        [np.zeros(0, np.int64), *(chunk.indices.to_numpy() for chunk in encoded.chunks)]
-    )
-    first = np.empty(int(places.max(initial=-1)) + 1, np.int64)
-    first[places[::-1]] = np.arange(len(places))[::-1]
-    return pa.array(first), places
+    offsets = np.searchsorted(owners[order], np.arange(len(rows) + 1))
+    return Units(texts, places[order], parts[order], offsets)
 
 
 def _order(name: str) -> str:

@@ -191,9 +191,7 @@ def _heldout(forest: Numbered, facts: pa.Table, chosen: pa.Table) -> pa.Table:
         "split": chosen["split"],
         "is_root": forest.parents[prompts] < 0,
         "turns": facts["turns"].take(pa.array(prompts)),
-        "history": histories(
-            forest, above(forest, prompts), HELDOUT.schema.field("history").type
-        ),
+        "history": histories(forest, above(forest, prompts), HELDOUT.schema.field("history").type),
         "question": taken(forest.messages["text"], forest, prompts),
         "replies": pa.ListArray.from_arrays(replies.offsets, structs, type=type_),
     }
