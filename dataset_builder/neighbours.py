@@ -6,8 +6,6 @@ their word triples, so that the sketches can miss a pair (at this banding, one i
 never invent one.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 
@@ -84,28 +82,30 @@ class _Parts:
     """Whether two units are near, part by part; a part's set is made when it is first asked for."""
 
     def __init__(self, units: Units, shingles: Shingles) -> None:
-        self.units, self.shingles = units, shingles
-        self.n_parts = int(units.parts.max(initial=0)) + 1
-        self.codes = same_codes(units.texts)
-        self.sets: dict[tuple[int, int], tuple[Sequence[int], frozenset[int]]] = {}
+        self.members = units.members.tolist()
+        self.parts, self.ends = units.parts.tolist(), units.offsets.tolist()
+        self.n_parts = max(self.parts, default=0) + 1
+        self.shingles, self.codes = shingles, same_codes(units.texts).tolist()
+        self.sets: dict[tuple[int, int], tuple[list[int], frozenset[int]]] = {}
 
     def are_near(self, one: int, other: int) -> bool:
         # The last part differs most.
-        return all(self._is_near(one, other, part) for part in reversed(range(self.n_parts)))
+        for part in reversed(range(self.n_parts)):
+            (ours, our_set), (theirs, their_set) = self._of(one, part), self._of(other, part)
+            if ours != theirs and not _overlap(our_set, their_set):
+                return False
+        return True
 
-    def _is_near(self, one: int, other: int, part: int) -> bool:
-        (ours, our_set), (theirs, their_set) = self._of(one, part), self._of(other, part)
-        return ours == theirs or _overlap(our_set, their_set)
-
-    def _of(self, unit: int, part: int) -> tuple[Sequence[int], frozenset[int]]:
-        if (unit, part) not in self.sets:
-            start, end = self.units.offsets[unit : unit + 2]
-            members = self.units.members[start:end][self.units.parts[start:end] == part]
+    def _of(self, unit: int, part: int) -> tuple[list[int], frozenset[int]]:
+        found = self.sets.get((unit, part))
+        if found is None:
+            here = range(self.ends[unit], self.ends[unit + 1])
+            members = [self.members[at] for at in here if self.parts[at] == part]
             # Texts without a word ("...", an emoji) are near only where they are equal.
-            said = members[self.shingles.words[members] > 0].tolist()
-            runs = frozenset[int]().union(*map(self.shingles.of, said))
-            self.sets[unit, part] = (self.codes[members].tolist(), runs)
-        return self.sets[unit, part]
+            said = [self.shingles.of(place) for place in members if self.shingles.words[place]]
+            runs = said[0] if len(said) == 1 else frozenset[int]().union(*said)
+            found = self.sets[unit, part] = ([self.codes[place] for place in members], runs)
+        return found
 
 
 def _overlap(one: frozenset[int], other: frozenset[int]) -> bool:

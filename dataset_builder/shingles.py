@@ -20,7 +20,7 @@ from dataset_builder.bounds import Plain, pieces, plain, word_bounds
 PERMUTATIONS, BANDS, SEED = 128, 32, 1
 
 # So many bytes of text are hashed at a time: bounds memory, changes nothing.
-PIECE = 2**22
+PIECE = 2**23
 
 _LOWER = bytes(range(256)).lower()
 
@@ -166,10 +166,11 @@ def _runs(of_words: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndar
 
 def _word_hashes(flat: pa.Array, known: dict[str, int]) -> np.ndarray:
     encoded = flat.dictionary_encode()
-    for word in encoded.dictionary.to_pylist():
-        if word not in known:
-            known[word] = _word_hash(word)
-    of_words = [known[word] for word in encoded.dictionary.to_pylist()]
+    met = encoded.dictionary.to_pylist()
+    of_words = [known.get(word) for word in met]
+    for at, found in enumerate(of_words):
+        if found is None:
+            of_words[at] = known[met[at]] = _word_hash(met[at])
     return np.array(of_words, np.uint64)[encoded.indices.to_numpy()]
 
 

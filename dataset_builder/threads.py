@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from dataset_builder.paths import (
     whole,
 )
 from dataset_builder.split import side
-from dataset_builder.tables import HELDOUT, MESSAGES, REJECTS, THREADS, checked, write_table
+from dataset_builder.tables import HELDOUT, MESSAGES, REJECTS, THREADS, checked, write_beside
 from dataset_builder.words import WORD_COUNTER
 
 SQL = Path(__file__).parent / "sql"
@@ -108,7 +109,36 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
             "0.1 holds out a tenth of the root texts",
         )
     forest = join_exports(exports)
-    messages = forest.messages
+    with ThreadPoolExecutor(1) as beside:
+        # Hashing holds no lock of Python's.
+        digests = [beside.submit(rows_digest, each) for each in (forest.messages, forest.rejects)]
+        threads, heldout, splits = _decided(forest.messages, held_out)
+        sources = _sources(
+            forest, splits, threads, heldout, held_out, [each.result() for each in digests]
+        )
+    return Tables(forest.messages, threads, heldout, forest.rejects, sources)
+
+
+def write_tables(tables: Tables) -> Path:
+    """The directory of `tables` below the artefacts: written now, or long there."""
+    out = artifacts_root() / "tables" / tables.sources.digest[:12]
+    if not (out / "source.json").is_file():
+        with building(out) as directory:
+            # The largest first, so that none of them is waited for alone.
+            write_beside(
+                [
+                    (tables.threads, THREADS, directory / "threads.parquet"),
+                    (tables.messages, MESSAGES, directory / "messages.parquet"),
+                    (tables.heldout, HELDOUT, directory / "heldout.parquet"),
+                    (tables.rejects, REJECTS, directory / "rejects.parquet"),
+                ]
+            )
+            write_json(tables.sources, directory / "source.json")
+    return out
+
+
+def _decided(messages: pa.Table, held_out: float) -> tuple[pa.Table, pa.Table, pa.Array]:
+    """The tables `threads` and `heldout` of `messages`, and the side of each tree."""
     paths = numbered(messages)
     with database() as connection:
         frames = {"messages": paths.frame}
@@ -125,21 +155,7 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
     threads = checked(_threads(paths, facts, splits, near, found), THREADS)
     # One row per reply, none lost.
     assert threads.num_rows == (pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0)
-    sources = _sources(forest, splits, threads, heldout, held_out)
-    return Tables(messages, threads, heldout, forest.rejects, sources)
-
-
-def write_tables(tables: Tables) -> Path:
-    """The directory of `tables` below the artefacts: written now, or long there."""
-    out = artifacts_root() / "tables" / tables.sources.digest[:12]
-    if not (out / "source.json").is_file():
-        with building(out) as directory:
-            write_table(tables.messages, MESSAGES, directory / "messages.parquet")
-            write_table(tables.threads, THREADS, directory / "threads.parquet")
-            write_table(tables.heldout, HELDOUT, directory / "heldout.parquet")
-            write_table(tables.rejects, REJECTS, directory / "rejects.parquet")
-            write_json(tables.sources, directory / "source.json")
-    return out
+    return threads, heldout, splits
 
 
 def _splits(forest: Numbered, roots: pa.Table, held_out: float) -> pa.Array:
@@ -261,7 +277,12 @@ def _booleans(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def _sources(
-    forest: Forest, splits: pa.Array, threads: pa.Table, heldout: pa.Table, held_out: float
+    forest: Forest,
+    splits: pa.Array,
+    threads: pa.Table,
+    heldout: pa.Table,
+    held_out: float,
+    digests: list[str],
 ) -> Sources:
     # What follows from the messages alone needs no hashing again: of threads and prompts, the
     # decisions are enough.
@@ -273,10 +294,10 @@ def _sources(
     parts = [
         # A column more is other tables, although its values follow from the messages.
         THREADS.schema.names,
-        rows_digest(forest.messages),
+        digests[0],
         rows_digest(threads.select(decisions)),
         rows_digest(heldout.select(["prompt_id", "split"])),
-        rows_digest(forest.rejects),
+        digests[1],
         held_out,
         [(file.name, file.sha256) for file in forest.files],
         WORD_COUNTER,

@@ -40,7 +40,7 @@ from dataset_builder.recipe import Cap, Recipe
 from dataset_builder.rules import is_concise, one_per_prompt, rules
 from dataset_builder.screening import screened, screening_rules
 from dataset_builder.strata import by_strata, strata_counts
-from dataset_builder.tables import FORMS, LEDGER, checked, write_table
+from dataset_builder.tables import FORMS, LEDGER, checked, write_beside
 from dataset_builder.template import Template, text
 from dataset_builder.threads import Tables
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER
@@ -139,11 +139,14 @@ def write_variant(plan: Plan) -> Path:
     out = plan.directory
     if not (out / "manifest.json").is_file():
         with building(out) as directory:
-            write_table(plan.train, FORMS[plan.manifest.form], directory / "train.parquet")
-            write_table(
-                plan.validation, FORMS[plan.manifest.form], directory / "validation.parquet"
+            form = FORMS[plan.manifest.form]
+            write_beside(
+                [
+                    (plan.train, form, directory / "train.parquet"),
+                    (plan.validation, form, directory / "validation.parquet"),
+                    (plan.ledger, LEDGER, directory / "ledger.parquet"),
+                ]
             )
-            write_table(plan.ledger, LEDGER, directory / "ledger.parquet")
             write_text(card(plan.manifest), directory / "README.md")
             write_json(plan.manifest, directory / "manifest.json")
     write_json(Pointer(out.name), out.parent / f"{plan.manifest.name}.json")
