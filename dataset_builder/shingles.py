@@ -14,13 +14,25 @@ import pyarrow as pa
 from rensa import RMinHash, RMinHashDigestMatrix, RMinHashLSH
 from unicode_segmentation_rs import unicode_words
 
-from dataset_builder.bounds import Plain, pieces, plain, word_bounds
+from dataset_builder.bounds import pieces, plain, word_bounds
 
 # 32 bands of 4 find a pair whose sets overlap by 0.8 with all but certainty.
 PERMUTATIONS, BANDS, SEED = 128, 32, 1
 
 # So many bytes of text are hashed at a time: bounds memory, changes nothing.
-PIECE = 2**23
+PIECE = 2**20
+
+# So many texts are brought together at a time.
+MEMBERS = 2**12
+
+# A word of more bytes is hashed by a library, one at a time.
+LONG_WORD = 64
+
+# The hash of what is no word.
+_NO_WORD = np.uint64(0)
+
+# The first n bytes of eight, read as a number.
+_FIRST = np.array([2 ** (8 * n) - 1 for n in range(9)], np.uint64)
 
 _LOWER = bytes(range(256)).lower()
 
@@ -68,8 +80,7 @@ def shingles_of(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
     """Every run of `size` words of each of `texts` (strings, none of them null); where one has
     fewer words, all of it as one run.
     """
-    known: dict[str, int] = {}
-    found = [_shingles_of(piece, size, known) for piece in pieces(texts, PIECE)]
+    found = [_shingles_of(piece, size) for piece in pieces(texts, PIECE)]
     counts = [np.zeros(1, np.int64), *(np.diff(each.offsets) for each in found)]
     hashes = [np.zeros(0, np.uint64), *(each.hashes for each in found)]
     lengths = [np.zeros(0, np.int64), *(each.words for each in found)]
@@ -112,35 +123,22 @@ def shared_buckets(units: Units, texts: Shingles) -> dict[int, list[int]]:
     return found
 
 
-def _shingles_of(texts: pa.Array, size: int, known: dict[str, int]) -> Shingles:
-    """The runs of `texts`; `known` are the hashes of words met before, and grows."""
+def _shingles_of(texts: pa.Array, size: int) -> Shingles:
+    """The runs of `texts`."""
     ascii_texts, is_plain = plain(texts)
-    flat, lengths = _plain_words(ascii_texts)
-    if not is_plain.all():
-        # The others by the library, behind the plain ones; then each to its place.
-        others = [words(texts[int(place)].as_py()) for place in np.flatnonzero(~is_plain)]
-        more = pa.array(list(chain.from_iterable(others)), pa.string())
-        flat = pa.concat_arrays([flat, more])
-        lengths = np.concatenate([lengths, np.array(list(map(len, others)), np.int64)])
-    hashes, offsets = _runs(_word_hashes(flat, known), lengths, size)
+    starts, ends, lengths = word_bounds(ascii_texts)
+    of_words = _word_hashes(ascii_texts.signs.tobytes().translate(_LOWER), starts, ends)
     if is_plain.all():
-        return Shingles(hashes, offsets, lengths)
+        return Shingles(*_runs(of_words, lengths, size), lengths)
+    # The others by the library, behind the plain ones; then each to its place.
+    others = [words(texts[int(place)].as_py()) for place in np.flatnonzero(~is_plain)]
+    coded = [word.encode() for word in chain.from_iterable(others)]
+    ends = np.cumsum(np.fromiter(map(len, coded), np.int64, len(coded)))
+    more = _word_hashes(b"".join(coded), np.append(0, ends)[:-1], ends)
+    lengths = np.concatenate([lengths, np.fromiter(map(len, others), np.int64, len(others))])
+    hashes, offsets = _runs(np.concatenate([of_words, more]), lengths, size)
     order = np.argsort(np.concatenate([np.flatnonzero(is_plain), np.flatnonzero(~is_plain)]))
     return Shingles(*_some(hashes, offsets, order), lengths[order])
-
-
-def _plain_words(texts: Plain) -> tuple[pa.Array, np.ndarray]:
-    """The words of ASCII texts, case-folded, and how many each has."""
-    starts, ends, counts = word_bounds(texts)
-    steps = np.zeros(len(texts.signs) + 1, np.int8)
-    steps[starts] = 1
-    steps[ends] -= 1
-    is_word = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
-    signs = np.frombuffer(texts.signs.tobytes().translate(_LOWER), np.uint8)[is_word]
-    offsets = np.zeros(len(starts) + 1, np.int32)
-    np.cumsum(ends - starts, out=offsets[1:])
-    flat = pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(signs))
-    return flat, counts
 
 
 def _runs(of_words: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,25 +162,42 @@ def _runs(of_words: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndar
     return _mixed(hashes[is_run[:last]]), np.concatenate([[0], np.cumsum(lengths - (size - 1))])
 
 
-def _word_hashes(flat: pa.Array, known: dict[str, int]) -> np.ndarray:
-    encoded = flat.dictionary_encode()
-    met = encoded.dictionary.to_pylist()
-    of_words = [known.get(word) for word in met]
-    for at, found in enumerate(of_words):
-        if found is None:
-            of_words[at] = known[met[at]] = _word_hash(met[at])
-    return np.array(of_words, np.uint64)[encoded.indices.to_numpy()]
-
-
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+def _word_hashes(signs: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """A hash of each word `signs[starts[i]:ends[i]]`, eight bytes at a time; no two words of eight
+    bytes or fewer have the same.
+    """
+    padded = signs + bytes(8)
+    eights = np.ndarray(len(signs) + 1, "<u8", padded, strides=(1,))
+    lengths = ends - starts
+    hashes = _spread(eights[starts] & _FIRST[np.minimum(lengths, 8)])
+    longer, at = np.flatnonzero(lengths > 8), 8
+    while len(longer):
+        left = lengths[longer] - at
+        here = eights[starts[longer] + at] & _FIRST[np.minimum(left, 8)]
+        hashes[longer] = _spread(hashes[longer] * _MULTIPLY + here)
+        longer, at = longer[left > 8], at + 8
+        if at >= LONG_WORD:
+            # What is no word of a person, such as a coded file: not a step for each eight bytes.
+            for place in longer.tolist():
+                whole = hashlib.blake2b(signs[starts[place] : ends[place]], digest_size=8).digest()
+                hashes[place] = int.from_bytes(whole, "little")
+            break
+    return hashes
 
 
 def _sets_of(units: Units, texts: Shingles) -> tuple[np.ndarray, np.ndarray]:
     """The set of each unit: the runs of its texts, each mixed with the part it stands in."""
-    hashes, offsets = _some(texts.hashes, texts.offsets, units.members)
-    tags = np.repeat(_mixed(units.parts.astype(np.uint64)), np.diff(offsets))
-    return _mixed(hashes ^ tags), offsets[units.offsets]
+    counts = np.diff(texts.offsets)[units.members]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    hashes = np.empty(offsets[-1], np.uint64)
+    tags = _mixed(units.parts.astype(np.uint64))
+    # Some at a time: arrays that fit a processor's cache.
+    for start in range(0, len(units.members), MEMBERS):
+        here = slice(start, start + MEMBERS)
+        found, _ = _some(texts.hashes, texts.offsets, units.members[here])
+        of_part = np.repeat(tags[here], counts[here])
+        hashes[offsets[start] :][: len(found)] = _mixed(found ^ of_part)
+    return hashes, offsets[units.offsets]
 
 
 def _some(
@@ -205,4 +220,6 @@ def _mixed(hashes: np.ndarray) -> np.ndarray:
     return (hashes ^ (hashes >> np.uint64(33))) * _FINISH
 
 
-_NO_WORD = _word_hash("")
+def _spread(hashes: np.ndarray) -> np.ndarray:
+    hashes = _mixed(hashes)
+    return hashes ^ (hashes >> np.uint64(32))
