@@ -112,32 +112,14 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
     with ThreadPoolExecutor(1) as beside:
         # Hashing holds no lock of Python's.
         digests = [beside.submit(rows_digest, each) for each in (forest.messages, forest.rejects)]
-        threads, heldout, splits = _decided(forest.messages, held_out)
+        threads, heldout, splits = thread_messages(forest.messages, held_out)
         sources = _sources(
             forest, splits, threads, heldout, held_out, [each.result() for each in digests]
         )
     return Tables(forest.messages, threads, heldout, forest.rejects, sources)
 
 
-def write_tables(tables: Tables) -> Path:
-    """The directory of `tables` below the artefacts: written now, or long there."""
-    out = artifacts_root() / "tables" / tables.sources.digest[:12]
-    if not (out / "source.json").is_file():
-        with building(out) as directory:
-            # The largest first, so that none of them is waited for alone.
-            write_beside(
-                [
-                    (tables.threads, THREADS, directory / "threads.parquet"),
-                    (tables.messages, MESSAGES, directory / "messages.parquet"),
-                    (tables.heldout, HELDOUT, directory / "heldout.parquet"),
-                    (tables.rejects, REJECTS, directory / "rejects.parquet"),
-                ]
-            )
-            write_json(tables.sources, directory / "source.json")
-    return out
-
-
-def _decided(messages: pa.Table, held_out: float) -> tuple[pa.Table, pa.Table, pa.Array]:
+def thread_messages(messages: pa.Table, held_out: float) -> tuple[pa.Table, pa.Table, pa.Array]:
     """The tables `threads` and `heldout` of `messages`, and the side of each tree."""
     paths = numbered(messages)
     with database() as connection:
@@ -156,6 +138,24 @@ def _decided(messages: pa.Table, held_out: float) -> tuple[pa.Table, pa.Table, p
     # One row per reply, none lost.
     assert threads.num_rows == (pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0)
     return threads, heldout, splits
+
+
+def write_tables(tables: Tables) -> Path:
+    """The directory of `tables` below the artefacts: written now, or long there."""
+    out = artifacts_root() / "tables" / tables.sources.digest[:12]
+    if not (out / "source.json").is_file():
+        with building(out) as directory:
+            # The largest first, so that none of them is waited for alone.
+            write_beside(
+                [
+                    (tables.threads, THREADS, directory / "threads.parquet"),
+                    (tables.messages, MESSAGES, directory / "messages.parquet"),
+                    (tables.heldout, HELDOUT, directory / "heldout.parquet"),
+                    (tables.rejects, REJECTS, directory / "rejects.parquet"),
+                ]
+            )
+            write_json(tables.sources, directory / "source.json")
+    return out
 
 
 def _splits(forest: Numbered, roots: pa.Table, held_out: float) -> pa.Array:
