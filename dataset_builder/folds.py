@@ -9,15 +9,6 @@ from dataset_builder.split import FOLDED, NEITHER, normalised
 _IS_KEPT = bytes(sign not in NEITHER for sign in range(256))
 
 
-def same_codes(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A number for each of `texts` (none of them null), int64: equal where the texts are."""
-    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-    codes = pa.chunked_array(chunks, texts.type).dictionary_encode()
-    return np.concatenate(
-        [np.zeros(0, np.int64), *(each.indices.to_numpy() for each in codes.chunks)]
-    )
-
-
 def fold_codes(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """A number for each of `texts` (strings, none of them null), int64: equal where `normalised`
     is.
@@ -42,5 +33,7 @@ def fold_codes(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
         places += [start + plain_places[is_folded], start + others]
         start += len(piece)
     found = np.empty(start, np.int64)
-    found[np.concatenate(places)] = same_codes(pa.chunked_array(folded, pa.string()))
+    codes = pa.chunked_array(folded, pa.string()).dictionary_encode().chunks
+    numbers = [np.zeros(0, np.int64), *(each.indices.to_numpy() for each in codes)]
+    found[np.concatenate(places)] = np.concatenate(numbers)
     return found

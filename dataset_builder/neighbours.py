@@ -9,7 +9,7 @@ never invent one.
 import numpy as np
 import pyarrow as pa
 
-from dataset_builder.folds import fold_codes, same_codes
+from dataset_builder.folds import fold_codes
 from dataset_builder.shingles import Shingles, Units, shared_buckets, shingles_of
 
 # Two texts are near when this share of the word triples that either has is in both: as a fraction,
@@ -82,29 +82,35 @@ class _Parts:
     """Whether two units are near, part by part; a part's set is made when it is first asked for."""
 
     def __init__(self, units: Units, shingles: Shingles) -> None:
+        self.texts, self.shingles = units.texts, shingles
         self.members = units.members.tolist()
         self.parts, self.ends = units.parts.tolist(), units.offsets.tolist()
         self.n_parts = max(self.parts, default=0) + 1
-        self.shingles, self.codes = shingles, same_codes(units.texts).tolist()
-        self.sets: dict[tuple[int, int], tuple[list[int], frozenset[int]]] = {}
+        self.sets: dict[tuple[int, int], frozenset[int]] = {}
 
     def are_near(self, one: int, other: int) -> bool:
         # The last part differs most.
-        for part in reversed(range(self.n_parts)):
-            (ours, our_set), (theirs, their_set) = self._of(one, part), self._of(other, part)
-            if ours != theirs and not _overlap(our_set, their_set):
-                return False
-        return True
+        return all(self._is_near(one, other, part) for part in reversed(range(self.n_parts)))
 
-    def _of(self, unit: int, part: int) -> tuple[list[int], frozenset[int]]:
+    def _is_near(self, one: int, other: int, part: int) -> bool:
+        ours, theirs = self._set(one, part), self._set(other, part)
+        if ours or theirs:
+            return _overlap(ours, theirs)
+        # Texts without a word ("...", an emoji) are near only where they are equal.
+        said = [[self.texts[at] for at in self._members(unit, part)] for unit in (one, other)]
+        return said[0] == said[1]
+
+    def _members(self, unit: int, part: int) -> list[int]:
+        here = range(self.ends[unit], self.ends[unit + 1])
+        return [self.members[at] for at in here if self.parts[at] == part]
+
+    def _set(self, unit: int, part: int) -> frozenset[int]:
         found = self.sets.get((unit, part))
         if found is None:
-            here = range(self.ends[unit], self.ends[unit + 1])
-            members = [self.members[at] for at in here if self.parts[at] == part]
-            # Texts without a word ("...", an emoji) are near only where they are equal.
-            said = [self.shingles.of(place) for place in members if self.shingles.words[place]]
-            runs = said[0] if len(said) == 1 else frozenset[int]().union(*said)
-            found = self.sets[unit, part] = ([self.codes[place] for place in members], runs)
+            said = [at for at in self._members(unit, part) if self.shingles.words[at]]
+            runs = [self.shingles.of(at) for at in said]
+            found = runs[0] if len(runs) == 1 else frozenset[int]().union(*runs)
+            self.sets[unit, part] = found
         return found
 
 
