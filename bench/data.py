@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,11 @@ def _build(path: Path, name: str, near_duplicates: Any, against: Any) -> int:
     recipe = load_recipe(name)
     keep = msgspec.structs.replace(recipe.keep, near_duplicates=near_duplicates)
     recipe = msgspec.structs.replace(recipe, keep=keep)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
+    with tempfile.TemporaryDirectory() as folder:
         os.environ["ARTIFACTS"] = folder
         tables = make_tables([read_export(path)], 0.1)
-        written = beside.submit(write_tables, tables)
         plan = plan_variant(name, recipe, tables, against)
-        written.result()
+        write_tables(tables)
         write_variant(plan)
         return plan.train.num_rows
 

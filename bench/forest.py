@@ -57,8 +57,8 @@ def write_forest(path: Path, messages: int, seed: int = 0) -> int:
 
 
 def write_prompts(path: Path, prompts: int = 1000) -> None:
-    """Write prompts as JSON Lines: nine in ten are those of another forest, the others are roots of
-    the first one, every second of them with some words more.
+    """Write prompts as JSON Lines: nine in ten are roots of another forest, the others roots of the
+    first one, every second of those with some words more.
     """
     others, ours = trees(seed=1), trees(seed=0)
     with path.open("w", encoding="utf-8") as file:

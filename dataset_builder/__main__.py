@@ -1,6 +1,5 @@
 """`python -m dataset_builder build`: variants of Open Assistant data."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -119,15 +118,10 @@ def build(
         if expect:
             check_import(expect, tables)
         status.update("applying recipes")
-        with ThreadPoolExecutor(1) as beside:
-            # Packing holds no lock of Python's.
-            written = None if dry_run else beside.submit(write_tables, tables)
-            plans = [
-                plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()
-            ]
-        if written:
+        plans = [plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()]
+        if not dry_run:
             status.update("writing")
-            written.result()
+            write_tables(tables)
             for plan in plans:
                 write_variant(plan)
                 if template:
