@@ -16,31 +16,55 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.forest import write_forest
+from bench.forest import write_forest, write_prompts
 from dataset_builder.artifacts import artifacts_root
 
 OASST2 = 135_000  # messages
 
 
 def treetune_threads(path: Path) -> int:
-    """The border, the join, the split, near-held-out prompts and the threads."""
+    """The border, the join, the split and the threads; nothing is held out, as by the others."""
     from dataset_builder.export import read_export
-    from dataset_builder.threads import make_tables
+    from dataset_builder.forest import join_exports
+    from dataset_builder.threads import thread_messages
 
-    return make_tables([read_export(path)], 0.1).threads.num_rows
+    threads, _, _ = thread_messages(join_exports([read_export(path)]).messages, 0.0)
+    return threads.num_rows
 
 
 def treetune_build(path: Path) -> int:
-    """The same, then the variant `capped`, written with all its tables."""
+    """A whole build: every usable English reply, near-duplicate rows and those that meet a file of
+    1,000 prompts dropped, written with all its tables.
+    """
+    from dataset_builder.contamination import read_against
+
+    prompts = path.with_name("prompts-1000.jsonl")
+    if not prompts.is_file():
+        write_prompts(prompts)
+    return _build(path, "full", "rows", read_against([prompts]))
+
+
+def treetune_capped(path: Path) -> int:
+    """The variant `capped`, written with all its tables."""
+    return _build(path, "capped", "keep", None)
+
+
+def _build(path: Path, name: str, near_duplicates: Any, against: Any) -> int:
+    """What `python -m dataset_builder build` does."""
+    import msgspec
+
     from dataset_builder.export import read_export
     from dataset_builder.recipe import load_recipe
     from dataset_builder.threads import make_tables, write_tables
     from dataset_builder.variant import plan_variant, write_variant
 
+    recipe = load_recipe(name)
+    keep = msgspec.structs.replace(recipe.keep, near_duplicates=near_duplicates)
+    recipe = msgspec.structs.replace(recipe, keep=keep)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ARTIFACTS"] = folder
         tables = make_tables([read_export(path)], 0.1)
-        plan = plan_variant("capped", load_recipe("capped"), tables)
+        plan = plan_variant(name, recipe, tables, against)
         write_tables(tables)
         write_variant(plan)
         return plan.train.num_rows
@@ -187,6 +211,7 @@ CONTENDERS: dict[str, Callable[[Path], int]] = {
     "pydantic": pydantic_threads,
     "pandas": pandas_threads,
     "datasets": datasets_threads,
+    "capped": treetune_capped,
     "build": treetune_build,
 }
 

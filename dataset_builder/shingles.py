@@ -6,7 +6,6 @@ A hash stands for its words alone, never for what else is read, so that no order
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,14 +14,27 @@ import pyarrow as pa
 from rensa import RMinHash, RMinHashDigestMatrix, RMinHashLSH
 from unicode_segmentation_rs import unicode_words
 
+from dataset_builder.bounds import pieces, plain, word_bounds
+
 # 32 bands of 4 find a pair whose sets overlap by 0.8 with all but certainty.
 PERMUTATIONS, BANDS, SEED = 128, 32, 1
 
-# So many texts are hashed at a time: bounds memory, changes nothing.
-CHUNK = 20_000
+# So many bytes of text are hashed at a time: bounds memory, changes nothing.
+PIECE = 2**20
 
-# The parts of a row, such as its history, its question and its reply: of each, its texts.
-Parts = tuple[tuple[str, ...], ...]
+# So many texts are brought together at a time.
+MEMBERS = 2**12
+
+# A word of more bytes is hashed by a library, one at a time.
+LONG_WORD = 64
+
+# The hash of what is no word.
+_NO_WORD = np.uint64(0)
+
+# The first n bytes of eight, read as a number.
+_FIRST = np.array([2 ** (8 * n) - 1 for n in range(9)], np.uint64)
+
+_LOWER = bytes(range(256)).lower()
 
 # Odd 64-bit constants: of Knuth's MMIX generator, and of the finaliser of MurmurHash3.
 _MULTIPLY = np.uint64(6364136223846793005)
@@ -34,6 +46,29 @@ class Shingles(NamedTuple):
 
     hashes: np.ndarray  # uint64, (runs,), repeats and all
     offsets: np.ndarray  # int64, (texts + 1,)
+    words: np.ndarray  # int64, (texts,): how many words each has
+
+    def of(self, place: int) -> frozenset[int]:
+        """The runs of the text at `place`; of one without a word, the run of none."""
+        start, end = self.offsets[place : place + 2]
+        return frozenset(self.hashes[start:end].tolist())
+
+
+class Units(NamedTuple):
+    """Some sets of texts. A unit's texts stand in one of its parts each (say: history, question),
+    of which every unit has as many; those of unit k are `members[offsets[k]:offsets[k + 1]]`.
+    """
+
+    texts: pa.Array | pa.ChunkedArray  # strings, none of them null
+    members: np.ndarray  # int64: places in `texts`, part by part
+    parts: np.ndarray  # int64: the part in which each member stands, from 0
+    offsets: np.ndarray  # int64, (units + 1,)
+
+    @classmethod
+    def single(cls, texts: pa.Array | pa.ChunkedArray) -> "Units":
+        """Each text a unit of one part."""
+        places = np.arange(len(texts) + 1)
+        return cls(texts, places[:-1], np.zeros(len(texts), np.int64), places)
 
 
 def words(text: str) -> list[str]:
@@ -41,36 +76,37 @@ def words(text: str) -> list[str]:
     return unicode_words(unicodedata.normalize("NFKC", text).casefold())
 
 
-def shingles_of(texts: Sequence[str], size: int) -> Shingles:
-    """Every run of `size` words of each of `texts`; where one has fewer words, all of it as one
-    run.
+def shingles_of(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
+    """Every run of `size` words of each of `texts` (strings, none of them null); where one has
+    fewer words, all of it as one run.
     """
-    pieces = [
-        _shingles_of(texts[start : start + CHUNK], size) for start in range(0, len(texts), CHUNK)
-    ]
-    counts = [np.zeros(1, np.int64), *(runs for _, runs in pieces)]
-    hashes = [np.zeros(0, np.uint64), *(hashes for hashes, _ in pieces)]
-    return Shingles(np.concatenate(hashes), np.cumsum(np.concatenate(counts)))
+    found = [_shingles_of(piece, size) for piece in pieces(texts, PIECE)]
+    counts = [np.zeros(1, np.int64), *(np.diff(each.offsets) for each in found)]
+    hashes = [np.zeros(0, np.uint64), *(each.hashes for each in found)]
+    lengths = [np.zeros(0, np.int64), *(each.words for each in found)]
+    return Shingles(
+        np.concatenate(hashes), np.cumsum(np.concatenate(counts)), np.concatenate(lengths)
+    )
 
 
-def shared_buckets(units: Sequence[Parts], size: int) -> dict[int, list[int]]:
+def shared_buckets(units: Units, texts: Shingles) -> dict[int, list[int]]:
     """The places of `units` that may be near another, each with the buckets it shares with one.
 
-    A unit is some parts, and its set every run of `size` words in their texts, told apart by the
-    part. Of two units whose sets overlap by 0.8, all but one in twenty million share
-    a bucket. A unit that shares none is left out.
+    A unit's set is every run in its texts (`texts` are those of `units.texts`), told apart by the
+    part. Of two units whose sets overlap by 0.8, all but one in twenty million share a bucket. A
+    unit that shares none is left out.
     """
-    if len(units) < 2:
+    if len(units.offsets) < 3:
         return {}
-    sets = _sets_of(units, size)
+    sets = _sets_of(units, texts)
     # Most texts have no neighbour: of them no sketch is ever unpacked.
     flags = RMinHashLSH(0.8, PERMUTATIONS, BANDS).query_duplicate_flags_matrix_one_shot(
-        _sketches(sets)
+        _sketches(*sets)
     )
     places = np.flatnonzero(np.array(flags, bool))
     if not len(places):
         return {}
-    rows = np.array(_sketches(_some(sets, places)).to_rows(), np.uint64)
+    rows = np.array(_sketches(*_some(*sets, places)).to_rows(), np.uint64)
     found: dict[int, list[int]] = {}
     numbered = 0
     for band in np.split(rows, BANDS, axis=1):
@@ -87,13 +123,34 @@ def shared_buckets(units: Sequence[Parts], size: int) -> dict[int, list[int]]:
     return found
 
 
-def _shingles_of(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of the runs of `texts`, and how many runs each has."""
-    # Filled up to one whole run: an empty string is no word, so no longer text makes the same run.
-    found = [each + [""] * (size - len(each)) for each in map(words, texts)]
-    lengths = np.fromiter(map(len, found), np.int64, len(found))
-    of_words = _word_hashes(list(chain.from_iterable(found)))
-    last = len(of_words) - size + 1
+def _shingles_of(texts: pa.Array, size: int) -> Shingles:
+    """The runs of `texts`."""
+    ascii_texts, is_plain = plain(texts)
+    starts, ends, lengths = word_bounds(ascii_texts)
+    of_words = _word_hashes(ascii_texts.signs.tobytes().translate(_LOWER), starts, ends)
+    if is_plain.all():
+        return Shingles(*_runs(of_words, lengths, size), lengths)
+    # The others by the library, behind the plain ones; then each to its place.
+    others = [words(texts[int(place)].as_py()) for place in np.flatnonzero(~is_plain)]
+    coded = [word.encode() for word in chain.from_iterable(others)]
+    ends = np.cumsum(np.fromiter(map(len, coded), np.int64, len(coded)))
+    more = _word_hashes(b"".join(coded), np.append(0, ends)[:-1], ends)
+    lengths = np.concatenate([lengths, np.fromiter(map(len, others), np.int64, len(others))])
+    hashes, offsets = _runs(np.concatenate([of_words, more]), lengths, size)
+    order = np.argsort(np.concatenate([np.flatnonzero(is_plain), np.flatnonzero(~is_plain)]))
+    return Shingles(*_some(hashes, offsets, order), lengths[order])
+
+
+def _runs(of_words: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the runs of texts of so many words, and where each text's begin."""
+    short = np.maximum(size - lengths, 0)
+    if short.any():
+        # Filled up to one whole run with what is no word, so that no longer text makes the same.
+        filled = np.full(len(of_words) + short.sum(), _NO_WORD, np.uint64)
+        moved = np.repeat(np.cumsum(short) - short, lengths)
+        filled[np.arange(len(of_words)) + moved] = of_words
+        of_words, lengths = filled, lengths + short
+    last = max(0, len(of_words) - size + 1)
     hashes = np.zeros(last, np.uint64)
     for at in range(size):
         hashes = hashes * _MULTIPLY + of_words[at : at + last]
@@ -102,50 +159,67 @@ def _shingles_of(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarra
     ends = np.cumsum(lengths)
     for at in range(1, size):
         is_run[ends - at] = False
-    return _mixed(hashes[is_run[:last]]), lengths - (size - 1)
+    return _mixed(hashes[is_run[:last]]), np.concatenate([[0], np.cumsum(lengths - (size - 1))])
 
 
-def _word_hashes(flat: list[str]) -> np.ndarray:
-    encoded = pa.array(flat, pa.string()).dictionary_encode()
-    of_words = [
-        int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-        for word in encoded.dictionary.to_pylist()
-    ]
-    return np.array(of_words, np.uint64)[encoded.indices.to_numpy()]
+def _word_hashes(signs: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """A hash of each word `signs[starts[i]:ends[i]]`, eight bytes at a time; no two words of eight
+    bytes or fewer have the same.
+    """
+    padded = signs + bytes(8)
+    eights = np.ndarray(len(signs) + 1, "<u8", padded, strides=(1,))
+    lengths = ends - starts
+    hashes = _spread(eights[starts] & _FIRST[np.minimum(lengths, 8)])
+    longer, at = np.flatnonzero(lengths > 8), 8
+    while len(longer):
+        left = lengths[longer] - at
+        here = eights[starts[longer] + at] & _FIRST[np.minimum(left, 8)]
+        hashes[longer] = _spread(hashes[longer] * _MULTIPLY + here)
+        longer, at = longer[left > 8], at + 8
+        if at >= LONG_WORD:
+            # What is no word of a person, such as a coded file: not a step for each eight bytes.
+            for place in longer.tolist():
+                whole = hashlib.blake2b(signs[starts[place] : ends[place]], digest_size=8).digest()
+                hashes[place] = int.from_bytes(whole, "little")
+            break
+    return hashes
 
 
-def _sets_of(units: Sequence[Parts], size: int) -> Shingles:
+def _sets_of(units: Units, texts: Shingles) -> tuple[np.ndarray, np.ndarray]:
     """The set of each unit: the runs of its texts, each mixed with the part it stands in."""
-    # A message that stands in the history of many rows is read once.
-    numbers: dict[str, int] = {}
-    taken: list[int] = []
-    parts: list[int] = []
-    counts: list[int] = []
-    for unit in units:
-        before = len(taken)
-        for part, texts in enumerate(unit):
-            taken += [numbers.setdefault(text, len(numbers)) for text in texts]
-            parts += [part] * len(texts)
-        counts.append(len(taken) - before)
-    found = _some(shingles_of(list(numbers), size), np.array(taken, np.int64))
-    tags = np.repeat(_mixed(np.array(parts, np.uint64)), np.diff(found.offsets))
-    ends = np.cumsum([0, *counts])
-    return Shingles(_mixed(found.hashes ^ tags), found.offsets[ends])
-
-
-def _some(shingles: Shingles, places: np.ndarray) -> Shingles:
-    """The runs of the texts at `places`, in that order."""
-    counts = np.diff(shingles.offsets)[places]
+    counts = np.diff(texts.offsets)[units.members]
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    taken = np.arange(offsets[-1]) + np.repeat(shingles.offsets[places] - offsets[:-1], counts)
-    return Shingles(shingles.hashes[taken], offsets)
+    hashes = np.empty(offsets[-1], np.uint64)
+    tags = _mixed(units.parts.astype(np.uint64))
+    # Some at a time: arrays that fit a processor's cache.
+    for start in range(0, len(units.members), MEMBERS):
+        here = slice(start, start + MEMBERS)
+        found, _ = _some(texts.hashes, texts.offsets, units.members[here])
+        of_part = np.repeat(tags[here], counts[here])
+        hashes[offsets[start] :][: len(found)] = _mixed(found ^ of_part)
+    return hashes, offsets[units.offsets]
 
 
-def _sketches(sets: Shingles) -> RMinHashDigestMatrix:
+def _some(
+    hashes: np.ndarray, offsets: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The runs of the texts at `places`, in that order."""
+    counts = np.diff(offsets)[places]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    taken = np.arange(ends[-1]) + np.repeat(offsets[places] - ends[:-1], counts)
+    return hashes[taken], ends
+
+
+def _sketches(hashes: np.ndarray, offsets: np.ndarray) -> RMinHashDigestMatrix:
     return RMinHash.digest_matrix_from_flat_token_hashes(
-        sets.hashes, sets.offsets.astype(np.uint64), PERMUTATIONS, SEED
+        hashes, offsets.astype(np.uint64), PERMUTATIONS, SEED
     )
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:
     return (hashes ^ (hashes >> np.uint64(33))) * _FINISH
+
+
+def _spread(hashes: np.ndarray) -> np.ndarray:
+    hashes = _mixed(hashes)
+    return hashes ^ (hashes >> np.uint64(32))

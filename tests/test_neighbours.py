@@ -6,16 +6,19 @@ import random
 import unicodedata
 from itertools import combinations
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from builders import prompt, reply, tables_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_rules import jaccard, shingles
 from real import real
 
 from dataset_builder.export import read_export
-from dataset_builder.neighbours import jaccard, near_repeats, shingles
+from dataset_builder.neighbours import near_repeats
 from dataset_builder.screening import _order
-from dataset_builder.shingles import shared_buckets, shingles_of, words
+from dataset_builder.shingles import Units, shared_buckets, shingles_of, words
 from dataset_builder.split import letters_and_digits, normalised
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
@@ -30,6 +33,24 @@ texts = st.lists(
     st.sampled_from(["red", "green", "Blue", "one", "two,", "three", "four", "five", "…", "六"]),
     max_size=16,
 ).map(" ".join)
+
+
+def repeats_of(rows):
+    """The names of `rows` (each its parts, a part its texts) that repeat one before them."""
+    said = [
+        (number, part, text)
+        for number, row in enumerate(rows.values())
+        for part, texts in enumerate(row)
+        for text in texts
+    ]
+    owners, parts = (np.array([each[n] for each in said], np.int64) for n in (0, 1))
+    units = Units(
+        pa.array([each[2] for each in said], pa.string()),
+        np.arange(len(said)),
+        parts,
+        np.searchsorted(owners, np.arange(len(rows) + 1)),
+    )
+    return [list(rows)[place] for place in near_repeats(units)]
 
 
 def near(one, other):
@@ -60,14 +81,14 @@ def test_repeats_are_those_that_counting_finds(pairs, chance):
     # Near copies too, or most examples would hold no pair.
     copies = [(said, f"{asked} {chance.choice(['', 'please', '!'])}") for said, asked in pairs * 2]
     rows = {str(n): (said, (asked,)) for n, (said, asked) in enumerate([*pairs, *copies])}
-    assert near_repeats(rows) == greedy(rows)
+    assert repeats_of(rows) == greedy(rows)
 
 
 def test_runs_in_arrays_are_the_runs_of_each_text():
     chance = random.Random(3)
     some = [" ".join(chance.choices("abcdefgh", k=n)) for n in [0, 1, 2, 3, 9, 40, 1, 0]]
     for size in (1, 3, 8):
-        found = shingles_of(some, size)
+        found = shingles_of(pa.array(some), size)
         for one, other in combinations(range(len(some)), 2):
             ours, theirs = (
                 set(found.hashes[found.offsets[at] : found.offsets[at + 1]].tolist())
@@ -91,8 +112,8 @@ def test_folding_keeps_letters_and_digits(text):
 
 def test_a_text_that_resembles_none_shares_no_bucket():
     tree = "What is the tallest tree that ever grew in Wales?"
-    units = [((text,),) for text in (LONG, LONG + " please", tree)]
-    assert set(shared_buckets(units, 3)) == {0, 1}
+    texts = pa.array([LONG, LONG + " please", tree])
+    assert set(shared_buckets(Units.single(texts), shingles_of(texts, 3))) == {0, 1}
 
 
 def test_a_chain_of_small_changes_is_not_one_cluster():
@@ -100,7 +121,7 @@ def test_a_chain_of_small_changes_is_not_one_cluster():
     chain = [" ".join([*asked[at:], *(f"w{n}" for n in range(at))]) for at in range(8)]
     assert near(((chain[0],),), ((chain[1],),))
     assert not near(((chain[0],),), ((chain[-1],),))
-    kept = set("01234567") - set(near_repeats({str(n): ((text,),) for n, text in enumerate(chain)}))
+    kept = set("01234567") - set(repeats_of({str(n): ((text,),) for n, text in enumerate(chain)}))
     assert "0" in kept
     assert len(kept) > 1
 
@@ -210,7 +231,7 @@ def test_on_real_files_the_repeats_are_those_that_counting_finds():
 def test_near_repeats_stand_in_the_train_texts_as_copies_do():
     with gzip.open(real("oasst/oasst1_en_train.texts.jsonl.gz"), "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line, _ in zip(file, range(6_000), strict=False)]
-    repeats = near_repeats({str(n): ((text,),) for n, text in enumerate(texts)})
+    repeats = repeats_of({str(n): ((text,),) for n, text in enumerate(texts)})
     folded = {normalised(text) for text in texts}
     kept = [text for n, text in enumerate(texts) if str(n) not in set(repeats)]
     # Copies go, and some more that only resemble one.

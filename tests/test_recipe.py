@@ -1,7 +1,7 @@
 import msgspec
 import polars as pl
 import pytest
-from builders import prompt, reply, tables_of
+from builders import example, prompt, reply, tables_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from real import real
@@ -20,7 +20,7 @@ from dataset_builder.recipe import (
     recipe_names,
 )
 from dataset_builder.rules import rules
-from dataset_builder.shape import example, stated_limit
+from dataset_builder.shape import stated_limit
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
 from dataset_builder.wordings import TRAINING, state_limit

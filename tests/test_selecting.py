@@ -7,7 +7,7 @@ from itertools import pairwise
 import msgspec
 import plain_rules
 import pytest
-from builders import prompt, reply, tables_of
+from builders import example, prompt, reply, tables_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
@@ -17,7 +17,6 @@ from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.labels import Labels
 from dataset_builder.recipe import Cap, Keep, Recipe, Shape, load_recipe, recipe_names
-from dataset_builder.shape import example
 from dataset_builder.strata import proportional_order
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant, shares

@@ -3,11 +3,13 @@ import re
 from collections import Counter
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 from builders import message, prompt, reply, tables_of, threads_of, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_rules import jaccard, shingles
 from real import real
 
 from dataset_builder.artifacts import read_json
@@ -15,7 +17,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.forest import join_exports
 from dataset_builder.manifest import Sources
-from dataset_builder.neighbours import jaccard, near_prompts, shingles
+from dataset_builder.neighbours import near_prompts
 from dataset_builder.split import normalised, side
 from dataset_builder.tables import HELDOUT, MESSAGES, REJECTS, THREADS, read_table
 from dataset_builder.threads import SQL, database, make_tables, run_sql, write_tables
@@ -299,6 +301,15 @@ def test_the_held_out_share_grows_around_what_was_held_out_before():
 LONG = "How do I keep the bread that I bake at home from getting a hard crust after one single day"
 
 
+def near_names(prompts, held_out):
+    texts, asked = (
+        pa.chunked_array([pa.array(list(some), pa.string())])
+        for some in ([text for text, _ in held_out], prompts.values())
+    )
+    is_root = np.array([is_root for _, is_root in held_out], bool)
+    return sorted(list(prompts)[place] for place in near_prompts(asked, texts, is_root))
+
+
 def test_a_prompt_near_a_held_out_one_is_found_and_a_mere_relative_is_not():
     prompts = {
         "same": LONG.upper() + "!!",
@@ -308,7 +319,7 @@ def test_a_prompt_near_a_held_out_one_is_found_and_a_mere_relative_is_not():
         "hello": "Hello",
     }
     held_out = [(LONG, True), ("thanks", False), ("hello", True)]
-    assert near_prompts(prompts, held_out) == ["hello", "near", "same"]
+    assert near_names(prompts, held_out) == ["hello", "near", "same"]
 
 
 words = st.lists(
@@ -334,7 +345,7 @@ def test_minhash_finds_the_pairs_that_counting_finds(ours, theirs):
             for other in held_out
         )
     )
-    assert near_prompts(prompts, [(text, True) for text in held_out]) == plain
+    assert near_names(prompts, [(text, True) for text in held_out]) == plain
 
 
 def test_a_training_thread_with_a_held_out_prompt_anywhere_in_it_is_marked(tmp_path):
