@@ -8,6 +8,7 @@ read costs that row alone.
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +53,24 @@ def read_export(
         met += rows
         report(met)
 
-    return export_of(path, name, joined(read_shard(shard, more) for shard in shards_of(path)))
+    with ThreadPoolExecutor(1) as pool:
+        # Beside the reading: hashing holds nobody up.
+        digest = pool.submit(_digest, path)
+        part = joined(read_shard(shard, more) for shard in shards_of(path))
+        return _export(path, name, part, *digest.result())
 
 
 def export_of(path: Path, name: str | None, part: Part) -> Export:
     """The export at `path`, of which `part` is all. Raises InputError where it holds no rows."""
+    return _export(path, name, part, *_digest(path))
+
+
+def _digest(path: Path) -> tuple[str, int]:
     with reading(path), path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+
+
+def _export(path: Path, name: str | None, part: Part, sha256: str, size: int) -> Export:
     if not part.rows:
         raise InputError(f"{path}: holds no rows", WANTED)
     return Export(name or path.name, sha256, size, part.form, part.rows, part.met, part.refusals)

@@ -55,23 +55,20 @@ def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Line
     held, dropped = b"", 0  # of the line that is not yet whole: what is held, and how much is not
     while end is None or at < end:
         chunk = file.read(_wanted(at + dropped + len(held), end))
-        data = held + chunk
-        cut = data.rfind(b"\n") + 1 if chunk else len(data)
-        if cut or (dropped and not chunk):
-            pieces = data[:cut].split(b"\n")
-            if chunk:
-                pieces.pop()
+        pieces = (held + chunk).split(b"\n")
+        held = pieces.pop() if chunk else b""
+        if not chunk and not pieces[0] and not dropped:
+            return
+        if pieces:
             lengths = [len(piece) + 1 for piece in pieces]
             lengths[0] += dropped
-            if not chunk:
-                lengths[-1] -= 1
+            lengths[-1] -= not chunk
             offsets = [*accumulate(lengths, initial=at)]
             at, dropped = offsets.pop(), 0
             whole = len(pieces) if end is None else bisect_left(offsets, end)
             yield _lines(offsets[:whole], pieces[:whole], lengths)
         if not chunk:
             return
-        held = data[cut:]
         if len(held) > LINE_BYTES:
             held, dropped = b"", dropped + len(held)
 

@@ -6,8 +6,8 @@ no refusal is ever made here.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import chain
-from operator import attrgetter
+from itertools import chain, repeat
+from operator import attrgetter, is_
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from dataset_builder.columns import MET
 from dataset_builder.lines import Lines
-from dataset_builder.messages import ESCAPED, Count, repeated_key
+from dataset_builder.messages import ESCAPED, Count
 from dataset_builder.rows import Form
 
 _Text = str | UnsetType | None
@@ -69,7 +69,7 @@ class _Message(msgspec.Struct, gc=False):
     # Not kept, but no key may stand twice in them either.
     user_id: _Text = UNSET
     detoxify: _Detoxify | UnsetType | None = UNSET
-    events: msgspec.Raw | UnsetType = UNSET
+    events: UnsetType | None = UNSET
 
 
 class _Nested(_Message, gc=False):
@@ -88,7 +88,7 @@ class _Tree(msgspec.Struct, gc=False):
     prompt: _Nested
     message_tree_id: _Text = UNSET
     tree_state: _Text = UNSET
-    origin: msgspec.Raw | UnsetType = UNSET
+    origin: UnsetType | None = UNSET
 
 
 # What a line may be: a tree; a message, maybe with replies; a message with labels as lists.
@@ -213,6 +213,7 @@ def _table(rows: list[Any], walked: _Walked, content: bytes) -> tuple[pa.Table, 
     own = columns.pop("message_tree_id"), columns["tree_state"]
     if rows and type(rows[0]) is _Tree:
         reader.colons += len(rows)  # `prompt`
+        reader.column(rows, "origin", pa.null())
         said = [
             reader.column(rows, name, pa.string()) for name in ("message_tree_id", "tree_state")
         ]
@@ -224,7 +225,8 @@ def _table(rows: list[Any], walked: _Walked, content: bytes) -> tuple[pa.Table, 
     tree_id, tree_state = (_without_empty(column).take(row_of) for column in said)
     columns["tree_id"] = pc.coalesce(tree_id, _without_empty(own[0]))
     columns["tree_state"] = pc.coalesce(tree_state, own[1])
-    odd = walked.odd | reader.unread(nodes, walked.row_of, rows)
+    reader.unread(nodes)
+    odd = set(walked.odd)
     selves = pc.equal(columns["parent_id"], columns["message_id"])
     odd |= {walked.row_of[n] for n in np.flatnonzero(pc.fill_null(selves, False))}
     # The parser keeps the last of two equal keys, drops those it does not know, and says nothing.
@@ -265,23 +267,13 @@ class _Reader:
         entries = pa.StructArray.from_arrays(arrays, fields=fields)
         return pa.ListArray.from_arrays(pa.array(offsets), entries, type=kind, mask=missing)
 
-    def unread(self, nodes: list[Any], row_of: list[int], rows: list[Any]) -> set[int]:
-        """The rows in which what is not kept names a key twice; counts its colons."""
-        self._known([node.replies for node in nodes])
-        self._counted(pa.array(self._known([node.user_id for node in nodes]), pa.string()))
+    def unread(self, nodes: list[Any]) -> None:
+        """Counts the colons of what is not kept."""
+        for name in ("replies", "events"):
+            self._known(list(map(attrgetter(name), nodes)))
+        self.column(nodes, "user_id", pa.string())
         scores = self._known([node.detoxify for node in nodes])
-        self.colons += len(_Detoxify.__struct_fields__) * sum(each is not None for each in scores)
-        raws = [(row, node.events) for row, node in zip(row_of, nodes, strict=True)]
-        if rows and type(rows[0]) is _Tree:
-            raws += [(number, row.origin) for number, row in enumerate(rows)]
-        odd = set()
-        for row, raw in raws:
-            if raw is not UNSET:
-                text = bytes(raw)
-                self.colons += 1 + text.count(b":")
-                if text != b"null" and _repeats(text):
-                    odd.add(row)
-        return odd
+        self.colons += len(_Detoxify.__struct_fields__) * (len(scores) - scores.count(None))
 
     def _maps(self, maps: list[Any], kind: pa.ListType) -> tuple[list[Any], list[int | None]]:
         # Most messages have the same names.
@@ -313,8 +305,9 @@ class _Reader:
 
     def _known(self, values: list[Any]) -> list[Any]:
         """`values` with None for an absent key; the others bring a colon each."""
-        self.colons += sum(value is not UNSET for value in values)
-        return [None if value is UNSET else value for value in values]
+        absent = sum(map(is_, values, repeat(UNSET)))
+        self.colons += len(values) - absent
+        return [None if value is UNSET else value for value in values] if absent else values
 
     def _counted(self, texts: pa.Array) -> pa.Array:
         self.colons += _count_colons(texts.buffers()[2] or b"")
@@ -327,11 +320,3 @@ def _count_colons(content: Any) -> int:
 
 def _without_empty(texts: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-
-
-def _repeats(content: bytes) -> bool:
-    """Whether a key stands twice in one object, or nobody can tell."""
-    try:
-        return repeated_key(content) is not None
-    except (ValueError, RecursionError):
-        return True
