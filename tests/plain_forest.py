@@ -73,9 +73,9 @@ def _nodes(row: Row) -> list[tuple[Row, int | None, Any]]:
 def _message(node: Row, place: int | None, above: Any, tree: Row) -> Row | str:
     parent_id = node.get("parent_id")
     if above is not None:
-        if parent_id is None:
-            parent_id = above["message_id"]
-        if parent_id != above["message_id"]:
+        above_id = above["message_id"] or None
+        parent_id = above_id if parent_id is None else parent_id
+        if above_id is None or parent_id != above_id:
             return "parent"
     if not node.get("message_id") or node.get("text") is None or node.get("role") is None:
         return "incomplete"
@@ -85,8 +85,9 @@ def _message(node: Row, place: int | None, above: Any, tree: Row) -> Row | str:
         return "self_parent"
     if "\0" in node["text"]:
         return "nul"
-    labels = node.get("labels")
-    emojis = node.get("emojis")
+    labels, emojis = (
+        None if node.get(name) is None else node[name].items() for name in ("labels", "emojis")
+    )
     return {
         "message_id": node["message_id"],
         "parent_id": parent_id,
@@ -95,8 +96,8 @@ def _message(node: Row, place: int | None, above: Any, tree: Row) -> Row | str:
         "lang": node.get("lang"),
         "rank": node.get("rank"),
         "deleted": node.get("deleted"),
-        "labels": labels and [{"name": key, **label} for key, label in labels.items()],
-        "emojis": emojis and [{"name": key, "count": n} for key, n in emojis.items()],
+        "labels": None if labels is None else [{"name": key, **label} for key, label in labels],
+        "emojis": None if emojis is None else [{"name": key, "count": n} for key, n in emojis],
         "tree_id": tree.get("message_tree_id") or node.get("message_tree_id") or None,
         "tree_state": tree.get("tree_state") or node.get("tree_state"),
         "nested": place,
