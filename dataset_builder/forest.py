@@ -7,12 +7,14 @@ siblings.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataset_builder.columns import MET
 from dataset_builder.errors import InputError
 from dataset_builder.export import Export
 from dataset_builder.lines import Place
@@ -26,6 +28,9 @@ from dataset_builder.words import count_words
 # Messages from root to leaf. The deepest of Open Assistant's has 7; a history is stored with each
 # of its replies, so that the cost of a chain grows with its square.
 DEPTH = 200
+
+# Texts that become one array.
+PIECE_ROWS = 2**17
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,15 @@ Refused = dict[int, tuple[str, str]]
 
 
 def join_exports(exports: Iterable[Export]) -> Forest:
-    """The forest of all `exports`. Raises InputError where most of a file is refused."""
+    """The forest of all `exports`. Raises InputError where most of a file is refused.
+
+    Of exports that come by an iterator no column is held twice.
+    """
     # By content, so that naming the files in another order makes the same forest.
     exports = sorted(exports, key=lambda export: (export.sha256, export.name))
     merged = merge_exports(exports)
+    counts = [export.met.num_rows + len(export.refusals) for export in exports]
+    exports = [replace(export, met=MET.empty_table()) for export in exports]
     refusals = [
         [*export.refusals, *more] for export, more in zip(exports, merged.refusals, strict=True)
     ]
@@ -81,7 +91,7 @@ def join_exports(exports: Iterable[Export]) -> Forest:
     files = []
     for number, export in enumerate(exports):
         refused = Counter(refusal.reason for refusal in refusals[number])
-        met = export.met.num_rows + len(export.refusals)
+        met = counts[number]
         assert met == kept[number] + refused.total() + merged.repeats[number], export.name
         _refuse_file(export, refused, met)
         files.append(
@@ -187,30 +197,43 @@ def _messages_table(merged: Merged, links: _Links, sources: list[str]) -> pa.Tab
     What hangs together is one tree, whatever the rows say: that of its topmost message.
     """
     _, top, _ = _lifted(links.parent)
-    tops = pa.array(merged.rows[top])
-    tree_ids = pc.coalesce(merged.met["tree_id"].take(tops), merged.met["message_id"].take(tops))
+    met, tops = merged.met, pa.array(merged.rows[top])
+    tree_ids = pc.coalesce(met["tree_id"].take(tops), met["message_id"].take(tops))
     numbers = np.flatnonzero(links.standing)
     keys = pa.table({"tree_id": tree_ids, "message_id": links.ids}).take(pa.array(numbers))
     by_key = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
     numbers = numbers[by_key]
-    rows = pa.array(merged.rows[numbers])
     columns = {
-        name: merged.met[name].take(rows)
-        for name in MESSAGES.schema.names
-        if name in merged.met.column_names
-    }
-    columns |= {
         "tree_id": keys["tree_id"].take(by_key),
         "place": pa.array(merged.place[numbers], pa.int32()),
-        # An exporter that drops false writes no key at all.
-        "deleted": pc.fill_null(columns["deleted"], False),
-        "synthetic": pc.fill_null(columns["synthetic"], False),
-        "words": _words(columns["text"]),
         "source": pa.array(sources, pa.string()).take(pa.array(merged.export[numbers])),
     }
-    return checked(
-        pa.table([columns[name] for name in MESSAGES.schema.names], MESSAGES.schema.names), MESSAGES
-    )
+    # Each is let go of when it is taken.
+    left = {name: met[name] for name in met.column_names if name in MESSAGES.schema.names}
+    merged.met = met = MET.empty_table()
+    rows = merged.rows[numbers]
+    for name in list(left):
+        column = left.pop(name)
+        if name not in columns:
+            columns[name] = _taken(column, rows)
+        del column
+    # An exporter that drops false writes no key at all.
+    for name in ("deleted", "synthetic"):
+        columns[name] = pc.fill_null(columns[name], False)
+    columns["words"] = _words(columns["text"])
+    return checked(pa.table({name: columns[name] for name in MESSAGES.schema.names}), MESSAGES)
+
+
+def _taken(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
+    """The values in these rows. Of texts, by views and a piece at a time: 2 GiB is the most that
+    one array of Arrow's strings can hold.
+    """
+    if not pa.types.is_string(column.type):
+        return column.take(pa.array(rows))
+    texts = pl.Series(column)
+    pieces = [rows[begin : begin + PIECE_ROWS] for begin in range(0, len(rows), PIECE_ROWS)]
+    found = [texts.gather(piece).to_arrow().cast(pa.string()) for piece in pieces]
+    return pa.chunked_array(found, pa.string())
 
 
 def _words(texts: pa.ChunkedArray) -> pa.Array:

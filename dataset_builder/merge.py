@@ -57,7 +57,7 @@ def merge_exports(exports: list[Export]) -> Merged:
     """The messages of `exports`, which come sorted by sha256; other text, role or parent under a
     known id is refused.
     """
-    met = pa.concat_tables([MET.empty_table(), *(export.met for export in exports)])
+    met = pa.concat_tables([export.met for export in exports] or [MET.empty_table()])
     export = np.repeat(np.arange(len(exports)), [each.met.num_rows for each in exports])
     code = _codes(met["message_id"])
     first = np.full(len(code), -1)

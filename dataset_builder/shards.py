@@ -106,7 +106,19 @@ def joined(parts: Iterable[Part]) -> Part:
             lines + part.lines,
             messages + part.met.num_rows,
         )
-    return Part(pa.concat_tables(tables), refusals, rows, lines, form)
+    return Part(_put_together(tables), refusals, rows, lines, form)
+
+
+def _put_together(tables: list[pa.Table]) -> pa.Table:
+    """One table of `tables`, which are let go of column by column."""
+    chunks = {name: [each for table in tables for each in table[name].chunks] for name in MET.names}
+    tables.clear()
+    columns = {}
+    for field in MET:
+        column = pa.table({field.name: pa.chunked_array(chunks.pop(field.name), field.type)})
+        # Of 2 GiB of texts it has several chunks.
+        columns[field.name] = column.combine_chunks()[field.name]
+    return pa.table(columns, schema=MET)
 
 
 @contextmanager
