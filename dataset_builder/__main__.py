@@ -112,7 +112,7 @@ def build(
                 path, name, lambda rows: status.update(f"reading {path.name}: {rows:,} rows")
             )
 
-        exports = [read(path, name) for path, name in hub.find_sources(source)]
+        exports = iter([read(path, name) for path, name in hub.find_sources(source)])
         status.update("making threads")
         tables = make_tables(exports, held_out)
         if expect:

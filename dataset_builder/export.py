@@ -1,31 +1,23 @@
 """The border: reads every form of an Open Assistant export, bounded and strict, and refuses rows
 with a reason.
 
-A foreign file meets nothing but this module. Lines are cut by hand and never grow beyond a bound,
-the parser is strict, trees are walked with a stack, and a row that cannot be read costs that row
-alone.
+A foreign file meets nothing but this module and those it calls. Lines are cut by hand and never
+grow beyond a bound, the parser is strict, trees are walked with a stack, and a row that cannot be
+read costs that row alone.
 """
 
 import hashlib
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dataset_builder.columns import met_of_table
 from dataset_builder.errors import InputError
-from dataset_builder.lines import LINE_BYTES, Place, lines_of, refuse_bomb, unpacked
-from dataset_builder.messages import Row, may_repeat_a_key, repeated_key
-from dataset_builder.rows import Form, Found, Met, Refusal, loose_row, refused, typed_row
-
-WANTED = (
-    "wanted: Open Assistant trees, messages or threads (.jsonl, .jsonl.gz, .jsonl.zst) "
-    "or Hub parquet"
-)
+from dataset_builder.rows import Form, Met, Refusal
+from dataset_builder.shards import WANTED, Part, joined, read_shard, reading, shards_of
 
 
 @dataclass
@@ -36,9 +28,14 @@ class Export:
     sha256: str
     bytes: int
     form: Form
-    rows: int = 0
-    messages: list[Met] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
+    rows: int
+    met: pa.Table  # its messages, of columns.MET, in the order of the file
+    refusals: list[Refusal]
+
+    @property
+    def messages(self) -> list[Met]:
+        """The messages one by one, for whoever looks at a few."""
+        return met_of_table(self.met)
 
 
 def read_export(
@@ -49,79 +46,31 @@ def read_export(
     `report` is called now and then with the number of rows met so far. Raises InputError where the
     file is missing, cannot be unpacked, or holds nothing.
     """
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            export = Export(name or path.name, sha256, file.tell(), "messages")
-            file.seek(0)
-            magic = file.read(4)
-            file.seek(0)
-            if magic == b"PAR1":
-                export.form = "parquet"
-                found = _in_parquet(file, export.bytes, str(path))
-            else:
-                found = _in_lines(unpacked(file, magic, str(path)))
-            for each in found:
-                _take(each, export, report)
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
-        raise InputError(f"{path}: cannot be read: {reason}", WANTED) from error
-    if not export.rows:
+    met = 0
+
+    def more(rows: int) -> None:
+        nonlocal met
+        met += rows
+        report(met)
+
+    with ThreadPoolExecutor(1) as pool:
+        # Beside the reading: hashing holds nobody up.
+        digest = pool.submit(_digest, path)
+        part = joined(read_shard(shard, more) for shard in shards_of(path))
+        return _export(path, name, part, *digest.result())
+
+
+def export_of(path: Path, name: str | None, part: Part) -> Export:
+    """The export at `path`, of which `part` is all. Raises InputError where it holds no rows."""
+    return _export(path, name, part, *_digest(path))
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+
+
+def _export(path: Path, name: str | None, part: Part, sha256: str, size: int) -> Export:
+    if not part.rows:
         raise InputError(f"{path}: holds no rows", WANTED)
-    return export
-
-
-def _take(found: Found, export: Export, report: Callable[[int], None]) -> None:
-    form, messages = found
-    export.rows += 1
-    if export.form == "messages" and not export.messages:
-        export.form = form
-    for each in messages:
-        if isinstance(each, Met):
-            export.messages.append(each)
-        else:
-            export.refusals.append(each)
-    if export.rows % 1000 == 0:
-        report(export.rows)
-
-
-def _in_parquet(file: BinaryIO, packed_bytes: int, name: str) -> Iterator[Found]:
-    number = 0
-    parquet = pq.ParquetFile(file)
-    groups = range(parquet.num_row_groups)
-    said = sum(parquet.metadata.row_group(group).total_byte_size for group in groups)
-    refuse_bomb(said, packed_bytes, name)
-    for batch in parquet.iter_batches(batch_size=4096):
-        batch.validate(full=True)
-        for row in batch.to_pylist():
-            number += 1
-            yield loose_row(row, Place(number, None))
-
-
-def _in_lines(file: Any) -> Iterator[Found]:
-    decode = msgspec.json.Decoder(Row).decode
-    for at, content in lines_of(file):
-        if content is None:
-            yield refused(at, "too_long", f"more than {LINE_BYTES} bytes")
-            continue
-        escapes = b"\\u00" in content
-        try:
-            try:
-                row = decode(content)
-                suspicious = may_repeat_a_key(content, row, escapes)
-            except msgspec.ValidationError:
-                row, suspicious = None, True
-            key = repeated_key(content) if suspicious else None
-            if key is not None:
-                yield refused(at, "duplicate_key", f"`{key}` stands twice in one object")
-            elif row is not None:
-                yield typed_row(row, at, suspicious=escapes and b"\\u0000" in content)
-            else:
-                # One value of a wrong type costs its message, not the tree around it.
-                yield loose_row(msgspec.json.decode(content), at)
-        except RecursionError:
-            yield refused(at, "too_deep", "more levels than can be parsed")
-        except UnicodeDecodeError as error:
-            yield refused(at, "utf8", str(error))
-        except (msgspec.DecodeError, ValueError) as error:
-            yield refused(at, "json", str(error))
+    return Export(name or path.name, sha256, size, part.form, part.rows, part.met, part.refusals)

@@ -7,21 +7,30 @@ siblings.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from dataset_builder.columns import MET
 from dataset_builder.errors import InputError
-from dataset_builder.export import WANTED, Export, Refusal
+from dataset_builder.export import Export
+from dataset_builder.lines import Place
 from dataset_builder.manifest import SourceFile
-from dataset_builder.merge import FIELDS, Kept, merge_exports, values_of
+from dataset_builder.merge import Merged, merge_exports
+from dataset_builder.rows import Refusal
+from dataset_builder.shards import WANTED
 from dataset_builder.tables import MESSAGES, REJECTS, checked, table_of
 from dataset_builder.words import word_counts
 
 # Messages from root to leaf. The deepest of Open Assistant's has 7; a history is stored with each
 # of its replies, so that the cost of a chain grows with its square.
 DEPTH = 200
+
+# Texts that become one array.
+PIECE_ROWS = 2**17
 
 
 @dataclass(frozen=True)
@@ -33,28 +42,57 @@ class Forest:
     files: list[SourceFile]
 
 
+@dataclass
+class _Links:
+    """The messages that stand, by number: which is above which."""
+
+    ids: pa.ChunkedArray
+    role: pa.ChunkedArray
+    is_root: np.ndarray  # names no parent
+    parent: np.ndarray  # the number of the message above; -1 where there is none
+    standing: np.ndarray
+
+    def refuse(self, gone: list[int]) -> None:
+        """Takes messages out. What hangs below them is an orphan."""
+        self.standing[gone] = False
+        self.parent[~self.standing] = -1
+        above = np.flatnonzero(self.parent >= 0)
+        self.parent[above[~self.standing[self.parent[above]]]] = -1
+
+
+# Reasons and details by the number of the message.
+Refused = dict[int, tuple[str, str]]
+
+
 def join_exports(exports: Iterable[Export]) -> Forest:
-    """The forest of all `exports`. Raises InputError where most of a file is refused."""
+    """The forest of all `exports`. Raises InputError where most of a file is refused.
+
+    Of exports that come by an iterator no column is held twice.
+    """
     # By content, so that naming the files in another order makes the same forest.
     exports = sorted(exports, key=lambda export: (export.sha256, export.name))
-    refusals = {id(export): list(export.refusals) for export in exports}
-    merged = merge_exports(exports, refusals)
-    kept = merged.kept
+    merged = merge_exports(exports)
+    counts = [export.met.num_rows + len(export.refusals) for export in exports]
+    exports = [replace(export, met=MET.empty_table()) for export in exports]
+    refusals = [
+        [*export.refusals, *more] for export, more in zip(exports, merged.refusals, strict=True)
+    ]
+    links = _links(merged)
     for find in (_cycles, _misfits, _depths):
-        # Each looks at the links that the one before left: what hangs below a refused message is an
-        # orphan.
-        for message_id, reason, detail in find(kept):
-            gone = kept.pop(message_id)
-            refusals[id(gone.export)].append(Refusal(gone.met.at, message_id, reason, detail))
-    _settle_trees(kept)
-    kept_by_export = Counter(id(each.export) for each in kept.values())
+        # Each looks at the links that the one before left.
+        found = find(links)
+        for number, (reason, detail) in found.items():
+            row = int(merged.rows[number])
+            at = Place(merged.met["line"][row].as_py(), merged.met["byte_offset"][row].as_py())
+            refusal = Refusal(at, links.ids[number].as_py(), reason, detail)
+            refusals[merged.export[number]].append(refusal)
+        links.refuse(list(found))
+    kept = np.bincount(merged.export[links.standing], minlength=len(exports))
     files = []
-    for export in exports:
-        refused = Counter(refusal.reason for refusal in refusals[id(export)])
-        met = len(export.messages) + len(export.refusals)
-        assert met == kept_by_export[id(export)] + refused.total() + merged.repeats[id(export)], (
-            export.name
-        )
+    for number, export in enumerate(exports):
+        refused = Counter(refusal.reason for refusal in refusals[number])
+        met = counts[number]
+        assert met == kept[number] + refused.total() + merged.repeats[number], export.name
         _refuse_file(export, refused, met)
         files.append(
             SourceFile(
@@ -65,84 +103,80 @@ def join_exports(exports: Iterable[Export]) -> Forest:
                 rows=export.rows,
                 messages=met,
                 refused=dict(sorted(refused.items())),
-                merged=merged.repeats[id(export)],
-                conflicts=dict(sorted(merged.conflicts[id(export)].items())),
+                merged=merged.repeats[number],
+                conflicts=dict(sorted(merged.conflicts[number].items())),
             )
         )
-    return Forest(_messages_table(kept), _rejects_table(exports, refusals), files)
+    messages = _messages_table(merged, links, [export.sha256 for export in exports])
+    return Forest(messages, _rejects_table(exports, refusals), files)
 
 
-Refused = tuple[str, str, str]
+def _links(merged: Merged) -> _Links:
+    rows = pa.array(merged.rows)
+    ids, parents, role = (
+        merged.met[name].take(rows) for name in ("message_id", "parent_id", "role")
+    )
+    # Nobody is named null.
+    parent = pc.fill_null(pc.index_in(parents, value_set=ids, skip_nulls=True), -1)
+    return _Links(
+        ids,
+        role,
+        np.array(parents.is_null()),
+        np.array(parent, np.int64),
+        np.ones(len(rows), bool),
+    )
 
 
-def _cycles(kept: dict[str, Kept]) -> list[Refused]:
+def _cycles(links: _Links) -> Refused:
     """Messages that are their own ancestors."""
-    found = []
-    finished: set[str] = set()
-    for start in kept:
-        path: dict[str, None] = {}
-        at: str | None = start
-        while at is not None and at in kept and at not in finished and at not in path:
-            path[at] = None
-            at = kept[at].parent_id
-        if at in path:
-            circle = list(path)[list(path).index(at) :]
-            found += [
-                (each, "cycle", f"one of {len(circle)} messages in a circle") for each in circle
-            ]
-        finished.update(path)
-    return sorted(found)
-
-
-def _misfits(kept: dict[str, Kept]) -> list[Refused]:
-    """Messages by the same side as their parent, and roots that are replies."""
-    found = []
-    for message_id, each in kept.items():
-        message = each.met.message
-        parent = kept.get(each.parent_id) if each.parent_id is not None else None
-        if each.parent_id is None and message.role == "assistant":
-            found.append((message_id, "alternation", "a root by an assistant; wanted a prompter"))
-        elif parent and parent.met.message.role == message.role:
-            found.append((message_id, "alternation", f"{message.role} below {message.role}"))
+    above, _, _ = _lifted(links.parent)
+    # Who still has somebody above after so many steps has come into a circle, and all of a circle
+    # is come to.
+    found: Refused = {}
+    for start in np.unique(above[above >= 0]).tolist():
+        if start in found:
+            continue
+        circle = [start]
+        while (onward := int(links.parent[circle[-1]])) != start:
+            circle.append(onward)
+        found |= dict.fromkeys(circle, ("cycle", f"one of {len(circle)} messages in a circle"))
     return found
 
 
-def _depths(kept: dict[str, Kept]) -> list[Refused]:
+def _misfits(links: _Links) -> Refused:
+    """Messages by the same side as their parent, and roots that are replies."""
+    is_reply = np.array(pc.equal(links.role, "assistant"))
+    roots = np.flatnonzero(links.standing & links.is_root & is_reply)
+    root = ("alternation", "a root by an assistant; wanted a prompter")
+    found: Refused = dict.fromkeys(roots.tolist(), root)
+    same = (links.parent >= 0) & (is_reply == is_reply[links.parent])
+    for number in np.flatnonzero(same).tolist():
+        role = links.role[number].as_py()
+        found[number] = ("alternation", f"{role} below {role}")
+    return found
+
+
+def _depths(links: _Links) -> Refused:
     """Messages with DEPTH or more above them."""
-    depths: dict[str, int] = {}
-    for start in kept:
-        path = []
-        at: str | None = start
-        while at is not None and at in kept and at not in depths:
-            path.append(at)
-            at = kept[at].parent_id
-        depth = depths.get(at, 0) if at is not None else 0
-        for each in reversed(path):
-            depths[each] = depth = depth + 1
-    return [
-        (each, "too_deep", f"more than {DEPTH} messages deep")
-        for each, n in depths.items()
-        if n > DEPTH
-    ]
+    _, _, depth = _lifted(links.parent)
+    refused = ("too_deep", f"more than {DEPTH} messages deep")
+    return dict.fromkeys(np.flatnonzero(depth > DEPTH).tolist(), refused)
 
 
-def _settle_trees(kept: dict[str, Kept]) -> None:
-    """Gives every message the tree of its topmost ancestor: what hangs together is one tree,
-    whatever the rows say.
+def _lifted(parent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each message: who is above its topmost known ancestor, -1 but for circles; that ancestor;
+    and how many messages there are from it down. Each round sees twice as far.
     """
-    settled: set[str] = set()
-    for start in kept:
-        path = []
-        at = start
-        while at not in settled:
-            path.append(at)
-            parent_id = kept[at].parent_id
-            if parent_id is None or parent_id not in kept:
-                break
-            at = parent_id
-        for each in path:
-            kept[each].tree_id = kept[at].tree_id
-        settled.update(path)
+    above, top, depth = parent.copy(), np.arange(len(parent)), np.ones(len(parent), np.int64)
+    below = np.flatnonzero(above >= 0)
+    for _ in range(len(parent).bit_length()):
+        if not len(below):
+            break
+        onward = above[below]
+        above[below], top[below] = above[onward], top[onward]
+        depth[below] += depth[onward]
+        below = below[above[below] >= 0]
+    return above, top, depth
 
 
 def _refuse_file(export: Export, refused: Counter[str], met: int) -> None:
@@ -157,31 +191,56 @@ def _refuse_file(export: Export, refused: Counter[str], met: int) -> None:
         )
 
 
-def _messages_table(kept: dict[str, Kept]) -> pa.Table:
-    # By tree and id, so that the same messages are the same table however they arrived.
-    ordered = sorted(kept.items(), key=lambda item: (item[1].tree_id, item[0]))
-    rows = [each for _, each in ordered]
-    columns: dict[str, list[Any]] = {name: values_of(rows, name) for name in FIELDS}
-    columns |= {
-        "message_id": [message_id for message_id, _ in ordered],
-        "parent_id": [each.parent_id for each in rows],
-        "tree_id": [each.tree_id for each in rows],
-        "role": [each.met.message.role for each in rows],
-        "text": [each.met.message.text for each in rows],
-        "place": [each.place for each in rows],
-        # An exporter that drops false writes no key at all.
-        "deleted": [bool(value) for value in columns["deleted"]],
-        "synthetic": [bool(value) for value in columns["synthetic"]],
-        "words": word_counts(
-            pa.array((each.met.message.text for each in rows), pa.string())
-        ).tolist(),
-        "source": [each.export.sha256 for each in rows],
+def _messages_table(merged: Merged, links: _Links, sources: list[str]) -> pa.Table:
+    """The messages by tree and id, so that the same ones are the same table however they arrived.
+
+    What hangs together is one tree, whatever the rows say: that of its topmost message.
+    """
+    _, top, _ = _lifted(links.parent)
+    met, tops = merged.met, pa.array(merged.rows[top])
+    tree_ids = pc.coalesce(met["tree_id"].take(tops), met["message_id"].take(tops))
+    numbers = np.flatnonzero(links.standing)
+    keys = pa.table({"tree_id": tree_ids, "message_id": links.ids}).take(pa.array(numbers))
+    by_key = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    numbers = numbers[by_key]
+    columns = {
+        "tree_id": keys["tree_id"].take(by_key),
+        "place": pa.array(merged.place[numbers], pa.int32()),
+        "source": pa.array(sources, pa.string()).take(pa.array(merged.export[numbers])),
     }
-    columns = {name: columns[name] for name in MESSAGES.schema.names}
-    return checked(pa.table(columns, schema=MESSAGES.schema), MESSAGES)
+    # Each is let go of when it is taken.
+    left = {name: met[name] for name in met.column_names if name in MESSAGES.schema.names}
+    merged.met = met = MET.empty_table()
+    rows = merged.rows[numbers]
+    for name in list(left):
+        column = left.pop(name)
+        if name not in columns:
+            columns[name] = _taken(column, rows)
+        del column
+    # An exporter that drops false writes no key at all.
+    for name in ("deleted", "synthetic"):
+        columns[name] = pc.fill_null(columns[name], False)
+    columns["words"] = _words(columns["text"])
+    return checked(pa.table({name: columns[name] for name in MESSAGES.schema.names}), MESSAGES)
 
 
-def _rejects_table(exports: list[Export], refusals: dict[int, list[Refusal]]) -> pa.Table:
+def _taken(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
+    """The values in these rows. Of texts, by views and a piece at a time: 2 GiB is the most that
+    one array of Arrow's strings can hold.
+    """
+    if not pa.types.is_string(column.type):
+        return column.take(pa.array(rows))
+    texts = pl.Series(column)
+    pieces = [rows[begin : begin + PIECE_ROWS] for begin in range(0, len(rows), PIECE_ROWS)]
+    found = [texts.gather(piece).to_arrow().cast(pa.string()) for piece in pieces]
+    return pa.chunked_array(found, pa.string())
+
+
+def _words(texts: pa.ChunkedArray) -> pa.Array:
+    return pa.array(word_counts(texts), pa.int32())
+
+
+def _rejects_table(exports: list[Export], refusals: list[list[Refusal]]) -> pa.Table:
     rows = [
         {
             "source": export.name,
@@ -191,9 +250,7 @@ def _rejects_table(exports: list[Export], refusals: dict[int, list[Refusal]]) ->
             "reason": refusal.reason,
             "detail": refusal.detail,
         }
-        for export in exports
-        for refusal in sorted(
-            refusals[id(export)], key=lambda each: (each.at.line, each.message_id or "")
-        )
+        for export, refused in zip(exports, refusals, strict=True)
+        for refusal in sorted(refused, key=lambda each: (each.at.line, each.message_id or ""))
     ]
     return table_of(rows, REJECTS)

@@ -3,7 +3,9 @@ says of itself.
 """
 
 import gzip
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +15,9 @@ from dataset_builder.errors import InputError
 # No line of an export comes near it; a gzip of one endless line does.
 LINE_BYTES = 16 * 2**20
 
-CHUNK_BYTES = 2**20
+# What is read and decoded at once; what its decoded messages take goes with each such batch.
+CHUNK_BYTES = 4 * 2**20
+TAIL_BYTES = 2**16
 
 # What a packed file may unpack to: twenty times OASST2 whole, every state.
 UNPACKED_BYTES = 8 * 2**30
@@ -31,31 +35,71 @@ class Place(NamedTuple):
     byte_offset: int | None
 
 
-class Line(NamedTuple):
-    """A line of an unpacked file; `content` is None where it is longer than LINE_BYTES."""
+class Lines(NamedTuple):
+    """Lines of an unpacked file that follow each other, blank ones among them, without their ends.
 
-    at: Place
-    content: bytes | None
-
-
-def lines_of(file: Any) -> Iterator[Line]:
-    """The lines of an unpacked file, blank ones aside, without ever holding more than LINE_BYTES of
-    one.
+    A line longer than LINE_BYTES is None.
     """
-    number, start, held = 1, 0, 0
-    pieces: list[bytes] = []
-    while chunk := file.read(CHUNK_BYTES):
-        begin = 0
-        while begin < len(chunk):
-            end = chunk.find(b"\n", begin) + 1
-            piece = chunk[begin : end or len(chunk)]
-            begin += len(piece)
-            held += len(piece)
-            pieces = [*pieces, piece] if held <= LINE_BYTES else []
-            if end:
-                yield from _line(Place(number, start), pieces, held)
-                number, start, held, pieces = number + 1, start + held, 0, []
-    yield from _line(Place(number, start), pieces, held)
+
+    offsets: list[int]  # of each, in the file
+    contents: list[bytes | None]
+
+
+def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Lines]:
+    """The lines of `file` that begin at or after the byte `begin` and before `end`, some MB at a
+    time, without ever holding more than LINE_BYTES of one.
+
+    `file` can seek where `begin` is not 0.
+    """
+    at = _next_line(file, begin) if begin else 0
+    held, dropped = b"", 0  # of the line that is not yet whole: what is held, and how much is not
+    while end is None or at < end:
+        chunk = file.read(_wanted(at + dropped + len(held), end))
+        pieces = (held + chunk).split(b"\n")
+        held = pieces.pop() if chunk else b""
+        if not chunk and not pieces[0] and not dropped:
+            return
+        if pieces:
+            lengths = [len(piece) + 1 for piece in pieces]
+            lengths[0] += dropped
+            lengths[-1] -= not chunk
+            offsets = [*accumulate(lengths, initial=at)]
+            at, dropped = offsets.pop(), 0
+            whole = len(pieces) if end is None else bisect_left(offsets, end)
+            yield _lines(offsets[:whole], pieces[:whole], lengths)
+        if not chunk:
+            return
+        if len(held) > LINE_BYTES:
+            held, dropped = b"", dropped + len(held)
+
+
+def _lines(offsets: list[int], pieces: list[bytes], lengths: list[int]) -> Lines:
+    if not offsets[0]:
+        pieces[0] = pieces[0].removeprefix(b"\xef\xbb\xbf")
+    contents: list[bytes | None] = [*pieces]
+    if max(lengths) > LINE_BYTES:
+        for number in range(len(pieces)):
+            if lengths[number] > LINE_BYTES:
+                contents[number] = None
+    return Lines(offsets, contents)
+
+
+def _next_line(file: Any, begin: int) -> int:
+    """Moves `file` to where the first line at or after `begin` begins; returns that."""
+    at = begin - 1
+    file.seek(at)
+    while chunk := file.read(TAIL_BYTES):
+        end = chunk.find(b"\n") + 1
+        at += end or len(chunk)
+        if end:
+            break
+    file.seek(at)
+    return at
+
+
+def _wanted(at: int, end: int | None) -> int:
+    """How much to read next: up to `end`, and from there bit by bit, to finish its last line."""
+    return CHUNK_BYTES if end is None else min(CHUNK_BYTES, max(end - at, TAIL_BYTES))
 
 
 def unpacked(file: BinaryIO, magic: bytes, name: str) -> Any:
@@ -93,13 +137,3 @@ class _Bounded:
         self._met += len(chunk)
         refuse_bomb(self._met, self._packed.tell(), self._name)
         return chunk
-
-
-def _line(at: Place, pieces: list[bytes], held: int) -> Iterator[Line]:
-    content = b"".join(pieces)
-    if at.line == 1:
-        content = content.removeprefix(b"\xef\xbb\xbf")
-    if held > LINE_BYTES:
-        yield Line(at, None)
-    elif content.strip():
-        yield Line(at, content)

@@ -2,158 +2,201 @@
 
 Nothing depends on the order of files or rows. Of several contents under one id in a file the
 commonest stands; of several values of a field, the one from the source with the smallest sha256.
+What was met once, or always alike, stays in its columns; only copies that differ are looked at one
+by one.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
-from itertools import count
-from operator import attrgetter
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from dataset_builder.columns import CONTENT, FIELDS, MET, met_of_table, table_of_met, value_of
 from dataset_builder.export import Export
-from dataset_builder.messages import Message, emojis_of, known, labels_of
+from dataset_builder.messages import Message
 from dataset_builder.rows import Met, Refusal
 
-# What two copies of a message may differ in. Text, role and parent are what makes it the same.
-FIELDS = (
-    "lang",
-    "rank",
-    "deleted",
-    "synthetic",
-    "model_name",
-    "review_result",
-    "review_count",
-    "created_date",
-    "labels",
-    "emojis",
-    "tree_id",
-    "tree_state",
-)
-
-
-@dataclass(slots=True)
-class Kept:
-    """A message that stands in the forest so far; `place` and `tree_id` are settled.
-
-    `fields` holds, for a message met several times, what its copies say together.
-    """
-
-    met: Met
-    export: Export
-    place: int
-    tree_id: str
-    fields: dict[str, Any] | None = None
-
-    @property
-    def parent_id(self) -> str | None:
-        """The message above it; None at a root."""
-        return _parent(self.met)
+# Beyond every place among siblings.
+_NOWHERE = 2**31 - 1
 
 
 @dataclass
 class Merged:
-    """Each message once by id, and for each export, by its `id`: how many of its messages stood
+    """Each message once: the rows of `met` that stand, with their places among their siblings and
+    the numbers of their exports; by export what was refused, how many of its messages stood
     already, and for how many messages a field had another value.
     """
 
-    kept: dict[str, Kept]
-    repeats: Counter[int]
-    conflicts: dict[int, Counter[str]]
+    met: pa.Table
+    rows: np.ndarray
+    place: np.ndarray
+    export: np.ndarray
+    refusals: list[list[Refusal]]
+    repeats: list[int]
+    conflicts: list[Counter[str]]
 
 
-def merge_exports(exports: list[Export], refusals: dict[int, list[Refusal]]) -> Merged:
-    """The messages of `exports`, which come sorted by sha256; other text, role or parent under a
-    known id is added to `refusals`.
+@dataclass(slots=True)
+class _Kept:
+    """A message whose copies differ, as it stands so far: the first copy met, its row and export,
+    its place where its file nests it, and what the copies say together.
     """
-    merged = Merged({}, Counter(), {id(export): Counter() for export in exports})
-    for export in exports:
-        places: dict[str | None, Callable[[], int]] = defaultdict(lambda: count().__next__)
-        for group in _by_id(export):
-            _add(group, export, places, merged, refusals[id(export)])
+
+    met: Met
+    row: int
+    export: int
+    nested_place: int | None
+    fields: dict[str, Any]
+
+
+def merge_exports(exports: list[Export]) -> Merged:
+    """The messages of `exports`, which come sorted by sha256; other text, role or parent under a
+    known id is refused.
+    """
+    met = pa.concat_tables([export.met for export in exports] or [MET.empty_table()])
+    export = np.repeat(np.arange(len(exports)), [each.met.num_rows for each in exports])
+    code = _codes(met["message_id"])
+    first = np.full(len(code), -1)
+    first[code[::-1]] = np.arange(len(code))[::-1]
+    first = first[code]  # of each message, the row where its id was met first
+    differs = np.zeros(len(code), bool)
+    copies = np.flatnonzero(first != np.arange(len(code)))
+    differs[first[copies[~_same_rows(met, copies, first[copies])]]] = True
+    differs = differs[first]
+    rows = np.flatnonzero((first == np.arange(len(code))) & ~differs)
+    nested = np.array(pc.fill_null(met["nested_place"], _NOWHERE), np.int64)
+    alike = copies[~differs[copies]]
+    inside = alike[export[alike] == export[first[alike]]]
+    np.minimum.at(nested, first[inside], nested[inside])
+    merged = Merged(
+        met,
+        rows,
+        rows,
+        export[rows],
+        [[] for _ in exports],
+        np.bincount(export[alike], minlength=len(exports)).tolist(),
+        [Counter() for _ in exports],
+    )
+    order, nested = rows, nested[rows]
+    if differs.any():
+        kept = _settle_differing(np.flatnonzero(differs), code, export, exports, merged)
+        merged.met = pa.concat_tables([met, _table_of_kept(kept)])
+        merged.rows = np.append(rows, np.arange(len(code), merged.met.num_rows))
+        merged.export = np.append(merged.export, [each.export for each in kept]).astype(np.int64)
+        order = np.append(order, [each.row for each in kept])
+        places = [_NOWHERE if each.nested_place is None else each.nested_place for each in kept]
+        nested = np.append(nested, places)
+    parents = merged.met["parent_id"].take(pa.array(merged.rows))
+    merged.place = _places(parents, nested, order, merged.export)
     return merged
 
 
-def tree_state(met: Met) -> str | None:
-    """The state of the message's tree, wherever its row says it."""
-    return met.tree_state or known(met.message.tree_state)
+def _codes(texts: pa.ChunkedArray) -> np.ndarray:
+    """Equal numbers, from 0, for equal texts."""
+    encoded = texts.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy()
 
 
-def value_of(met: Met, name: str) -> Any:
-    """The field `name` of a message in the one form that all exports share; None where unknown."""
-    if name == "labels":
-        return labels_of(met.message)
-    if name == "emojis":
-        return emojis_of(met.message)
-    if name == "tree_id":
-        return met.tree_id
-    return tree_state(met) if name == "tree_state" else known(getattr(met.message, name))
+def _same_rows(met: pa.Table, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether the rows `one` say the same as the rows `other`, in all that is kept of them."""
+    same = np.ones(len(one), bool)
+    for name in (*CONTENT, *FIELDS):
+        if len(one):
+            column = met[name]
+            ours, theirs = (column.take(pa.array(rows)).combine_chunks() for rows in (one, other))
+            same &= _same(ours, theirs)
+    return same
 
 
-def values_of(rows: list[Kept], name: str) -> list[Any]:
-    """The field `name` of each of `rows`, None where unknown."""
-    if name in ("labels", "emojis", "tree_id", "tree_state"):
-        return [each.fields[name] if each.fields else value_of(each.met, name) for each in rows]
-    get = attrgetter(name)
-    values = (each.fields[name] if each.fields else get(each.met.message) for each in rows)
-    return [None if value is UNSET else value for value in values]
+def _same(one: pa.Array, other: pa.Array) -> np.ndarray:
+    """Whether values are the same or both null; of numbers, bit for bit."""
+    if pa.types.is_list(one.type):
+        sizes, others = (
+            np.array(pc.fill_null(pc.list_value_length(each), -1)) for each in (one, other)
+        )
+        same = sizes == others
+        alike = pa.array(same)
+        entries = _same(one.filter(alike).flatten(), other.filter(alike).flatten())
+        of = np.repeat(np.flatnonzero(same), np.maximum(sizes[same], 0))
+        same[of[~entries]] = False
+        return same
+    if pa.types.is_struct(one.type):
+        fields = zip(one.flatten(), other.flatten(), strict=True)
+        return np.logical_and.reduce([_same(*pair) for pair in fields])
+    if pa.types.is_floating(one.type):
+        one, other = one.view(pa.int64()), other.view(pa.int64())
+    equal = pc.fill_null(pc.equal(one, other), False)
+    return np.array(pc.or_(equal, pc.and_(pc.is_null(one), pc.is_null(other))))
 
 
-def _by_id(export: Export) -> list[list[Met]]:
-    """The messages of one file, copies together, in the order in which they first appear."""
-    groups: dict[Any, list[Met]] = {}
-    for met in export.messages:
-        group = groups.setdefault(met.message.message_id, [])
-        group.append(met)
-    return list(groups.values())
+def _places(
+    parents: pa.ChunkedArray, nested: np.ndarray, order: np.ndarray, export: np.ndarray
+) -> np.ndarray:
+    """Each message's place among its siblings: as nested, or as met in its file, which `order`
+    tells; roots have no siblings.
+    """
+    places = np.where(nested < _NOWHERE, nested, 0)
+    met = np.flatnonzero((nested == _NOWHERE) & np.array(parents.is_valid()))
+    parent = _codes(parents.take(pa.array(met)))
+    by_parent = np.lexsort((order[met], parent, export[met]))
+    group = np.stack([export[met], parent])[:, by_parent]
+    begins = np.ones(len(met), bool)
+    begins[1:] = (group[:, 1:] != group[:, :-1]).any(axis=0)
+    at = np.arange(len(met))
+    places[met[by_parent]] = at - np.maximum.accumulate(np.where(begins, at, 0))
+    return places
+
+
+# ------------------------------------------------------------------------------ copies that differ
+
+
+def _settle_differing(
+    rows: np.ndarray, code: np.ndarray, export: np.ndarray, exports: list[Export], merged: Merged
+) -> list[_Kept]:
+    """What becomes of the messages in `rows`, whose copies are all among them."""
+    groups: dict[tuple[int, int], list[tuple[int, Met]]] = {}
+    mets = met_of_table(merged.met.take(pa.array(rows)))
+    for row, met in zip(rows.tolist(), mets, strict=True):
+        groups.setdefault((int(export[row]), int(code[row])), []).append((row, met))
+    kept: dict[int, _Kept] = {}
+    for (number, message), group in groups.items():
+        _add(message, [met for _, met in group], group[0][0], number, kept, exports, merged)
+    return list(kept.values())
 
 
 def _add(
+    message: int,
     group: list[Met],
-    export: Export,
-    places: dict[str | None, Callable[[], int]],
+    row: int,
+    number: int,
+    kept: dict[int, _Kept],
+    exports: list[Export],
     merged: Merged,
-    refusals: list[Refusal],
 ) -> None:
-    message_id = str(group[0].message.message_id)
-    standing = merged.kept.get(message_id)
-    if standing is None and len(group) == 1:
-        met = group[0]
-        place = _place(met, places)
-        merged.kept[message_id] = Kept(met, export, place, met.tree_id or message_id)
-        return
-    first, where = (standing.met, standing.export) if standing else (_commonest(group), export)
+    standing = kept.get(message)
+    first = standing.met if standing else _commonest(group)
+    where = exports[standing.export if standing else number].name
     same = [met for met in group if _content(met) == _content(first)]
     for met in group:
         if _content(met) != _content(first):
             detail = _contradiction(first, where, met)
-            refusals.append(Refusal(met.at, message_id, "conflict", detail))
+            message_id = str(met.message.message_id)
+            merged.refusals[number].append(Refusal(met.at, message_id, "conflict", detail))
     if not same:
         return
     fields, differing = _settled(same)
     if standing is None:
-        given = [met for met in same if met.nested_place is not None]
-        place = _place(
-            min(given, key=lambda met: met.nested_place or 0) if given else first, places
-        )
-        tree_id = fields["tree_id"] or message_id
-        merged.kept[message_id] = Kept(first, export, place, tree_id, fields)
-        merged.repeats[id(export)] += len(same) - 1
+        given = [met.nested_place for met in same if met.nested_place is not None]
+        kept[message] = _Kept(first, row, number, min(given, default=None), fields)
+        merged.repeats[number] += len(same) - 1
     else:
         differing |= _filled(standing, fields)
-        merged.repeats[id(export)] += len(same)
-    merged.conflicts[id(export)].update(differing)
-
-
-def _place(met: Met, places: dict[str | None, Callable[[], int]]) -> int:
-    """Its place among its siblings, as nested or as met so far; roots have no siblings."""
-    parent_id = _parent(met)
-    if met.nested_place is not None:
-        return met.nested_place
-    return 0 if parent_id is None else places[parent_id]()
+        merged.repeats[number] += len(same)
+    merged.conflicts[number].update(differing)
 
 
 def _settled(copies: list[Met]) -> tuple[dict[str, Any], set[str]]:
@@ -171,7 +214,7 @@ def _settled(copies: list[Met]) -> tuple[dict[str, Any], set[str]]:
     return fields, differing
 
 
-def _filled(standing: Kept, fields: dict[str, Any]) -> set[str]:
+def _filled(standing: _Kept, fields: dict[str, Any]) -> set[str]:
     """Gives `standing` what it lacks; the names in which it says otherwise."""
     if standing.fields is None:
         standing.fields = {name: value_of(standing.met, name) for name in FIELDS}
@@ -182,7 +225,6 @@ def _filled(standing: Kept, fields: dict[str, Any]) -> set[str]:
             standing.fields[name] = value
         elif value is not None and _plain(stands) != _plain(value):
             differing.add(name)
-    standing.tree_id = standing.fields["tree_id"] or standing.tree_id
     return differing
 
 
@@ -204,11 +246,11 @@ def _commonest(group: list[Met]) -> Met:
     return min(group, key=order)
 
 
-def _contradiction(first: Met, where: Export, met: Met) -> str:
+def _contradiction(first: Met, where: str, met: Met) -> str:
     names = ("text", "role", "parent_id")
     pairs = zip(names, _content(first), _content(met), strict=True)
     other = [name for name, one, two in pairs if one != two]
-    return f"line {first.at.line} of {where.name} has this id with another {', '.join(other)}"
+    return f"line {first.at.line} of {where} has this id with another {', '.join(other)}"
 
 
 def _content(met: Met) -> tuple[Any, Any, Any]:
@@ -216,6 +258,10 @@ def _content(met: Met) -> tuple[Any, Any, Any]:
     return message.text, message.role, message.parent_id
 
 
-def _parent(met: Met) -> str | None:
-    parent_id = met.message.parent_id
-    return parent_id if isinstance(parent_id, str) else None
+def _table_of_kept(kept: list[_Kept]) -> pa.Table:
+    table = table_of_met([each.met for each in kept])
+    for name in FIELDS:
+        kind = table.schema.field(name)
+        values = pa.array([each.fields[name] for each in kept], kind.type)
+        table = table.set_column(table.schema.get_field_index(name), kind, values)
+    return table

@@ -1,8 +1,4 @@
-"""A message as exports write it, typed, and the one form of its labels and emojis.
-
-Absent keys are kept apart from nulls only so that a key named twice can be told; `known` makes them
-the same.
-"""
+"""A message as exports write it, typed, and the one form of its labels and emojis."""
 
 import json
 import re
@@ -46,10 +42,6 @@ class Message(msgspec.Struct, gc=False):
     message_tree_id: str | UnsetType | None = UNSET
     tree_state: str | UnsetType | None = UNSET
     replies: list["Message"] | UnsetType | None = UNSET
-    # Not read; named so that `may_repeat_a_key` knows them.
-    user_id: msgspec.Raw | UnsetType = UNSET
-    detoxify: msgspec.Raw | UnsetType = UNSET
-    events: msgspec.Raw | UnsetType = UNSET
 
 
 class Thread(msgspec.Struct, gc=False):
@@ -65,13 +57,10 @@ class Row(Message, gc=False):
     thread_id: str | UnsetType | None = UNSET
     thread: Thread | list[Message] | UnsetType | None = UNSET
     messages: list[Message] | UnsetType | None = UNSET
-    origin: msgspec.Raw | UnsetType = UNSET
 
 
-UNREAD = {"user_id", "detoxify", "events", "origin"}
-
-# A character of ASCII written as an escape: rare, and able to hide a colon.
-_ESCAPED = re.compile(rb"\\u00[2-7]")
+# An escape that may hide a colon, or is a NUL character.
+ESCAPED = re.compile(rb"\\u00(?:[2-7]|00)")
 
 # What the parallel lists hold.
 _ENTRIES: dict[str, set[type]] = {
@@ -80,24 +69,10 @@ _ENTRIES: dict[str, set[type]] = {
     "count": {int, type(None)},
 }
 
-_encode = msgspec.json.Encoder().encode
-
 
 def known(value: Any) -> Any:
     """`value`, or None where its key is absent."""
     return None if value is UNSET else value
-
-
-def may_repeat_a_key(content: bytes, row: Row, escapes: bool) -> bool:
-    """Whether the line `content`, read as `row`, may hold an object that names a key twice.
-
-    The parser keeps the last of two and says nothing. Each key brings one colon, and strings bring
-    the same on both sides: with equal counts nothing was lost. A key nobody knows is lost as well,
-    so that True is only a suspicion. `escapes`: whether `content` has an escape below U+0100.
-    """
-    if escapes and _ESCAPED.search(content):
-        return True
-    return content.count(b":") != _encode(row).count(b":")
 
 
 class _Repeated(Exception):

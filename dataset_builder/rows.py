@@ -10,7 +10,15 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from dataset_builder.lines import Place
-from dataset_builder.messages import UNREAD, Message, Row, Thread, as_maps, check_lists, known
+from dataset_builder.messages import (
+    Message,
+    Row,
+    Thread,
+    as_maps,
+    check_lists,
+    known,
+    repeated_key,
+)
 
 Form = Literal["trees", "messages", "threads", "parquet"]
 
@@ -38,6 +46,32 @@ class Refusal(NamedTuple):
 
 # What a row of a file holds, and the form it has: a message stands alone, a tree is many.
 Found = tuple[Form, list[Met | Refusal]]
+
+
+_decode = msgspec.json.Decoder(Row).decode
+
+
+def read_row(content: bytes, at: Place) -> Found:
+    """The messages of a line, whatever it holds. Slow and exact."""
+    try:
+        try:
+            row = _decode(content)
+        except msgspec.ValidationError:
+            row = None
+        # The parser keeps the last of two and says nothing.
+        key = repeated_key(content)
+        if key is not None:
+            return refused(at, "duplicate_key", f"`{key}` stands twice in one object")
+        if row is not None:
+            return typed_row(row, at, suspicious=b"\\u0000" in content)
+        # One value of a wrong type costs its message, not the tree around it.
+        return loose_row(msgspec.json.decode(content), at)
+    except RecursionError:
+        return refused(at, "too_deep", "more levels than can be parsed")
+    except UnicodeDecodeError as error:
+        return refused(at, "utf8", str(error))
+    except (msgspec.DecodeError, ValueError) as error:
+        return refused(at, "json", str(error))
 
 
 def refused(at: Place, reason: str, detail: str) -> Found:
@@ -172,7 +206,7 @@ def _below(message: Message, parent_id: str | None, at: Place) -> Message | Refu
 
 
 def _typed(row: dict[str, Any], at: Place) -> Row | Refusal:
-    row = {key: row[key] for key in row if key != "replies" and key not in UNREAD}
+    row = {key: row[key] for key in row if key != "replies"}
     repeated = as_maps(row)
     if repeated is not None:
         fault = f"`{repeated}` stands twice in one map"

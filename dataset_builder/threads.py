@@ -108,6 +108,7 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
             f"held-out share {held_out:g}; wanted at least 0 and below 1",
             "0.1 holds out a tenth of the root texts",
         )
+    exports = iter(exports)  # of a list given away, nothing is held here
     forest = join_exports(exports)
     with ThreadPoolExecutor(1) as beside:
         # Hashing holds no lock of Python's.

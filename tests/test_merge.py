@@ -268,6 +268,18 @@ def test_parquet_that_unpacks_beyond_the_bounds_is_the_same_error(tmp_path, monk
         read_export(tmp_path / "x")
 
 
+def test_parquet_that_stores_a_text_once_and_means_it_often_is_the_same_error(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lines_module, "FREE_BYTES", 2**20)
+    rows = pa.table({"text": pa.array(["a" * 2**14] * 4096)})
+    pq.write_table(rows, tmp_path / "x", compression="zstd")
+    said = pq.ParquetFile(tmp_path / "x").metadata.row_group(0).total_byte_size
+    assert said < 2**16
+    with pytest.raises(InputError, match="x: unpacks to more than 200 times its size"):
+        read_export(tmp_path / "x")
+
+
 def test_a_packed_file_of_several_parts_is_read_whole_and_a_cut_one_refused(tmp_path):
     parts = [lines([message(name)]) for name in "abc"]
     for pack in (gzip.compress, lambda part: pa.compress(part, "zstd", asbytes=True)):
