@@ -36,7 +36,7 @@ from dataset_builder.labels import label_hint
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe
-from dataset_builder.rules import is_concise, one_per_prompt, rules
+from dataset_builder.rules import is_concise, one_per_prompt, rules, with_root_review
 from dataset_builder.screening import screened, screening_rules
 from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import FORMS, LEDGER, checked, write_table
@@ -77,7 +77,8 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     Raises InputError where it keeps nothing to train on.
     """
     threads = pl.DataFrame(tables.threads)
-    decided, met = screened(_decided(threads, recipe), threads, recipe, against)
+    reviewed = with_root_review(threads, tables.messages) if recipe.keep.root_review else threads
+    decided, met = screened(_decided(reviewed, recipe), threads, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
@@ -311,6 +312,7 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "root_languages": (
             f"`root_languages` may be too narrow; the sources hold {common['root_lang']}"
         ),
+        "root_review": "the sources may hold no reviews; leave `root_review` out",
         "turns": f"`turns` may be too narrow; the longest thread has {max(threads['turns'])}",
         "prompt_words": (
             "`prompt_words` may be too narrow; the median prompt has "
