@@ -77,7 +77,7 @@ def build(
     from dataset_builder.push import check_repository
     from dataset_builder.push import push as push_variants
     from dataset_builder.recipe import default_names, load_recipes, recipe_names
-    from dataset_builder.summary import sources_table, variants_table
+    from dataset_builder.summary import refused_table, sources_table, variants_table
     from dataset_builder.template import find_template
     from dataset_builder.threads import make_tables, write_tables
     from dataset_builder.variant import plan_variant, write_texts, write_variant
@@ -121,7 +121,7 @@ def build(
         plans = [plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()]
         if not dry_run:
             status.update("writing")
-            write_tables(tables)
+            rejects = write_tables(tables) / "rejects.parquet"
             for plan in plans:
                 write_variant(plan)
                 if template:
@@ -132,6 +132,7 @@ def build(
                 status.update("uploading")
                 address = push_variants([plan.directory for plan in plans], push)
     talk.print(sources_table(tables.sources))
+    talk.print(refused_table(tables.rejects, None if dry_run else rejects))
     talk.print(variants_table([plan.manifest for plan in plans]))
     if tokenizer:
         found = {
@@ -173,7 +174,7 @@ def audit(
     from dataset_builder.audit_tables import audit_report
     from dataset_builder.export import read_export
     from dataset_builder.figures import json_text
-    from dataset_builder.summary import sources_table
+    from dataset_builder.summary import refused_table, sources_table
     from dataset_builder.threads import make_tables
 
     with talk.status("reading") as status:
@@ -186,6 +187,7 @@ def audit(
         data.print(json_text(found), soft_wrap=True, markup=False)
         return
     talk.print(sources_table(tables.sources))
+    talk.print(refused_table(tables.rejects, None))
     data.print(audit_report(found))
 
 
