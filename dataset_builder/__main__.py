@@ -1,7 +1,8 @@
 """`python -m dataset_builder build`: variants of Open Assistant data."""
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -27,6 +28,7 @@ def build(
     messages: Annotated[bool, Parameter(negative="")] = False,
     push: str | None = None,
     expect: str | None = None,
+    engine: Literal["local", "ray"] = "local",
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one of the form `answers` that ships.
@@ -64,6 +66,9 @@ def build(
         private.
     expect
         Fail unless the sources are this import, whole, by its published counts: oasst1 or oasst2.
+    engine
+        What reads the sources: this process, or the workers of the Ray cluster at RAY_ADDRESS; two
+        of this machine where that is not set. The tables are the same.
     dry_run
         Say what would be built, and write nothing.
     """
@@ -112,9 +117,19 @@ def build(
                 path, name, lambda rows: status.update(f"reading {path.name}: {rows:,} rows")
             )
 
-        exports = [read(path, name) for path, name in hub.find_sources(source)]
+        sources = hub.find_sources(source)
+        if engine == "ray":
+            from dataset_builder.engine import ray_workers, read_exports
+
+            status.update("starting Ray")
+            with ray_workers() as workers:
+                exports, timing = read_exports(sources, workers, status.update)
+        else:
+            exports = [read(path, name) for path, name in sources]
         status.update("making threads")
+        began = time.perf_counter()
         tables = make_tables(exports, held_out)
+        alone = time.perf_counter() - began
         if expect:
             check_import(expect, tables)
         status.update("applying recipes")
@@ -131,6 +146,8 @@ def build(
             if push:
                 status.update("uploading")
                 address = push_variants([plan.directory for plan in plans], push)
+    if engine == "ray":
+        talk.print(timing.told(alone), markup=False)
     talk.print(sources_table(tables.sources))
     talk.print(refused_table(tables.rejects, None if dry_run else rejects))
     talk.print(variants_table([plan.manifest for plan in plans]))
