@@ -111,7 +111,8 @@ def read_exports(
     Raises InputError where a file cannot be read or holds no rows.
     """
     with _scratch() as folder:
-        jobs, owners = [], []
+        jobs: list[Job] = []
+        owners: list[int] = []
         for place, source in enumerate(sources):
             # Absolute: a worker has a working directory of its own.
             for shard in shards_of(source.path.absolute(), size):
