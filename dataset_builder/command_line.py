@@ -48,7 +48,7 @@ def usage(error: CycloptsError) -> tuple[str, str]:
         message, rest = (*_REST.split(told, maxsplit=1), "")[:2]
         message = message.rstrip(".")
         message = message[:1].lower() + message[1:]
-    near = re.match(r'Did you mean "?(.+?)"?\?', rest)
+    near = re.search(r'Did you mean "?(.+?)"?\?', rest)
     if near:
         return message, f"did you mean `{near.group(1)}`?"
     if rest:
