@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from dataset_builder.artifacts import BUILDING, artifacts_root, sweep
 from dataset_builder.errors import InputError
-from dataset_builder.export import Export, Refusal, export_of
+from dataset_builder.export import Export, export_of
 from dataset_builder.hub import Source
-from dataset_builder.shards import Form, Part, Shard, joined, read_shard, shards_of
+from dataset_builder.rows import Form, Refusal
+from dataset_builder.shards import Part, Shard, joined, read_shard, shards_of
 
 # Where no cluster is named; more would read no faster on the machines this is tested on.
 LOCAL_WORKERS = 2
