@@ -115,8 +115,9 @@ def read_exports(
         jobs: list[Job] = []
         owners: list[int] = []
         for place, source in enumerate(sources):
-            # Absolute: a worker has a working directory of its own.
-            for shard in shards_of(source.path.absolute(), size):
+            for shard in shards_of(source.path, size):
+                # Absolute: a worker has a working directory of its own.
+                shard = shard._replace(path=str(source.path.absolute()))
                 jobs.append(Job(shard, str(folder / f"{place}-{len(jobs)}.parquet")))
                 owners.append(place)
         began = time.perf_counter()
