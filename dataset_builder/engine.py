@@ -117,8 +117,8 @@ def read_exports(
         for place, source in enumerate(sources):
             for shard in shards_of(source.path, size):
                 # Absolute: a worker has a working directory of its own.
-                shard = shard._replace(path=str(source.path.absolute()))
-                jobs.append(Job(shard, str(folder / f"{place}-{len(jobs)}.parquet")))
+                asked = shard._replace(path=str(source.path.absolute()))
+                jobs.append(Job(asked, str(folder / f"{place}-{len(jobs)}.parquet")))
                 owners.append(place)
         began = time.perf_counter()
         parts: list[list[Part]] = [[] for _ in sources]

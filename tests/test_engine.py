@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from builders import lines, nested, prompt, reply, write
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from real import real
 from test_threads import forests, relaxed
@@ -52,7 +52,7 @@ def assert_same(ours, theirs):
     assert ours.rejects.equals(theirs.rejects)
 
 
-@relaxed
+@settings(relaxed, max_examples=8)
 @given(forests(), st.integers(400, 4000), st.booleans())
 def test_a_file_cut_anywhere_makes_the_tables_of_the_whole(tmp_path, rows, size, is_flat):
     if not is_flat:  # what hangs on nothing is in no tree
