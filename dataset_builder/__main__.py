@@ -79,6 +79,7 @@ def build(
     from dataset_builder.fit_report import fit_table, fits, open_tokenizer
     from dataset_builder.formats import write_messages
     from dataset_builder.forms import refuse_texts
+    from dataset_builder.manifest import find_tables
     from dataset_builder.push import check_repository
     from dataset_builder.push import push as push_variants
     from dataset_builder.recipe import default_names, load_recipes, recipe_names
@@ -136,7 +137,7 @@ def build(
         plans = [plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()]
         if not dry_run:
             status.update("writing")
-            rejects = write_tables(tables) / "rejects.parquet"
+            write_tables(tables)
             for plan in plans:
                 write_variant(plan)
                 if template:
@@ -149,7 +150,8 @@ def build(
     if engine == "ray":
         talk.print(timing.told(alone), markup=False)
     talk.print(sources_table(tables.sources))
-    talk.print(refused_table(tables.rejects, None if dry_run else rejects))
+    rejects = None if dry_run else find_tables(tables.sources.digest) / "rejects.parquet"
+    talk.print(refused_table(tables.rejects, rejects))
     talk.print(variants_table([plan.manifest for plan in plans]))
     if tokenizer:
         found = {

@@ -54,21 +54,20 @@ def rules(keep: Keep) -> dict[str, pl.Expr]:
     return {name: rule.fill_null(False) for name, rule in rules.items()}
 
 
-def with_root_review(threads: pl.DataFrame, messages: pa.Table) -> pl.DataFrame:
+def with_root_review(threads: pl.DataFrame, whole: pa.Table, messages: pa.Table) -> pl.DataFrame:
     """`threads` with the review_result of each one's first message as `root_review`; null where
-    that one is no root, or nobody reviewed it.
+    that one is no root, or nobody reviewed it. `whole` is the table `threads` with its histories.
     """
     columns = messages.select(["message_id", "parent_id", "review_result"])
     roots = pl.DataFrame(columns).filter(pl.col("parent_id").is_null())
     first = pl.col("history").list.first().struct.field("message_id")
-    reviews = roots.select("message_id", root_review="review_result")
-    return threads.join(
-        reviews,
-        left_on=pl.coalesce(first, "prompt_id"),
-        right_on="message_id",
-        how="left",
-        maintain_order="left",
+    tops = pl.DataFrame(whole.select(["thread_id", "prompt_id", "history"])).select(
+        "thread_id", message_id=pl.coalesce(first, "prompt_id")
     )
+    reviews = tops.join(
+        roots.select("message_id", root_review="review_result"), on="message_id", how="left"
+    ).drop("message_id")
+    return threads.join(reviews, on="thread_id", how="left", maintain_order="left")
 
 
 def one_per_prompt(keep: Keep) -> dict[str, pl.Expr]:

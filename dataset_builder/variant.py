@@ -77,8 +77,10 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     Raises InputError where it keeps nothing to train on.
     """
     threads = pl.DataFrame(tables.threads)
-    reviewed = with_root_review(threads, tables.messages) if recipe.keep.root_review else threads
-    decided, met = screened(_decided(reviewed, recipe), threads, recipe, against)
+    ruled = threads
+    if recipe.keep.root_review:
+        ruled = with_root_review(threads, tables.threads, tables.messages)
+    decided, met = screened(_decided(ruled, recipe), threads, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
