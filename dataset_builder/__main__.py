@@ -126,7 +126,7 @@ def build(
             with ray_workers() as workers:
                 exports, timing = read_exports(sources, workers, status.update)
         else:
-            exports = [read(path, name) for path, name in sources]
+            exports = iter([read(path, name) for path, name in sources])
         status.update("making threads")
         began = time.perf_counter()
         tables = make_tables(exports, held_out)

@@ -106,8 +106,9 @@ def read_exports(
     workers: Workers,
     report: Callable[[str], object] = lambda told: None,
     size: int = SHARD,
-) -> tuple[list[Export], Timing]:
-    """The exports that `read_export` makes of `sources`, their shards read by `workers`.
+) -> tuple[Iterator[Export], Timing]:
+    """The exports that `read_export` makes of `sources`, their shards read by `workers`; once, so
+    that who takes them may let them go.
 
     Raises InputError where a file cannot be read or holds no rows.
     """
@@ -136,7 +137,7 @@ def read_exports(
         export_of(source.path, source.name, joined(its_parts))
         for source, its_parts in zip(sources, parts, strict=True)
     ]
-    return exports, timing
+    return iter(exports), timing
 
 
 @contextmanager
