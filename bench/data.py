@@ -216,9 +216,37 @@ CONTENDERS: dict[str, Callable[[Path], int]] = {
 }
 
 
+# Scripts that need a package at another version than ours: `uv` makes them an environment.
+APART = {"pydantic1": ("bench/pydantic1.py", "pydantic==1.10.26")}
+
+
+def apart(name: str) -> list[str]:
+    """The command that runs a script of `APART`; a file's path is to follow."""
+    script, package = APART[name]
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    command = ["uv", "run", "--quiet", "--isolated", "--no-project", "--python", version]
+    return [*command, "--with", package, "python", script]
+
+
+def can_run(name: str) -> bool:
+    """Whether the contender can run here; says why not. Fetches what a script of `APART` needs."""
+    if name not in APART:
+        return True
+    try:
+        done = subprocess.run(apart(name), check=False, capture_output=True, text=True)
+        why = (done.stderr.strip().splitlines() or ["it failed"])[-1] if done.returncode else None
+    except FileNotFoundError:
+        why = "no `uv` on the path"
+    if why:
+        print(f"{name} is left out: {why}")
+    return not why
+
+
 def measured(name: str, path: Path) -> dict[str, Any]:
     """One contender in a process of its own: rows, seconds, peak memory in GB."""
     command = [sys.executable, "-m", "bench.data", "--one", name, str(path)]
+    if name in APART:
+        command = [*apart(name), str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -242,7 +270,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=OASST2)
     parser.add_argument("--repeats", type=int, default=3, help="the median counts")
     parser.add_argument("--scale", type=int, help="also this many times as many messages, built")
-    parser.add_argument("--only", nargs="*", choices=CONTENDERS, help="these contenders")
+    parser.add_argument("--only", nargs="*", choices=[*CONTENDERS, *APART], help="these contenders")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -250,7 +278,7 @@ def main() -> None:
         return
     path = forest_file(arguments.messages)
     print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB")
-    names = arguments.only or list(CONTENDERS)
+    names = [name for name in arguments.only or [*CONTENDERS, *APART] if can_run(name)]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     # Interleaved, so that a slow minute of the machine is everybody's.
     for _ in range(arguments.repeats):

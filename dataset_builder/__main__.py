@@ -1,7 +1,8 @@
 """`python -m dataset_builder build`: variants of Open Assistant data."""
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -27,6 +28,7 @@ def build(
     messages: Annotated[bool, Parameter(negative="")] = False,
     push: str | None = None,
     expect: str | None = None,
+    engine: Literal["local", "ray"] = "local",
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build dataset variants: those named, or every one of the form `answers` that ships.
@@ -64,6 +66,9 @@ def build(
         private.
     expect
         Fail unless the sources are this import, whole, by its published counts: oasst1 or oasst2.
+    engine
+        What reads the sources: this process, or the workers of the Ray cluster at RAY_ADDRESS; two
+        of this machine where that is not set. The tables are the same.
     dry_run
         Say what would be built, and write nothing.
     """
@@ -74,10 +79,11 @@ def build(
     from dataset_builder.fit_report import fit_table, fits, open_tokenizer
     from dataset_builder.formats import write_messages
     from dataset_builder.forms import refuse_texts
+    from dataset_builder.manifest import find_tables
     from dataset_builder.push import check_repository
     from dataset_builder.push import push as push_variants
     from dataset_builder.recipe import default_names, load_recipes, recipe_names
-    from dataset_builder.summary import sources_table, variants_table
+    from dataset_builder.summary import refused_table, sources_table, variants_table
     from dataset_builder.template import find_template
     from dataset_builder.threads import make_tables, write_tables
     from dataset_builder.variant import plan_variant, write_texts, write_variant
@@ -112,9 +118,19 @@ def build(
                 path, name, lambda rows: status.update(f"reading {path.name}: {rows:,} rows")
             )
 
-        exports = iter([read(path, name) for path, name in hub.find_sources(source)])
+        sources = hub.find_sources(source)
+        if engine == "ray":
+            from dataset_builder.engine import ray_workers, read_exports
+
+            status.update("starting Ray")
+            with ray_workers() as workers:
+                exports, timing = read_exports(sources, workers, status.update)
+        else:
+            exports = iter([read(path, name) for path, name in sources])
         status.update("making threads")
+        began = time.perf_counter()
         tables = make_tables(exports, held_out)
+        alone = time.perf_counter() - began
         if expect:
             check_import(expect, tables)
         status.update("applying recipes")
@@ -131,7 +147,11 @@ def build(
             if push:
                 status.update("uploading")
                 address = push_variants([plan.directory for plan in plans], push)
+    if engine == "ray":
+        talk.print(timing.told(alone), markup=False)
     talk.print(sources_table(tables.sources))
+    rejects = None if dry_run else find_tables(tables.sources.digest) / "rejects.parquet"
+    talk.print(refused_table(tables.rejects, rejects))
     talk.print(variants_table([plan.manifest for plan in plans]))
     if tokenizer:
         found = {
@@ -173,7 +193,7 @@ def audit(
     from dataset_builder.audit_tables import audit_report
     from dataset_builder.export import read_export
     from dataset_builder.figures import json_text
-    from dataset_builder.summary import sources_table
+    from dataset_builder.summary import refused_table, sources_table
     from dataset_builder.threads import make_tables
 
     with talk.status("reading") as status:
@@ -186,6 +206,7 @@ def audit(
         data.print(json_text(found), soft_wrap=True, markup=False)
         return
     talk.print(sources_table(tables.sources))
+    talk.print(refused_table(tables.rejects, None))
     data.print(audit_report(found))
 
 

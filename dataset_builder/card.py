@@ -57,7 +57,9 @@ def metadata(manifest: Manifest) -> DatasetCardData:
     """What the Hub reads of the variant's card."""
     licence = "apache-2.0" if _is_open_assistant(manifest) else "unknown"
     rows = manifest.splits["train"].rows + manifest.splits["validation"].rows
-    languages = manifest.recipe["keep"].get("languages")
+    # Of the whole conversation where the recipe says so, else of its first message.
+    keep = manifest.recipe["keep"]
+    languages = keep.get("languages") or keep.get("root_languages")
     files = [
         {"split": split, "path": f"{split}.parquet"}
         for split in manifest.splits

@@ -2,6 +2,7 @@
 where no source is named.
 """
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,9 +53,12 @@ def find_sources(named: Sequence[Path] | None) -> list[Source]:
     """The files that `named` stand for: local ones, or those of Hub datasets, fetched. Without any,
     OASST1's trees.
 
-    Raises InputError where a dataset names no revision, has no parquet, or cannot be had.
+    Raises InputError where a dataset names no revision, has no parquet, or cannot be had, and where
+    `named` is empty: an option without a value.
     """
-    if not named:
+    if named is not None and not named:
+        raise InputError("`--source` without a file", HINT)
+    if named is None:
         return _fetched(REPOSITORY, None)
     return [source for path in named for source in _found(path)]
 
@@ -80,12 +84,14 @@ def _fetched(repository: str, revision: str | None) -> list[Source]:
     if revision is None:
         raise InputError(
             f"no file `{repository}`, and as a Hub dataset it names no revision",
-            f"`--source {repository}@COMMIT` reads it at that commit",
+            _near(repository) or f"`--source {repository}@COMMIT` reads it at that commit",
         )
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise InputError(
-            f"{repository}@{revision}: not a commit; wanted 40 hexadecimal digits",
-            "a branch moves: the commit stands on the dataset's page, under its history",
+            f"no file `{repository}@{revision}`, and as a Hub dataset not at a commit; "
+            "wanted 40 hexadecimal digits",
+            _near(f"{repository}@{revision}")
+            or "a branch moves: the commit stands on the dataset's page, under its history",
         )
     if pin and pin.revision == revision:
         paths = {pin.file: _download(repository, pin.file, revision)}
@@ -125,6 +131,14 @@ def _snapshot(repository: str, revision: str) -> Path:
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
         raise _out_of_reach(repository) from error
+
+
+def _near(name: str) -> str | None:
+    """A hint with the file that `name` is most like, among those of the folder it names."""
+    folder = Path(name).parent
+    names = sorted(each.name for each in folder.glob("*") if each.is_file())
+    near = difflib.get_close_matches(Path(name).name, names, n=1)
+    return f"did you mean `{folder / near[0]}`?" if near else None
 
 
 def _out_of_reach(repository: str) -> InputError:

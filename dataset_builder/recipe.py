@@ -49,6 +49,9 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     deleted: bool = False
     synthetic: bool = False  # keep threads with machine-written messages
     review: bool = True  # drop replies that failed their review
+    # Keep only trees whose first message passed its review, as Open Assistant's own loader does.
+    # Not by default: every ready tree there has such a root, and other sources have no reviews.
+    root_review: bool = False
     # replies: every reply a row; leaves: Open Assistant's own rule, whole conversations; best: one
     # path per tree
     paths: Literal["replies", "leaves", "best"] = "replies"

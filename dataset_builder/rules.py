@@ -4,6 +4,7 @@ A thread is dropped by the first rule it fails, in the order they stand here.
 """
 
 import polars as pl
+import pyarrow as pa
 
 from dataset_builder.labels import label_rules
 from dataset_builder.recipe import Keep
@@ -12,7 +13,7 @@ from dataset_builder.words import CONCISE_WORDS
 
 def rules(keep: Keep) -> dict[str, pl.Expr]:
     """What a kept thread satisfies, by rule name, in the order the funnel reports; over the table
-    `threads`.
+    `threads`, `with_root_review` where the recipe asks for it.
     """
     rules = {"complete": pl.col("is_complete")}
     if not keep.deleted:
@@ -29,6 +30,8 @@ def rules(keep: Keep) -> dict[str, pl.Expr]:
         rules["synthetic"] = ~pl.col("has_synthetic")
     if keep.review:
         rules["review"] = ~pl.col("review_failed")
+    if keep.root_review:
+        rules["root_review"] = pl.col("root_review")
     rules["near_held_out"] = ~pl.col("near_held_out")
     if keep.paths == "leaves":
         # A synthetic follow-up rejects the conversation although it is cut off.
@@ -49,6 +52,22 @@ def rules(keep: Keep) -> dict[str, pl.Expr]:
     if keep.reply_words is not None:
         rules["reply_words"] = pl.col("reply_words").is_between(*keep.reply_words)
     return {name: rule.fill_null(False) for name, rule in rules.items()}
+
+
+def with_root_review(threads: pl.DataFrame, whole: pa.Table, messages: pa.Table) -> pl.DataFrame:
+    """`threads` with the review_result of each one's first message as `root_review`; null where
+    that one is no root, or nobody reviewed it. `whole` is the table `threads` with its histories.
+    """
+    columns = messages.select(["message_id", "parent_id", "review_result"])
+    roots = pl.DataFrame(columns).filter(pl.col("parent_id").is_null())
+    first = pl.col("history").list.first().struct.field("message_id")
+    tops = pl.DataFrame(whole.select(["thread_id", "prompt_id", "history"])).select(
+        "thread_id", message_id=pl.coalesce(first, "prompt_id")
+    )
+    reviews = tops.join(
+        roots.select("message_id", root_review="review_result"), on="message_id", how="left"
+    ).drop("message_id")
+    return threads.join(reviews, on="thread_id", how="left", maintain_order="left")
 
 
 def one_per_prompt(keep: Keep) -> dict[str, pl.Expr]:

@@ -9,7 +9,7 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -100,6 +100,11 @@ def _explained(error: msgspec.ValidationError, struct: type, where: str) -> Inpu
         )
     found = re.sub(r" - at `.*`$", "", text)
     found = found[0].lower() + found[1:]
+    value = re.search(r"invalid enum value '(.*)'", found)
+    if value:
+        choices = _choices(struct, place)
+        hint = _near(value.group(1), choices) or f"known values: {', '.join(choices)}"
+        return InputError(f"{where}: `{place}`: unknown value `{value.group(1)}`", hint)
     return InputError(
         f"{where}: `{place}`: {found}" if place else f"{where}: {found}", _near_value(found)
     )
@@ -113,11 +118,30 @@ def _near_value(found: str) -> str | None:
 
 def _keys(struct: type, place: str) -> list[str]:
     """The keys that the struct at the dotted `place` below `struct` takes."""
+    return list(_types(_inside(struct, place)))
+
+
+def _choices(struct: type, place: str) -> list[str]:
+    """The words that the key at the dotted `place` below `struct` takes."""
+    section, _, key = place.partition("[")[0].rpartition(".")
+    return _words(_types(_inside(struct, section)).get(key))
+
+
+def _inside(struct: type, place: str) -> type:
     for part in filter(None, place.split(".")):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
-        inner = fields.get(re.sub(r"\[.*\]$", "", part))
+        inner = _types(struct).get(re.sub(r"\[.*\]$", "", part))
         struct = next((each for each in _members(inner) if _is_struct(each)), struct)
-    return [field.encode_name for field in msgspec.structs.fields(struct)]
+    return struct
+
+
+def _types(struct: type) -> dict[str, Any]:
+    return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def _words(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [str(each) for each in get_args(annotation)]
+    return [word for each in get_args(annotation) for word in _words(each)]
 
 
 def _members(annotation: Any) -> list[Any]:

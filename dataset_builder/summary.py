@@ -1,7 +1,9 @@
 """What was read and what each recipe kept, as tables for the terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
@@ -13,6 +15,12 @@ from dataset_builder.printable import printable
 # Stands for 0, so that the eye finds the rules that dropped something; an empty cell is a rule the
 # recipe has not.
 ZERO = "–"
+
+# Of the refused rows; a reader who wants more opens the table.
+REFUSED_SHOWN = 5
+
+# What is decided after every rule, whichever of the recipes side by side has which rules.
+LAST = ("share", "cap", "one_per_prompt", "one_per_tree", "control_match", "kept")
 
 
 def sources_table(sources: Sources) -> Group:
@@ -35,6 +43,27 @@ def sources_table(sources: Sources) -> Group:
         f"in {sources.trees:,} trees: {sides}"
     )
     return Group(table, Text(total, style="dim"), "")
+
+
+def refused_table(rejects: pa.Table, path: Path | None) -> Group:
+    """The first refused rows of the table `rejects`: file, line, why; and where all of them stand,
+    which is nowhere where there is no `path`. Empty where none was refused.
+    """
+    if not rejects.num_rows:
+        return Group()
+    table = _table()
+    table.add_column("refused", overflow="fold")
+    table.add_column("line", justify="right")
+    table.add_column("reason", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for row in rejects.slice(0, REFUSED_SHOWN).to_pylist():
+        cells = (Text(printable(row[name] or "")) for name in ("source", "reason", "detail"))
+        source, reason, detail = cells
+        table.add_row(source, f"{row['line']:,}", reason, detail)
+    more = rejects.num_rows - REFUSED_SHOWN
+    rest = f"and {more:,} more, " if more > 0 else ""
+    where = f"all in {path}" if path else "which a build writes to rejects.parquet"
+    return Group(table, Text(printable(f"{rest}{where}"), style="dim", overflow="fold"), "")
 
 
 def variants_table(manifests: Sequence[Manifest]) -> Group:
@@ -116,7 +145,9 @@ def _pairs_note(manifest: Manifest) -> Text:
 
 
 def _in_order(lists: Sequence[list[str]]) -> list[str]:
-    """Every name once, each after those that stand before it in the list that first holds it."""
+    """Every name once, each after those that stand before it in the list that first holds it, and
+    those of `LAST` last.
+    """
     ordered: list[str] = []
     for names in lists:
         at = 0
@@ -126,7 +157,7 @@ def _in_order(lists: Sequence[list[str]]) -> list[str]:
             else:
                 ordered.insert(at, name)
                 at += 1
-    return ordered
+    return sorted(ordered, key=lambda name: LAST.index(name) if name in LAST else -1)
 
 
 def _table() -> Table:

@@ -37,7 +37,7 @@ from dataset_builder.labels import label_hint
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe
-from dataset_builder.rules import is_concise, one_per_prompt, rules
+from dataset_builder.rules import is_concise, one_per_prompt, rules, with_root_review
 from dataset_builder.screening import screened, screening_rules
 from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import FORMS, LEDGER, checked, write_beside
@@ -78,7 +78,10 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     Raises InputError where it keeps nothing to train on.
     """
     threads = pl.DataFrame(tables.threads.drop(["history", "question", "reply"]))
-    decided, met = screened(_decided(threads, recipe), tables.threads, recipe, against)
+    ruled = threads
+    if recipe.keep.root_review:
+        ruled = with_root_review(threads, tables.threads, tables.messages)
+    decided, met = screened(_decided(ruled, recipe), tables.threads, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
@@ -316,6 +319,7 @@ def _keeps_nothing(name: str, funnel: dict[str, int], threads: pl.DataFrame) -> 
         "root_languages": (
             f"`root_languages` may be too narrow; the sources hold {common['root_lang']}"
         ),
+        "root_review": "the sources may hold no reviews; leave `root_review` out",
         "turns": f"`turns` may be too narrow; the longest thread has {max(threads['turns'])}",
         "prompt_words": (
             "`prompt_words` may be too narrow; the median prompt has "

@@ -126,6 +126,8 @@ def _failed(forest, reply, keep):
         yield "synthetic"
     if keep.review and reply["review_result"] is False:
         yield "review"
+    if keep.root_review and path[0]["review_result"] is not True:
+        yield "root_review"
     if any(row["message_id"] in forest.near for row in path):
         yield "near_held_out"
     if keep.paths == "leaves" and not _ends_a_conversation(forest, reply, keep):

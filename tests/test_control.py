@@ -308,6 +308,7 @@ def test_a_control_of_best_paths_draws_whole_conversations_one_of_a_tree(tmp_pat
 
 def test_every_rule_is_one_of_words_or_rank_or_stays_in_the_pool():
     stay = {"languages", "root_languages", "tree_states", "synthetic", "deleted", "review"}
+    stay |= {"root_review"}
     stay |= {"paths", "turns", "prompt_words", "min_labels", "max_labels", "near_duplicates"}
     assert set(Keep.__struct_fields__) <= stay | BY_WORDS_OR_RANK
     strict = Keep(languages=("de",), max_rank=0, reply_words=(1, 9), best_per_prompt=True)
@@ -391,7 +392,7 @@ ROWS_OF = '[control]\nmatch = "rows"\nof = '
         ),
         (
             '[control]\nof = "full"\nmatch = "tokens"',
-            "mine.toml: `control.match`: invalid enum value 'tokens'",
+            "mine.toml: `control.match`: unknown value `tokens`",
             None,
         ),
         ('[control]\nof = "full"', "mine.toml: no key `match` in `[control]`", None),

@@ -2,6 +2,7 @@
 figures of the real file come out."""
 
 from functools import cache
+from typing import NamedTuple
 
 import pytest
 
@@ -10,7 +11,7 @@ from dataset_builder.export import read_export
 from dataset_builder.fit import fit_rows
 from dataset_builder.fit_report import POLICIES, fit_table, fits, open_tokenizer
 from dataset_builder.recipe import load_recipe
-from dataset_builder.template import find_template
+from dataset_builder.template import encode_completions, find_template
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
 from dataset_builder.words import whitespace_words
@@ -34,21 +35,44 @@ def last_turn(row: dict) -> dict:
     return row | {"prompt": row["prompt"][-1:]}
 
 
+class Known(NamedTuple):
+    """A row of the known table, FACTS.md 4.1, Phi-2's columns: rows, then percentages of them."""
+
+    rows: int
+    over_256: float
+    prompt_over: float  # of 256 tokens or more, so that no answer fits
+    answer_over: float  # of more than 256
+    over_512: float
+    over_1024: float
+    # Tokens of a row in the mean, after a cut at 256; where the table says them.
+    mean: float | None = None
+
+
+# Which kept replies, whether without what was said before the last prompt.
 CASES = {
-    # Rows over 256 tokens, their prompt alone, in percent: Phi-2's columns of the known table.
-    "all": (lambda row: True, False, 1185, 52.6, 22.6),
-    "all, last turn": (lambda row: True, True, 1185, 32.4, 0.9),
-    "rank 0": (lambda row: row["rank"] == 0, False, 418, 62.4, 23.4),
-    "rank 0, last turn": (lambda row: row["rank"] == 0, True, 418, 42.1, 1.0),
+    "all": (lambda row: True, False, Known(1185, 52.6, 22.6, 26.7, 21.4, 3.6, 199.9)),
+    "all, last turn": (lambda row: True, True, Known(1185, 32.4, 0.9, 26.7, 7.3, 0.8)),
+    "rank 0": (
+        lambda row: row["rank"] == 0,
+        False,
+        Known(418, 62.4, 23.4, 34.0, 24.2, 3.1, 214.6),
+    ),
+    "rank 0, last turn": (
+        lambda row: row["rank"] == 0,
+        True,
+        Known(418, 42.1, 1.0, 34.0, 6.7, 0.7),
+    ),
     "rank 0, first turn": (
         lambda row: row["rank"] == 0 and row["turns"] == 1,
         False,
-        186,
-        50.5,
-        1.1,
+        Known(186, 50.5, 1.1, 40.9, 8.6, 0.0),
     ),
-    "concise": (lambda row: words(row) <= 100, False, 617, 25.1, 17.8),
-    "concise, last turn": (lambda row: words(row) <= 100, True, 617, 2.1, 0.6),
+    "concise": (lambda row: words(row) <= 100, False, Known(617, 25.1, 17.8, 0.6, 7.8, 0.6)),
+    "concise, last turn": (
+        lambda row: words(row) <= 100,
+        True,
+        Known(617, 2.1, 0.6, 0.6, 0.6, 0.5, 92.3),
+    ),
 }
 
 
@@ -57,16 +81,34 @@ def words(row: dict) -> int:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_256_tokens_leave_of_the_validation_file_under_phi2_is_what_was_counted_before(case):
-    wanted, is_last_turn, n, too_long, prompt_too_long = CASES[case]
+def test_what_a_length_leaves_of_the_validation_file_under_phi2_is_what_was_counted_before(case):
+    wanted, is_last_turn, known = CASES[case]
     rows = [row for row in kept_replies() if wanted(row)]
     if is_last_turn:
         rows = [last_turn(row) for row in rows]
-    _, fit = fit_rows(rows, INSTRUCT, phi2_tokenizer(), 256, "drop")
-    assert fit.rows == n
-    assert round(100 * fit.too_long / n, 1) == too_long
-    assert round(100 * fit.prompt_too_long / n, 1) == prompt_too_long
+    tokenizer = phi2_tokenizer()
+    fitted, fit = fit_rows(rows, INSTRUCT, tokenizer, 256, "cut")
+    over = {
+        length: fit_rows(rows, INSTRUCT, tokenizer, length, "drop")[1].too_long
+        for length in (512, 1024)
+    }
+    answers = encode_completions(INSTRUCT, tokenizer, (row["completion"] for row in rows))
+    too_long = sum(len(answer) > 256 for answer in answers)
+    counts = (fit.too_long, fit.prompt_too_long, too_long, over[512], over[1024])
+    assert fit.rows == known.rows
+    assert tuple(round(100 * n / known.rows, 1) for n in counts) == known[1:6]
     assert 0 < fit.padding_share < 1
+    # What is cut to nothing but its prompt is dropped, and counts as full in the table.
+    tokens = fit.tokens + 256 * len(fit.dropped)
+    assert len(fitted) + len(fit.dropped) == known.rows
+    assert known.mean in (None, round(tokens / known.rows, 1))
+
+
+def test_a_word_of_a_kept_reply_is_the_known_number_of_phi2s_tokens():
+    tokenizer, rows = phi2_tokenizer(), kept_replies()
+    replies = [row["completion"][0]["content"] for row in rows]
+    tokens = sum(len(ids) for ids in tokenizer(replies)["input_ids"])
+    assert round(tokens / sum(words(row) for row in rows), 3) == 1.403
 
 
 def test_a_report_holds_what_each_policy_finds_by_itself():

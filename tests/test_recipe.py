@@ -134,6 +134,7 @@ def test_a_null_fails_every_rule_that_asks_for_its_column():
         "langs": pl.List(pl.String),
         "has_synthetic": pl.Boolean,
         "review_failed": pl.Boolean,
+        "root_review": pl.Boolean,
         "near_held_out": pl.Boolean,
         "is_leaf": pl.Boolean,
         "cuts_synthetic": pl.Boolean,
@@ -149,6 +150,7 @@ def test_a_null_fails_every_rule_that_asks_for_its_column():
     strict = Keep(
         languages=("en",),
         root_languages=("en",),
+        root_review=True,
         paths="leaves",
         max_rank=9,
         max_path_rank=9,
@@ -159,7 +161,7 @@ def test_a_null_fails_every_rule_that_asks_for_its_column():
         reply_words=(0, 9),
     )
     found = rules(strict)
-    assert len(found) == 16
+    assert len(found) == 17
     for name, rule in found.items():
         assert nulls.select(rule.alias("rule"))["rule"].to_list() == [False], name
 
@@ -317,8 +319,8 @@ def test_the_recipes_that_ship_load_and_those_of_answers_are_built_where_none_is
         ),
         (
             '[keep]\npaths = "leafs"',
-            "mine.toml: `keep.paths`: invalid enum value 'leafs'",
-            None,
+            "mine.toml: `keep.paths`: unknown value `leafs`",
+            "did you mean `leaves`?",
         ),
         (
             "[keep]\nreply_words = [100, 1]",

@@ -11,7 +11,7 @@ from builders import example, prompt, reply, tables_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
-from test_threads import forests
+from test_threads import children, forests, open_assistant_leaves
 
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
@@ -76,6 +76,7 @@ keeps = st.builds(
     deleted=st.booleans(),
     synthetic=st.booleans(),
     review=st.booleans(),
+    root_review=st.booleans(),
     paths=st.sampled_from(["replies", "replies", "leaves", "best"]),
     max_rank=RANKS,
     max_path_rank=RANKS,
@@ -102,6 +103,43 @@ def test_the_ledger_says_of_each_reply_the_first_rule_it_fails(tmp_path, rows, k
     mine = Recipe(title="A test", keep=keep)
     forest = plain_rules.Forest(tables.messages.to_pylist(), 0.0)
     assert ledger(plan_variant("test", mine, tables)) == plain_rules.dropped_by(forest, mine)
+
+
+@relaxed
+@given(judged_forests(), st.sampled_from([1, 2, None]))
+def test_one_recipe_keeps_what_open_assistants_own_loader_keeps(tmp_path, rows, top_k):
+    known = {row["message_id"]: row for row in rows}
+
+    def path(name):
+        above = known[name]["parent_id"]
+        return ([] if above not in known else path(above)) + [known[name]]
+
+    def is_ranked(row):
+        if row.get("rank") is None:
+            return len(children(rows, row["parent_id"])) == 1
+        return row["rank"] < top_k
+
+    def is_theirs(name):
+        root, *_ = path(name)
+        replies = [row for row in path(name) if row["role"] == "assistant"]
+        return (
+            root["parent_id"] is None
+            and root["tree_state"] == "ready_for_export"
+            and root["review_result"] is True
+            and root["lang"] == "en"
+            and (top_k is None or all(is_ranked(row) for row in replies))
+        )
+
+    keep = {
+        "root_languages": ["en"],
+        "root_review": True,
+        "review": False,
+        "paths": "leaves",
+        "max_path_rank": None if top_k is None else top_k - 1,
+    }
+    theirs = {name for name in open_assistant_leaves(rows, False) if is_theirs(name)}
+    assert kept(tmp_path, rows, **keep) == theirs
+    assert "e0" in theirs
 
 
 @given(st.lists(st.sampled_from("aaaaabbbcd"), max_size=60))
@@ -390,8 +428,8 @@ def test_limits_are_stated_in_the_wordings_that_the_recipe_names():
         ),
         (
             '[cap]\nexamples = 9\nstratify = ["langs"]',
-            "mine.toml: `cap.stratify[0]`: invalid enum value 'langs'",
-            None,
+            "mine.toml: `cap.stratify[0]`: unknown value `langs`",
+            "did you mean `lang`?",
         ),
     ],
 )
@@ -456,6 +494,7 @@ EVERY_RULE = {
         "max_labels": Labels(toxicity=0.3, spam=0.0),
     },
     "reply_words": {"reply_words": (20, 100)},
+    "root_review": {"root_review": True, "review": False, "tree_states": ()},
     "best_per_prompt": {"best_per_prompt": True, "reply_words": (1, 100)},
     "shortest_of_top": {"shortest_of_top": 3},
 }

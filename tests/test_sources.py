@@ -63,7 +63,11 @@ def test_any_other_dataset_is_every_parquet_under_data_at_a_named_commit(stand_i
     ("name", "told"),
     [
         ("some/trees", "no file `some/trees`, and as a Hub dataset it names no revision"),
-        ("some/trees@main", "some/trees@main: not a commit; wanted 40 hexadecimal digits"),
+        (
+            "some/trees@main",
+            "no file `some/trees@main`, and as a Hub dataset not at a commit; "
+            "wanted 40 hexadecimal digits",
+        ),
         (f"some/trees@{COMMIT}", f"some/trees@{COMMIT}: no parquet under data/"),
     ],
 )
@@ -72,6 +76,31 @@ def test_a_dataset_without_commit_or_parquet_is_an_input_error(stand_in, name, t
         hub.find_sources([Path(name)])
     assert str(error.value) == told
     assert error.value.hint
+
+
+def test_a_path_without_an_ending_that_is_not_there_gets_the_near_file_as_its_hint(
+    tmp_path, monkeypatch, stand_in
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "forest.jsonl").write_text("{}")
+    for name, hint in {
+        "exports/forest": "did you mean `exports/forest.jsonl`?",
+        "exports/forest.jsonl@1": "did you mean `exports/forest.jsonl`?",
+        "exports/zebra": "`--source exports/zebra@COMMIT` reads it at that commit",
+        "export/forest": "`--source export/forest@COMMIT` reads it at that commit",
+    }.items():
+        with pytest.raises(InputError) as error:
+            hub.find_sources([Path(name)])
+        assert str(error.value).startswith(f"no file `{name}`, and as a Hub dataset ")
+        assert error.value.hint == hint
+    assert stand_in[1] == []
+
+
+def test_an_option_without_a_file_is_no_wish_for_the_hub(stand_in):
+    with pytest.raises(InputError, match="`--source` without a file"):
+        hub.find_sources([])
+    assert stand_in[1] == []
 
 
 def test_a_file_that_is_there_is_never_looked_for_on_the_hub(tmp_path, monkeypatch, stand_in):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dataset_builder.__main__ import app
 from dataset_builder.artifacts import read_json
+from dataset_builder.card import metadata
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest, find_tables, find_variant
@@ -211,6 +212,18 @@ def test_the_card_is_one_that_the_hub_understands_and_tells_the_whole_funnel(art
         assert line.split("|")[2].strip() == f"{n:,}"
     assert made.manifest.digest in content
     assert "just build-data test --source 0.jsonl --held-out 0.3" in content
+
+
+@pytest.mark.parametrize(
+    ("keep", "languages"),
+    [
+        ({}, None),
+        ({"root_languages": ["en", "de"]}, ["de", "en"]),
+        ({"languages": ["en"], "root_languages": ["en", "de"]}, ["en"]),
+    ],
+)
+def test_the_card_names_the_languages_that_the_recipe_asks_for(tables, keep, languages):
+    assert metadata(plan(tables, keep=keep).manifest).language == languages
 
 
 def test_the_texts_are_the_rows_under_the_template(tmp_path, tables):
