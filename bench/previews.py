@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     chosen = parser.parse_args()
     device = pick_device()
+    decoding.RECORDS = True
     plan = make_plan(find_target(chosen.variant, chosen.preset, 0))
     model, _ = load_base(plan.files, plan.preset.base, device)
     trainer = sft.make_trainer(plan, model, device)
@@ -134,9 +135,9 @@ def compare(trainer: Any, plan: Plan, precision: torch.dtype, before: list[list[
     wanted = [Wanted(q.ids, allowed_tokens(q, plan.preset.previews)) for q in plan.questions]
     plain = plain_copy(trainer.model, precision)
     now = decoding.decode(plain, wanted, ends)
-    few, decoding.FEW = decoding.FEW, 10**9
+    decoding.RECORDS = False
     eager = decoding.decode(plain, wanted, ends)
-    decoding.FEW = few
+    decoding.RECORDS = True
     print(f"answers equal with and without a graph:    {same(now, eager)} of {len(now)}")
     cut = [row[: len(each)] for row, each in zip(before, now, strict=True)]
     print(f"greedy answers equal before and now:       {same(now, cut)} of {len(now)}")

@@ -3,8 +3,8 @@
 Step by step, decoding is bound by launching kernels, and through 4-bit layers, adapters and
 autocast there are several times as many as the products need. So the answers come from a copy of
 the model in which every adapted layer is one matrix, over a cache of fixed shape, whose step a GPU
-replays as a CUDA graph. Every row is greedy or drawn; the numbers that draw are given from outside,
-so that the same step asks chance the same thing however often a run was resumed.
+can replay as a CUDA graph. Every row is greedy or drawn; the numbers that draw are given from
+outside, so that the same step asks chance the same thing however often a run was resumed.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,9 @@ import torch
 TOP = 50
 # How often it is asked whether all answers have ended: a GPU waits for the answer.
 LOOK = 16
+# Whether a GPU records a step and replays it. Off until it has been seen to answer the same on a
+# card: `python -m bench.previews` switches it on and compares.
+RECORDS = False
 # Tokens of each answer before a step is recorded: it takes one to have every kernel loaded.
 FEW = 2
 
@@ -207,7 +210,7 @@ def decode(
         advance: Callable[[], None] = batch.step
         made = 1
         while made < batch.most and not (made % LOOK == 1 and _are_over(batch, made, is_over)):
-            if made == FEW and batch.fixed and batch.device.type == "cuda":
+            if RECORDS and made == FEW and batch.fixed and batch.device.type == "cuda":
                 advance = _recorded(batch)
             advance()
             made += 1

@@ -157,6 +157,8 @@ def _cached(directory: Path, preset: Preset, matrices: dict[str, list[int]], dep
         config.get("head_dim") or hidden // heads
     )
     rows = preset.previews.prompts * (len(preset.previews.limits) + 1)
+    if preset.previews.temperature:
+        rows *= 2  # a drawn answer beside each greedy one
     return rows * (preset.length + preset.previews.tokens) * depth * 2 * width * 2.0
 
 

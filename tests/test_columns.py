@@ -24,7 +24,7 @@ from dataset_builder.shards import joined, read_shard, shards_of
 
 relaxed = settings(
     deadline=None,
-    max_examples=30,
+    max_examples=15,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
