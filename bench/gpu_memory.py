@@ -68,8 +68,8 @@ def measure(setting: Setting, model: str, path: Path) -> None:
     write_preset(setting, model, path)
     preset = load_preset(str(path))
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    fast = takes_fast_path(preset, capability)
     directory = ready_base(preset.base).directory
+    fast = takes_fast_path(preset, capability, directory)
     needed = estimate(directory, preset, is_compiled=fast, is_unpacked=fast)
     for left in runs_root().glob("memory-*"):
         shutil.rmtree(left)

@@ -88,6 +88,7 @@ def train(
         launch.dealt(target.preset.training, gpus * machines)
         ready_base(target.preset.base, talk.print)
         flags = [*(["--resume"] if resume else []), *(["--restart"] if restart else [])]
+        flags += [f"--report-to={each}" for each in report_to or ()]
         again = ["train", variant, preset, f"--seed={seed}", *flags]
         sys.exit(launch.launch(again, gpus, hosts))
     if launch.is_launched():

@@ -171,8 +171,12 @@ def _memory(name: str, preset: Preset, directory: Path) -> Finding:
     import torch
 
     is_card = torch.cuda.is_available()
-    fast = takes_fast_path(preset, torch.cuda.get_device_capability() if is_card else None)
-    needed = estimate(directory, preset, is_compiled=fast, is_unpacked=fast)
+    capability = torch.cuda.get_device_capability() if is_card else None
+    needed = estimate(directory, preset)
+    if takes_fast_path(preset, capability, directory):
+        fast = estimate(directory, preset, is_compiled=True, is_unpacked=True)
+        free, _ = torch.cuda.mem_get_info()
+        needed = fast if fast.total <= free else needed
     line = (
         f"preset {name}: about {needed.total / 1e9:.1f} GB of GPU memory to train,"
         f" {needed.peak / 1e9:.1f} GB allocated at most with previews"

@@ -7,7 +7,7 @@ micro-batch is another: every decoder layer one compiled function, its projectio
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from finetune.head import chunk_loss, moving, summed_loss
+from finetune.packing import TOKENS
 from finetune.products import Product, multiply, product_of, refresh
 
 
@@ -43,7 +44,9 @@ class Fast:
             raise ValueError("the head is trained")
         if any(p.requires_grad for p in model.get_input_embeddings().parameters()):
             raise ValueError("the embedding is trained")
-        self.model, self.length, self.dtype = model, length, dtype
+        self.model, self.dtype = model, dtype
+        # The padding at the end of a packed row is an example too.
+        self.length = max(length, TOKENS)
         self.head, self.checkpointing = head, checkpointing
         self.layers = [family.prepare(layer, model.config, dtype) for layer in model.model.layers]
         self.products: list[Product] = [each for layer in self.layers for each in layer.products]
@@ -74,7 +77,8 @@ class Fast:
         """What the last layer gives for every token, before the last norm: (tokens, width)."""
         refresh(self.products)
         inner = self.model.model
-        hidden = inner.embed_tokens(input_ids)[0].to(self.dtype)
+        # Detached: for gradient checkpointing the trainer wants a gradient here that nobody reads.
+        hidden = inner.embed_tokens(input_ids)[0].to(self.dtype).detach()
         # In float32, whatever the rest computes in: rotary angles grow with the position.
         like = torch.empty(0, dtype=torch.float32, device=hidden.device)
         cos, sin = inner.rotary_emb(like, position_ids)
@@ -137,9 +141,18 @@ def _norm_values(norm: Any) -> tuple[Any, ...]:
     return norm.weight.data, None if bias is None else bias.data, float(epsilon)
 
 
-def _lora_dropout(module: Any) -> Any:
-    found = list(getattr(module, "lora_dropout", {}).values())
+def _lora_dropout(modules: Sequence[Any]) -> Any:
+    """The adapters' dropout in a layer, which is one for all; None where there is none."""
+    found = [drop for each in modules for drop in getattr(each, "lora_dropout", {}).values()]
+    if len({_rate(drop) for drop in found}) > 1:
+        raise ValueError("adapters with several rates of dropout")
     return found[0] if found else None
+
+
+def _refuse_dropout(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name, 0.0):
+            raise ValueError(f"`{name}` of {getattr(config, name)}")
 
 
 # Phi: attention and MLP side by side on one norm.
@@ -147,14 +160,16 @@ def _lora_dropout(module: Any) -> Any:
 
 def _prepare_phi(layer: Any, config: Any, dtype: torch.dtype) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    if attention.qk_layernorm:
-        raise ValueError("Phi with norms of queries and keys")
+    if attention.qk_layernorm or config.hidden_act not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise ValueError("Phi with norms of queries and keys, or another activation")
+    _refuse_dropout(config, "embd_pdrop", "attention_dropout")
     # Apart, so that the compiler need not lay their gradients side by side.
     into = [[attention.q_proj, attention.k_proj, attention.v_proj], [mlp.fc1]]
     products = [product_of(group, dtype) for group in (into, [[attention.dense]], [[mlp.fc2]])]
     heads, kept = config.num_attention_heads, config.num_key_value_heads
     sizes = (heads, kept, attention.head_dim, attention.rotary_ndims, attention.scaling)
-    drops = [_lora_dropout(attention.q_proj), layer.resid_dropout]
+    adapted = [*into[0], *into[1], attention.dense, mlp.fc2]
+    drops = [_lora_dropout(adapted), layer.resid_dropout]
     return _Layer(products, [_norm_values(layer.input_layernorm)], sizes, drops)
 
 
@@ -219,11 +234,13 @@ def _prepare_llama(layer: Any, config: Any, dtype: torch.dtype) -> _Layer:
     )
     if config.hidden_act != "silu" or getattr(config, "sliding_window", None):
         raise ValueError("another activation, or a sliding window")
+    _refuse_dropout(config, "attention_dropout")
     norms = [_norm_values(layer.input_layernorm), _norm_values(layer.post_attention_layernorm)]
     heads, kept = config.num_attention_heads, config.num_key_value_heads
     sizes = (heads, kept, attention.head_dim, attention.head_dim, attention.scaling)
     products = [product_of(group, dtype) for group in groups]
-    return _Layer(products, norms, sizes, [_lora_dropout(attention.q_proj)])
+    adapted = [each for group in groups for part in group for each in part]
+    return _Layer(products, norms, sizes, [_lora_dropout(adapted)])
 
 
 def run_llama(

@@ -27,6 +27,8 @@ _NF4_BYTES = (
 _TRAINED_BYTES = 18
 _EAGER_BYTES = 5.6
 _COMPILED_BYTES = 1.65
+# The models whose step finetune.fast knows, by `model_type`.
+FAST_TYPES = {"phi", "llama", "qwen2"}
 _CONTEXT_BYTES = 0.6e9  # CUDA itself, and its libraries
 _HEADS = ("lm_head.weight", "embed_out.weight")
 
@@ -53,7 +55,7 @@ def estimate(
     """What training under `preset` needs at its peak on the base whose files lie in `directory`.
 
     For one GPU of `processes`. `is_compiled`: each layer is compiled, which keeps fewer of its
-    activations; `is_unpacked`: 4-bit weights are kept in 16 bits beside the packed ones.
+    activations; `is_unpacked`: the layers' weights are kept in 16 bits beside the base's own.
     """
     shapes = _shapes(directory)
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
@@ -72,7 +74,8 @@ def estimate(
         hidden = max((min(shape) for shape in adapted), default=0)
         per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
     activations = dealt(preset.training, processes) * preset.length * per_token
-    unpacked = sum(2 * math.prod(matrices[name]) for name in layers) if is_packed else 0
+    unpacked = sum(2 * math.prod(matrices[name]) for name in layers)
+    # Beside the base's own weights, packed or not.
     weights += unpacked if is_unpacked else 0
     previews = 0.0
     if preset.previews.prompts:
@@ -88,12 +91,16 @@ def estimate(
     )
 
 
-def takes_fast_path(preset: Preset, capability: tuple[int, int] | None) -> bool:
-    """Whether training on a card of that compute capability compiles its layers and unpacks its
-    weights (`fast` in the preset); None is no card.
+def takes_fast_path(preset: Preset, capability: tuple[int, int] | None, directory: Path) -> bool:
+    """Whether training the base in `directory` on a card of that compute capability compiles its
+    layers and unpacks its weights, if memory allows; None is no card.
     """
+    path = directory / "config.json"
+    config: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
     return (
-        getattr(preset.training, "fast", False)
+        preset.training.fast
+        and config.get("model_type") in FAST_TYPES
+        and not preset.extra_tokens
         and capability is not None
         and capability >= (8, 0)
         and preset.base.precision in {"auto", "bf16"}

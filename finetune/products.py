@@ -173,7 +173,7 @@ class _Widen(torch.autograd.Function):
         grads = _factor_gradients(d_down, d_ups, ctx.scales, ctx.layout)
         return (
             None if ctx.is_first else dx,
-            None if dropped is None else d_dropped,
+            None if dropped is None or ctx.is_first else d_dropped,
             *[None] * (5 + ctx.untrained),
             *grads,
         )

@@ -56,13 +56,13 @@ def train(
         watcher.say(note)
     watcher.fitted(plan.fit, plan.budget)
     device = pick_device()
-    preflight(plan, device)
+    slow = preflight(plan, device)
     with checkpoints.locked(plan.unfinished) if first else nullcontext(), without_known_noise():
         watcher.say(f"loading {plan.files.model}")
         model, base = load_base(plan.files, plan.preset.base, device)
         watcher.say(_proof(base))
         found = launch.of_first(lambda: _begun(plan, watcher, restart))
-        _train(plan, model, base, device, found, watcher, trackers)
+        _train(plan, model, base, device, found, watcher, trackers, slow)
         if first:
             _publish(plan)
     return plan.directory
@@ -84,8 +84,10 @@ def _begun(plan: Plan, watcher: Watcher, restart: bool) -> tuple[Path, checkpoin
     return found
 
 
-def preflight(plan: Plan, device: Any) -> None:
-    """Raise InputError where the disk or the GPU cannot hold what the preset wants, or several GPUs
+def preflight(plan: Plan, device: Any) -> str | None:
+    """Why memory does not allow the fast path, if so.
+
+    Raises InputError where the disk or the GPU cannot hold what the preset wants, or several GPUs
     are visible.
     """
     import torch
@@ -94,21 +96,25 @@ def preflight(plan: Plan, device: Any) -> None:
 
     is_card = device.type == "cuda"
     capability = torch.cuda.get_device_capability(device) if is_card else None
-    fast = takes_fast_path(plan.preset, capability)
-    among = launch.processes()
-    needed = estimate(
-        plan.files.directory, plan.preset, is_compiled=fast, is_unpacked=fast, processes=among
-    )
+    directory, among = plan.files.directory, launch.processes()
+    needed = estimate(directory, plan.preset, processes=among)
     refuse_full_disk(needed, plan.directory)
     if not is_card:
-        return
+        return None
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
         raise InputError(
             f"{torch.cuda.device_count()} GPUs are visible, and a run uses one",
             "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`",
         )
     free, _ = torch.cuda.mem_get_info(device)
+    slow = None
+    if takes_fast_path(plan.preset, capability, directory):
+        fast = estimate(directory, plan.preset, is_compiled=True, is_unpacked=True, processes=among)
+        if fast.total <= free:
+            return None
+        slow = f"it needs about {fast.total / 1e9:.1f} GB of GPU memory, {free / 1e9:.1f} are free"
     refuse_too_little(needed, free, plan.preset_name)
+    return slow
 
 
 def _train(
@@ -119,6 +125,7 @@ def _train(
     found: tuple[Path, checkpoints.Complete] | None,
     watcher: Watcher,
     trackers: Sequence[str],
+    slow: str | None,
 ) -> None:
     """Everything between a loaded base and a finished run, in the order it happens."""
     from finetune.model import describe_device, library_versions, pick_precision
@@ -134,7 +141,7 @@ def _train(
     peak = matmul_peak(device, precision)
     flops = flops_per_token(model, base.parameters)
 
-    trainer = make_trainer(plan, model, device, trackers, watcher.say)
+    trainer = make_trainer(plan, model, device, trackers, watcher.say, slow)
     previewer = Previewer(
         plan.questions,
         plan.preset.previews,
@@ -215,6 +222,7 @@ def _train(
             "trainable_parameters": sum(
                 p.numel() for p in trainer.model.parameters() if p.requires_grad
             ),
+            "fast": trainer.is_fast,
             "precision": str(precision).removeprefix("torch."),
             "matmul_peak": round(peak),  # FLOP/s of one device in that precision
             "flops_per_token": flops,
@@ -231,9 +239,10 @@ def make_trainer(
     device: Any,
     trackers: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
+    slow: str | None = None,
 ) -> Any:
     """TRL's trainer over the planned rows, with its own reports off but those to `trackers`;
-    `report` gets a line where the fast path cannot be taken.
+    `report` gets a line where the fast path cannot be taken, as `slow` says or for its own reason.
 
     Raises RuntimeError where it changed the rows.
     """
@@ -278,7 +287,7 @@ def make_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     _refuse_changed_rows(trainer, plan)
-    fast = fast_or_reason(trainer.model, preset, device, precision)
+    fast = slow or fast_or_reason(trainer.model, preset, device, precision)
     if isinstance(fast, str):
         report(f"the usual path, not the fast one: {fast}")
     elif fast:

@@ -16,9 +16,12 @@ class PackedTrainer(SFTTrainer):
     Everything else, from the order of rows to the schedule, stays TRL's and Transformers'.
     """
 
+    is_fast = False
+
     def use(self, fast: Fast) -> None:
         """From now on this trainer's batches are packed and computed by `fast`."""
         install(fast.model, fast)
+        self.is_fast = True
         self.data_collator = pack
 
     def compute_loss(
@@ -62,13 +65,10 @@ def fast_or_reason(
     """
     if not preset.training.fast or device.type != "cuda":
         return None
-    if precision != torch.bfloat16 or torch.cuda.get_device_capability(device) < (8, 0):
+    if precision != torch.bfloat16:
+        return f"it computes in bf16, and this run in {str(precision).removeprefix('torch.')}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
         return "the card computes no bf16"
-    free, _ = torch.cuda.mem_get_info(device)
-    needed = 2 * sum(weight.numel() for weight in model.parameters() if weight.dim() == 2)
-    needed += 2 * sum(_unpacked(weight) for weight in model.parameters())
-    if needed > free / 2:
-        return f"the dequantised weights take {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
     try:
         return Fast(
             model.get_base_model(),
@@ -79,8 +79,3 @@ def fast_or_reason(
         )
     except ValueError as error:
         return str(error)
-
-
-def _unpacked(weight: Any) -> int:
-    state = getattr(weight, "quant_state", None)
-    return 0 if state is None else state.shape.numel()

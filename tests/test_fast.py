@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalL
 from transformers.models.qwen2 import Qwen2ForCausalLM
 
 from finetune import sft
-from finetune.fast import Fast, install
+from finetune.fast import FAMILIES, Fast, install
+from finetune.memory import FAST_TYPES
 from finetune.packing import pack
 from finetune.progress import read_steps
 from finetune.rows import IGNORED
@@ -175,6 +176,50 @@ def test_dropout_of_the_adapters_leaves_the_base_as_it_is():
     assert first != second
     model.eval()
     torch.testing.assert_close(model(**pack(rows)).loss, loss_apart(model, rows))
+
+
+@pytest.mark.parametrize(("make", "targets"), [(phi, "phi"), (llama, "llama")])
+def test_checkpointing_changes_no_gradient_even_where_the_embedding_asks_for_one(make, targets):
+    gradient = []
+    for checkpointing in (False, True):
+        model = adapted(make, targets)
+        for module in model.modules():
+            if hasattr(module, "lora_dropout"):
+                module.lora_dropout["default"] = torch.nn.Dropout(0.3)
+        inner = model.get_base_model()
+        if checkpointing:
+            inner.enable_input_require_grads()  # as TRL does for gradient checkpointing
+        fast = Fast(inner, 64, torch.float32, compiled=False, checkpointing=checkpointing)
+        install(inner, fast)
+        torch.manual_seed(3)
+        model(**pack(examples())).loss.backward()
+        gradient.append(gradients(model))
+    one, two = gradient
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name])
+
+
+def test_dropout_is_that_of_whatever_projections_are_adapted():
+    config = LoraConfig(r=2, target_modules=["fc1", "fc2"], lora_dropout=0.5)
+    model = get_peft_model(phi(), config).train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn_like(parameter)
+    inner = model.get_base_model()
+    install(inner, Fast(inner, 64, torch.float32, compiled=False))
+    assert model(**pack(examples())).loss != model(**pack(examples())).loss
+
+
+def test_dropout_that_it_does_not_make_is_refused():
+    model = adapted(llama, "llama").get_base_model()
+    model.config.attention_dropout = 0.1
+    with pytest.raises(ValueError, match="attention_dropout"):
+        Fast(model, 64, torch.float32, compiled=False)
+
+
+def test_the_estimate_and_the_fast_path_know_the_same_models():
+    assert set(FAMILIES) == FAST_TYPES
 
 
 def test_a_model_it_does_not_know_is_refused():

@@ -243,7 +243,8 @@ def phi2_headers(out: Path) -> Path:
     }
     text = json.dumps(header).encode()
     out.mkdir()
-    config = {"hidden_size": hidden, "num_attention_heads": 32, "num_key_value_heads": 32}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 32}
+    config = {"model_type": "phi", "hidden_size": hidden, **heads}
     (out / "config.json").write_text(json.dumps(config))
     (out / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
     return out
@@ -282,9 +283,11 @@ def test_the_estimate_is_near_what_was_measured(
 
 def test_the_estimate_counts_what_previews_unpack(tmp_path: Path):
     loaded = load_preset("phi2-oasst1-qlora")
+    greedy = msgspec.structs.replace(loaded.previews, temperature=0)
+    loaded = msgspec.structs.replace(loaded, previews=greedy)
     needed = estimate(phi2_headers(tmp_path / "phi2"), loaded)
 
-    # bench/gpu_phi2.sh: 7.9 GB in bf16, 8.5 in fp16, at this preset.
+    # bench/gpu_phi2.sh: 7.9 GB in bf16, 8.5 in fp16, at this preset with greedy answers alone.
     assert needed.peak / 1e9 == pytest.approx(8.2, rel=0.1)
     assert needed.total / 1e9 == pytest.approx(3.6, rel=0.15)  # what training itself needs
 
@@ -295,8 +298,13 @@ def test_unpacked_weights_are_counted_where_they_are_kept(tmp_path: Path):
     packed, kept = (estimate(headers, loaded, is_unpacked=each) for each in (False, True))
 
     assert kept.total - packed.total == 2 * 32 * 12 * 2560**2  # bf16, 12 h^2 a layer
-    assert not takes_fast_path(loaded, None)
-    assert not takes_fast_path(loaded, (7, 5))
+    assert takes_fast_path(loaded, (8, 0), headers)
+    assert not takes_fast_path(loaded, None, headers)
+    assert not takes_fast_path(loaded, (7, 5), headers)
+    extra = msgspec.structs.replace(loaded, extra_tokens=("<limit>",))
+    assert not takes_fast_path(extra, (8, 0), headers)
+    (headers / "config.json").write_text('{"model_type": "gpt_neox"}')
+    assert not takes_fast_path(loaded, (8, 0), headers)
 
 
 def test_several_gpus_need_no_more_each_and_named_targets_less_than_all(tmp_path: Path):
