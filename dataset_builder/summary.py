@@ -74,7 +74,7 @@ def variants_table(manifests: Sequence[Manifest]) -> Group:
     table.add_column("variant", no_wrap=True)
     for manifest in manifests:
         table.add_column(Text(printable(manifest.name)), justify="right", overflow="fold")
-    for name in _in_order([list(manifest.funnel) for manifest in manifests]):
+    for name in rules_in_order([list(manifest.funnel) for manifest in manifests]):
         is_kept = name == "kept"
         label = name if name in ("threads", "kept") else f"  {name}"
         cells = [_cell(manifest.funnel.get(name)) for manifest in manifests]
@@ -144,7 +144,7 @@ def _pairs_note(manifest: Manifest) -> Text:
     return Text(text, style="dim")
 
 
-def _in_order(lists: Sequence[list[str]]) -> list[str]:
+def rules_in_order(lists: Sequence[list[str]]) -> list[str]:
     """Every name once, each after those that stand before it in the list that first holds it, and
     those of `LAST` last.
     """

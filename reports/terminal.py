@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataset_builder.printable import printable
+from dataset_builder.summary import rules_in_order
 from reports import figures
 from reports.figures import METRICS, NOTHING, TRIVIAL, Metric
 from reports.findings import (
@@ -178,9 +179,8 @@ def funnel_rows(arms: list[ArmFindings]) -> list[tuple[str, list[str]]]:
     such rule.
     """
     funnels = [arm.runs[0].manifest.funnel for arm in arms]
-    steps = list(dict.fromkeys(step for funnel in funnels for step in funnel))
-    # What stands last in a funnel is what was kept, wherever another arm's rules come in between.
-    steps.sort(key=lambda step: step == "kept")
+    # What is decided last stands last, wherever another arm's rules come in between.
+    steps = rules_in_order([list(funnel) for funnel in funnels])
     return [(step, [figures.count(funnel.get(step)) for funnel in funnels]) for step in steps]
 
 
