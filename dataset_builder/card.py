@@ -68,7 +68,8 @@ def metadata(manifest: Manifest) -> DatasetCardData:
     return DatasetCardData(
         pretty_name=manifest.title,
         license=licence,
-        language=sorted(languages) if languages else None,
+        # The Hub takes ISO 639 codes here: pt for pt-BR.
+        language=sorted({lang.partition("-")[0].lower() for lang in languages or []}) or None,
         task_categories=["text-generation"],
         size_categories=next((size for bound, size in SIZES if rows < bound), "n>1M"),
         tags=TAGS,

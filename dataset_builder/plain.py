@@ -185,9 +185,12 @@ def _walked(rows: list[Any]) -> _Walked:
         while stack:
             node, place, parent_id = stack.pop()
             if parent_id is not None and node.parent_id != parent_id:
+                # Its colons, and that of its key, will be counted and stand nowhere in the line.
                 if node.parent_id is UNSET:
-                    implied += 1
-                elif node.parent_id is not None:
+                    implied += 1 + parent_id.count(":")
+                elif node.parent_id is None:
+                    implied += parent_id.count(":")
+                else:
                     odd.add(row_number)
                 node.parent_id = parent_id
             nodes.append(node)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset_builder.artifacts import read_json
+from dataset_builder.artifacts import BUILDING, read_json
 from dataset_builder.card import card_of_several
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest
@@ -72,5 +72,7 @@ def contents(directories: Sequence[Path], manifests: Sequence[Manifest]) -> dict
     for directory, manifest in zip(directories, manifests, strict=True):
         for file in sorted(path for path in directory.rglob("*") if path.is_file()):
             path = file.relative_to(directory).as_posix()
+            if path.startswith(BUILDING):
+                continue  # what a kill left
             found[f"{manifest.name}/{path}" if several else path] = file
     return found

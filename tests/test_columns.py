@@ -195,6 +195,15 @@ def test_a_key_that_stands_twice_in_what_is_not_kept_is_refused_too(tmp_path, fi
     assert reasons(read(tmp_path, before + tree.encode())) == [(2, "duplicate_key")]
 
 
+@pytest.mark.parametrize("parent", ["", '"parent_id": null, '])
+def test_colons_in_an_id_hide_no_key_that_stands_twice(tmp_path, parent):
+    root = '"message_id": "a:b:c", "role": "prompter", "text": "first", '
+    reply = '{"message_id": "r", ' + parent + '"role": "assistant", "text": "x"}'
+    for more, found in (("", []), ('"text": "second", ', [(1, "duplicate_key")])):
+        tree = '{"message_tree_id": "t", "prompt": {' + root + more + '"replies": [' + reply + "]}}"
+        assert reasons(read(tmp_path, tree.encode())) == found
+
+
 def test_a_whole_detoxify_is_read_by_the_batch(tmp_path, monkeypatch):
     monkeypatch.delattr(shards, "read_row")
     scores = dict.fromkeys(SCORES, 0.25)
