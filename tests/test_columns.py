@@ -197,7 +197,7 @@ def test_a_key_that_stands_twice_in_what_is_not_kept_is_refused_too(tmp_path, fi
 
 @pytest.mark.parametrize("parent", ["", '"parent_id": null, '])
 def test_colons_in_an_id_hide_no_key_that_stands_twice(tmp_path, parent):
-    root = '"message_id": "a:b:c", "role": "prompter", "text": "first", '
+    root = '"message_id": "a:b", "role": "prompter", "text": "first", '
     reply = '{"message_id": "r", ' + parent + '"role": "assistant", "text": "x"}'
     for more, found in (("", []), ('"text": "second", ', [(1, "duplicate_key")])):
         tree = '{"message_tree_id": "t", "prompt": {' + root + more + '"replies": [' + reply + "]}}"
