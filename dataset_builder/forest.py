@@ -1,8 +1,7 @@
 """Messages of several files joined into one forest: each message once, below a parent that fits it.
 
 What two files both hold is merged; what contradicts itself is refused. Nothing here depends on the
-order in which files were named or rows were written, but for `place`, which is that order among
-siblings.
+order in which files were named or rows were written.
 """
 
 from collections import Counter

@@ -42,14 +42,13 @@ class Merged:
 
 @dataclass(slots=True)
 class _Kept:
-    """A message whose copies differ, as it stands so far: the first copy met, its row and export,
-    its place where its file nests it, and what the copies say together.
+    """A message whose copies differ, as it stands so far: the first copy met, its export, its
+    places where files nest it, and what the copies say together.
     """
 
     met: Met
-    row: int
     export: int
-    nested_place: int | None
+    nested_places: set[int]
     fields: dict[str, Any]
 
 
@@ -68,10 +67,11 @@ def merge_exports(exports: list[Export]) -> Merged:
     differs[first[copies[~_same_rows(met, copies, first[copies])]]] = True
     differs = differs[first]
     rows = np.flatnonzero((first == np.arange(len(code))) & ~differs)
-    nested = np.array(pc.fill_null(met["nested_place"], _NOWHERE), np.int64)
+    least = np.array(pc.fill_null(met["nested_place"], _NOWHERE), np.int64)
+    most = np.array(pc.fill_null(met["nested_place"], -1), np.int64)
     alike = copies[~differs[copies]]
-    inside = alike[export[alike] == export[first[alike]]]
-    np.minimum.at(nested, first[inside], nested[inside])
+    np.minimum.at(least, first[alike], least[alike])
+    np.maximum.at(most, first[alike], most[alike])
     merged = Merged(
         met,
         rows,
@@ -81,17 +81,16 @@ def merge_exports(exports: list[Export]) -> Merged:
         np.bincount(export[alike], minlength=len(exports)).tolist(),
         [Counter() for _ in exports],
     )
-    order, nested = rows, nested[rows]
+    least, most = least[rows], most[rows]
     if differs.any():
         kept = _settle_differing(np.flatnonzero(differs), code, export, exports, merged)
         merged.met = pa.concat_tables([met, _table_of_kept(kept)])
         merged.rows = np.append(rows, np.arange(len(code), merged.met.num_rows))
         merged.export = np.append(merged.export, [each.export for each in kept]).astype(np.int64)
-        order = np.append(order, [each.row for each in kept])
-        places = [_NOWHERE if each.nested_place is None else each.nested_place for each in kept]
-        nested = np.append(nested, places)
-    parents = merged.met["parent_id"].take(pa.array(merged.rows))
-    merged.place = _places(parents, nested, order, merged.export)
+        places = [each.nested_places for each in kept]
+        least = np.append(least, [min(each, default=_NOWHERE) for each in places])
+        most = np.append(most, [max(each, default=-1) for each in places])
+    merged.place = _places(merged, least, most)
     return merged
 
 
@@ -133,21 +132,40 @@ def _same(one: pa.Array, other: pa.Array) -> np.ndarray:
     return np.array(pc.or_(equal, pc.and_(pc.is_null(one), pc.is_null(other))))
 
 
-def _places(
-    parents: pa.ChunkedArray, nested: np.ndarray, order: np.ndarray, export: np.ndarray
-) -> np.ndarray:
-    """Each message's place among its siblings: as nested, or as met in its file, which `order`
-    tells; roots have no siblings.
+def _places(merged: Merged, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Each message's place among its siblings, from 0: as exports nest them where those agree about
+    all of them, else by rank and id, those without a rank last. A root's is 0.
+
+    `least` and `most` are the places where files nest each. In Open Assistant's own exports both
+    orders are the same. The order of a flat file's rows says nothing.
     """
-    places = np.where(nested < _NOWHERE, nested, 0)
-    met = np.flatnonzero((nested == _NOWHERE) & np.array(parents.is_valid()))
-    parent = _codes(parents.take(pa.array(met)))
-    by_parent = np.lexsort((order[met], parent, export[met]))
-    group = np.stack([export[met], parent])[:, by_parent]
-    begins = np.ones(len(met), bool)
-    begins[1:] = (group[:, 1:] != group[:, :-1]).any(axis=0)
-    at = np.arange(len(met))
-    places[met[by_parent]] = at - np.maximum.accumulate(np.where(begins, at, 0))
+    rows = pa.array(merged.rows)
+    parents, ids, rank = (
+        merged.met[name].take(rows) for name in ("parent_id", "message_id", "rank")
+    )
+    below = np.flatnonzero(np.array(parents.is_valid()))
+    parent = _codes(parents.take(pa.array(below)))
+    least, most = least[below], most[below]
+    # A message in two places or none, two messages in one.
+    order = np.lexsort((least, parent))
+    crowded = order[1:][(np.diff(parent[order]) == 0) & (np.diff(least[order]) == 0)]
+    is_told = np.ones(len(parent), bool)
+    is_told[parent[crowded]] = is_told[parent[least != most]] = False
+    # The others again, where they stand: a parent's are together.
+    again = np.flatnonzero(~is_told[parent[order]])
+    some = order[again]
+    columns = {
+        "parent": parent[some],
+        "rank": rank.take(pa.array(below[some])),
+        "id": ids.take(pa.array(below[some])),
+    }
+    by = [(name, "ascending") for name in columns]
+    order[again] = some[pc.sort_indices(pa.table(columns), by)]
+    begins = np.ones(len(order), bool)
+    begins[1:] = np.diff(parent[order]) != 0
+    at = np.arange(len(order))
+    places = np.zeros(len(merged.rows), np.int64)
+    places[below[order]] = at - np.maximum.accumulate(np.where(begins, at, 0))
     return places
 
 
@@ -158,20 +176,19 @@ def _settle_differing(
     rows: np.ndarray, code: np.ndarray, export: np.ndarray, exports: list[Export], merged: Merged
 ) -> list[_Kept]:
     """What becomes of the messages in `rows`, whose copies are all among them."""
-    groups: dict[tuple[int, int], list[tuple[int, Met]]] = {}
+    groups: dict[tuple[int, int], list[Met]] = {}
     mets = met_of_table(merged.met.take(pa.array(rows)))
     for row, met in zip(rows.tolist(), mets, strict=True):
-        groups.setdefault((int(export[row]), int(code[row])), []).append((row, met))
+        groups.setdefault((int(export[row]), int(code[row])), []).append(met)
     kept: dict[int, _Kept] = {}
     for (number, message), group in groups.items():
-        _add(message, [met for _, met in group], group[0][0], number, kept, exports, merged)
+        _add(message, group, number, kept, exports, merged)
     return list(kept.values())
 
 
 def _add(
     message: int,
     group: list[Met],
-    row: int,
     number: int,
     kept: dict[int, _Kept],
     exports: list[Export],
@@ -189,12 +206,13 @@ def _add(
     if not same:
         return
     fields, differing = _settled(same)
+    places = {met.nested_place for met in same if met.nested_place is not None}
     if standing is None:
-        given = [met.nested_place for met in same if met.nested_place is not None]
-        kept[message] = _Kept(first, row, number, min(given, default=None), fields)
+        kept[message] = _Kept(first, number, places, fields)
         merged.repeats[number] += len(same) - 1
     else:
         differing |= _filled(standing, fields)
+        standing.nested_places |= places
         merged.repeats[number] += len(same)
     merged.conflicts[number].update(differing)
 

@@ -44,7 +44,7 @@ MESSAGES = Table(
             ("lang", pa.string()),
             ("text", pa.string()),
             ("rank", pa.int32()),  # 0 is best; null: not a reply, only child, or not ranked by all
-            ("place", pa.int32()),  # among its siblings as the source lists them; roots: 0
+            ("place", pa.int32()),  # among its siblings; roots: 0 (dataset_builder.merge)
             ("deleted", pa.bool_()),
             ("synthetic", pa.bool_()),
             ("model_name", pa.string()),

@@ -22,6 +22,7 @@ def plain_forest(files: list[tuple[str, str, bytes]]) -> tuple[list[Row], list[t
         rejects.append([(name, *each) for each in refused])
         counts.append(Counter(rows=rows, messages=len(met) + len(refused), merged=0))
         _merge(met, kept, number, name, sha256, rejects[-1], counts[-1], sorted(files))
+    _number_siblings(kept)
     for find in (_in_circles, _misfits, _deep):
         for message_id, reason in find(kept).items():
             row = kept.pop(message_id)
@@ -118,7 +119,6 @@ def _merge(
     counts: Counter,
     files: list[tuple[str, str, bytes]],
 ) -> None:
-    places: Counter[str] = Counter()
     for message_id in dict.fromkeys(row["message_id"] for row in met):
         group = [row for row in met if row["message_id"] == message_id]
         often = Counter(map(_content, group))
@@ -148,21 +148,29 @@ def _merge(
             key = lambda value: json.dumps(value, separators=(",", ":"))  # noqa: E731
             settled[field] = min(values, key=key) if len(values) > 1 else (values or [None])[0]
         if standing is None:
-            nested = [row["nested"] for row in same if row["nested"] is not None]
-            parent_id = first["parent_id"]
-            place = min(nested) if nested else 0 if parent_id is None else places[parent_id]
-            if not nested and parent_id is not None:
-                places[parent_id] += 1
-            facts = {"place": place, "file": number, "name": name, "source": sha256}
-            kept[message_id] = {**first, **settled, **facts}
+            facts = {"nests": set(), "file": number, "name": name, "source": sha256}
+            standing = kept[message_id] = {**first, **settled, **facts}
         else:
             for field, value in settled.items():
                 if standing[field] is None:
                     standing[field] = value
                 elif value is not None and _plain(value) != _plain(standing[field]):
                     differing.add(field)
+        standing["nests"] |= {row["nested"] for row in same if row["nested"] is not None}
         for field in differing:
             counts[f"conflict {field}"] += 1
+
+
+def _number_siblings(kept: dict[str, Row]) -> None:
+    for parent_id in {row["parent_id"] for row in kept.values()}:
+        mates = [row for row in kept.values() if row["parent_id"] == parent_id]
+        nests = [row["nests"] for row in mates]
+        if all(len(each) == 1 for each in nests) and len(set().union(*nests)) == len(mates):
+            mates.sort(key=lambda row: min(row["nests"]))
+        else:
+            mates.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0, row["message_id"]))
+        for place, row in enumerate(mates):
+            row["place"] = 0 if parent_id is None else place
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
 from test_export import joined, read, reasons, refused
-from test_threads import forests
+from test_threads import export_order, forests
 
 from dataset_builder import lines as lines_module
 from dataset_builder.errors import InputError
@@ -53,34 +53,102 @@ def least(text: str) -> bytes:
 @settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
 @given(forests(), st.randoms(use_true_random=False))
 def test_any_form_and_any_order_of_rows_and_files_is_the_same_table(tmp_path, rows, random):
-    # Orphans have no nested form; the order of siblings, which is a fact of the source, is told by
-    # threads only as far as they answer each other.
-    ids = {row["message_id"] for row in rows}
-    rows = [row | LISTS for row in rows if row["parent_id"] is None or row["parent_id"] in ids]
-    while any(
-        row["parent_id"] not in {None, *(each["message_id"] for each in rows)} for row in rows
-    ):
-        ids = {row["message_id"] for row in rows}
-        rows = [row for row in rows if row["parent_id"] in {None, *ids}]
+    # Orphans have no nested form.
+    rows = [row | LISTS for row in rows]
+    while len(hanging := hanging_together(rows)) < len(rows):
+        rows = hanging
     if not rows:
         return
-    shuffled = random.sample(threads(rows), len(threads(rows)))
+
+    def shuffled(each):
+        return random.sample(each, len(each))
+
+    trees = nested([row | MAPS for row in sorted(rows, key=export_order)])
     ways = {
         "flat.jsonl": lines(rows),
-        "nested.jsonl": lines(nested([row | MAPS for row in rows])),
-        "threads.jsonl.gz": gzip.compress(lines(shuffled)),
+        "shuffled.jsonl": lines(shuffled(rows)),
+        "nested.jsonl": lines(shuffled(trees)),
+        "threads.jsonl.gz": gzip.compress(lines(shuffled(threads(rows)))),
     }
     exports = [read(tmp_path, content, name) for name, content in ways.items()]
-    exports.append(read_export(write(tmp_path / "rows.parquet", rows)))
+    exports.append(read_export(write(tmp_path / "rows.parquet", shuffled(rows))))
+    assert [export.form for export in exports[2:]] == ["trees", "threads", "parquet"]
     tables = [join_exports([export]).messages.select(COLUMNS) for export in exports]
-    assert [export.form for export in exports[2:]] == ["threads", "parquet"]
-    without = [name for name in COLUMNS if name != "place"]
-    assert tables[0].equals(tables[1])
-    assert tables[0].equals(tables[3])
-    assert tables[0].select(without).equals(tables[2].select(without))
+    assert all(table.equals(tables[0]) for table in tables)
     unions = [join_exports(each).messages for each in (exports, exports[::-1])]
     assert unions[0].equals(unions[1])
-    assert unions[0].select(without).equals(tables[0].select(without))
+    assert unions[0].select(COLUMNS).equals(tables[0])
+
+
+def hanging_together(rows):
+    ids = {None, *(row["message_id"] for row in rows)}
+    return [row for row in rows if row["parent_id"] in ids]
+
+
+FOLLOW_UPS = [
+    prompt("a"),
+    reply("r", "a"),
+    prompt("p", "r"),
+    prompt("q", "r"),
+    prompt("s", "r"),
+    reply("t", "q"),
+]
+
+
+def nested_as(folder, name, *order):
+    """The follow-ups above as a nested file that lists those of `order` so."""
+    rows = [row for row in FOLLOW_UPS if row["message_id"] not in {"p", "q", "s"} - {*order}]
+    rows = [row for row in rows if row["message_id"] != "t" or "q" in order]
+    rows.sort(key=lambda row: order.index(row["message_id"]) if row["message_id"] in order else -1)
+    rows.sort(key=lambda row: row["message_id"] == "t")
+    return read(folder, lines(nested(rows)), name)
+
+
+def order_of(*exports):
+    rows = join_exports(exports).messages.to_pylist()
+    found = sorted((row for row in rows if row["parent_id"] == "r"), key=lambda row: row["place"])
+    assert [row["place"] for row in found] == list(range(len(found)))
+    return "".join(row["message_id"] for row in found)
+
+
+@pytest.mark.parametrize("form", [lines, lambda rows: lines(threads(rows))])
+def test_the_order_of_siblings_that_no_file_nests_is_by_rank_and_id(tmp_path, form):
+    for number, order in enumerate(permutations(FOLLOW_UPS)):
+        if number % 90 == 0:
+            assert order_of(read(tmp_path, form(order))) == "pqs"
+    ranked = [row | {"rank": "sq".find(row["message_id"])} for row in FOLLOW_UPS]
+    ranked = [row | {"rank": None if row["rank"] < 0 else row["rank"]} for row in ranked]
+    assert order_of(read(tmp_path, form(ranked))) == "sqp"
+
+
+def test_siblings_stand_as_files_nest_them_where_those_agree_and_else_by_id(tmp_path):
+    nested_so = nested_as(tmp_path, "one", "q", "s", "p")
+    again = nested_as(tmp_path, "again", "q", "s", "p")
+    flat = read(tmp_path, lines(FOLLOW_UPS[::-1]), "flat")
+    for exports in permutations([nested_so, again, flat]):
+        assert order_of(*exports) == "qsp"
+    otherwise = nested_as(tmp_path, "two", "s", "q", "p")
+    some = nested_as(tmp_path, "three", "s")
+    less = nested_as(tmp_path, "four", "q", "s")
+    for others, told in (
+        ([nested_so, otherwise], "pqs"),  # q and s in two places each
+        ([less, some], "qs"),  # s in two
+        ([less, read(tmp_path, lines(FOLLOW_UPS), "flat")], "pqs"),  # p in none
+        ([some, nested_as(tmp_path, "five", "p")], "ps"),  # two in one place
+    ):
+        for exports in permutations(others):
+            assert order_of(*exports) == told
+
+
+def test_copies_that_differ_in_a_field_keep_the_places_where_files_nest_them(tmp_path):
+    nested_so = nested_as(tmp_path, "one", "q", "s", "p")
+    flat = read(tmp_path, lines([row | {"lang": "de"} for row in FOLLOW_UPS]), "flat")
+    for exports in permutations([nested_so, flat]):
+        assert order_of(*exports) == "qsp"
+    otherwise = [row | {"lang": "de"} for row in FOLLOW_UPS]
+    otherwise = read(tmp_path, lines(nested(otherwise)), "two")
+    for exports in permutations([nested_so, otherwise]):
+        assert order_of(*exports) == "pqs"
 
 
 def test_a_thread_is_its_messages_whether_they_name_their_parents_or_not(tmp_path):
