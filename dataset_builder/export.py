@@ -31,6 +31,7 @@ class Export:
     rows: int
     met: pa.Table  # its messages, of columns.MET, in the order of the file
     refusals: list[Refusal]
+    path: Path | None = None  # as it was named, for whoever is told of the file
 
     @property
     def messages(self) -> list[Met]:
@@ -73,4 +74,6 @@ def _digest(path: Path) -> tuple[str, int]:
 def _export(path: Path, name: str | None, part: Part, sha256: str, size: int) -> Export:
     if not part.rows:
         raise InputError(f"{path}: holds no rows", WANTED)
-    return Export(name or path.name, sha256, size, part.form, part.rows, part.met, part.refusals)
+    return Export(
+        name or path.name, sha256, size, part.form, part.rows, part.met, part.refusals, path
+    )

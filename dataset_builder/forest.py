@@ -46,6 +46,7 @@ class _Links:
     """The messages that stand, by number: which is above which."""
 
     ids: pa.ChunkedArray
+    trees: pa.ChunkedArray  # as their rows say
     role: pa.ChunkedArray
     is_root: np.ndarray  # names no parent
     parent: np.ndarray  # the number of the message above; -1 where there is none
@@ -77,7 +78,7 @@ def join_exports(exports: Iterable[Export]) -> Forest:
         [*export.refusals, *more] for export, more in zip(exports, merged.refusals, strict=True)
     ]
     links = _links(merged)
-    for find in (_cycles, _misfits, _depths):
+    for find in (_cycles, _misfits, _depths, _further_roots):
         # Each looks at the links that the one before left.
         found = find(links)
         for number, (reason, detail) in found.items():
@@ -92,7 +93,7 @@ def join_exports(exports: Iterable[Export]) -> Forest:
         refused = Counter(refusal.reason for refusal in refusals[number])
         met = counts[number]
         assert met == kept[number] + refused.total() + merged.repeats[number], export.name
-        _refuse_file(export, refused, met)
+        _refuse_file(export, refusals[number], met)
         files.append(
             SourceFile(
                 name=export.name,
@@ -112,13 +113,14 @@ def join_exports(exports: Iterable[Export]) -> Forest:
 
 def _links(merged: Merged) -> _Links:
     rows = pa.array(merged.rows)
-    ids, parents, role = (
-        merged.met[name].take(rows) for name in ("message_id", "parent_id", "role")
+    ids, trees, parents, role = (
+        merged.met[name].take(rows) for name in ("message_id", "tree_id", "parent_id", "role")
     )
     # Nobody is named null.
     parent = pc.fill_null(pc.index_in(parents, value_set=ids, skip_nulls=True), -1)
     return _Links(
         ids,
+        pc.coalesce(trees, ids),
         role,
         np.array(parents.is_null()),
         np.array(parent, np.int64),
@@ -162,6 +164,24 @@ def _depths(links: _Links) -> Refused:
     return dict.fromkeys(np.flatnonzero(depth > DEPTH).tolist(), refused)
 
 
+def _further_roots(links: _Links) -> Refused:
+    """All but one of the roots that name the same tree: the one with the tree's id stands, else the
+    first by id.
+    """
+    numbers = np.flatnonzero(links.standing & links.is_root)
+    roots = pa.table({"tree": links.trees.take(numbers), "id": links.ids.take(numbers)})
+    is_other = pc.not_equal(roots["tree"], roots["id"])
+    roots = roots.append_column("is_other", is_other)
+    order = pc.sort_indices(roots, [(name, "ascending") for name in ("tree", "is_other", "id")])
+    tree = roots["tree"].take(order).combine_chunks()
+    again = np.flatnonzero(pc.equal(tree[1:], tree[:-1])) + 1
+    found: Refused = {}
+    for place in again.tolist():
+        detail = f"tree {tree[place]} has another root"
+        found[int(numbers[order[place].as_py()])] = ("several_roots", detail)
+    return found
+
+
 def _lifted(parent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each message: who is above its topmost known ancestor, -1 but for circles; that ancestor;
     and how many messages there are from it down. Each round sees twice as far.
@@ -178,14 +198,13 @@ def _lifted(parent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return above, top, depth
 
 
-def _refuse_file(export: Export, refused: Counter[str], met: int) -> None:
-    if refused.total() * 2 > met:
-        reason, n = refused.most_common(1)[0]
-        examples = [refusal for refusal in export.refusals if refusal.reason == reason]
-        detail = f"; line {examples[0].at.line}: {examples[0].detail}" if examples else ""
+def _refuse_file(export: Export, refusals: list[Refusal], met: int) -> None:
+    if len(refusals) * 2 > met:
+        reason, n = Counter(each.reason for each in refusals).most_common(1)[0]
+        first = min((each for each in refusals if each.reason == reason), key=lambda each: each.at)
         raise InputError(
-            f"{export.name}: {refused.total():,} of {met:,} messages refused, "
-            f"{n:,} of them by `{reason}`{detail}",
+            f"{export.path or export.name}: {len(refusals):,} of {met:,} messages refused, "
+            f"{n:,} of them by `{reason}`; line {first.at.line}: {first.detail}",
             WANTED,
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import isfinite
 from typing import Annotated, Any
 
 import msgspec
@@ -162,10 +163,21 @@ def check_lists(message: Message) -> None:
     they are typed.
     """
     labels, emojis = message.labels, message.emojis
+    if labels:
+        _check_finite(labels)
     if labels and list in map(type, labels.values()) and not _are_plain(labels, 3):
         _check_lists("labels", labels, "value", "count")
     if emojis and list in map(type, emojis.values()) and not _are_plain(emojis, 2):
         _check_lists("emojis", emojis, "count")
+
+
+def _check_finite(labels: dict[str, Any]) -> None:
+    """Raises ValueError at a value that is no number. JSON has none such; Parquet has."""
+    for name, label in labels.items():
+        values = label if isinstance(label, list) else [label and known(label.value)]
+        for value in values:
+            if type(value) is float and not isfinite(value):
+                raise ValueError(f"`labels` has {value} as `{name}`")
 
 
 def _are_plain(lists: dict[str, Any], wanted: int) -> bool:

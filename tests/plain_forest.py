@@ -23,7 +23,7 @@ def plain_forest(files: list[tuple[str, str, bytes]]) -> tuple[list[Row], list[t
         counts.append(Counter(rows=rows, messages=len(met) + len(refused), merged=0))
         _merge(met, kept, number, name, sha256, rejects[-1], counts[-1], sorted(files))
     _number_siblings(kept)
-    for find in (_in_circles, _misfits, _deep):
+    for find in (_in_circles, _misfits, _deep, _further_roots):
         for message_id, reason in find(kept).items():
             row = kept.pop(message_id)
             name = row["name"]
@@ -202,3 +202,15 @@ def _misfits(kept: dict[str, Row]) -> dict[str, str]:
 
 def _deep(kept: dict[str, Row]) -> dict[str, str]:
     return {name: "too_deep" for name, row in kept.items() if len(_above(kept, row)) >= 200}
+
+
+def _further_roots(kept: dict[str, Row]) -> dict[str, str]:
+    found = {}
+    roots = [
+        (row["tree_id"] or name, name) for name, row in kept.items() if row["parent_id"] is None
+    ]
+    for tree_id in {tree_id for tree_id, _ in roots}:
+        names = [name for each, name in roots if each == tree_id]
+        first = tree_id if tree_id in names else min(names)
+        found |= {name: "several_roots" for name in names if name != first}
+    return found

@@ -262,6 +262,47 @@ def test_what_hangs_together_is_one_tree_whatever_the_rows_say(tmp_path):
     assert set(forest.messages["tree_id"].to_pylist()) == {"t"}
 
 
+@pytest.mark.parametrize("form", ["flat.jsonl", "nested.trees.jsonl", "rows.parquet"])
+@pytest.mark.parametrize(
+    ("roots", "stands"),
+    [
+        ({"t": "t", "a": "t"}, {"t"}),  # the one that is called as the tree
+        ({"t": None, "a": "t"}, {"t"}),  # a tree without an id is called by its root
+        ({"b": "t", "a": "t", "c": "t"}, {"a"}),
+        ({"b": "t", "a": "u", "c": "u"}, {"a", "b"}),
+        ({"b": "t", "t": "u"}, {"b", "t"}),
+        ({"b": None, "a": ""}, {"a", "b"}),
+    ],
+)
+def test_of_several_roots_of_one_tree_one_stands_and_the_others_are_refused(
+    tmp_path, form, roots, stands
+):
+    rows = []
+    for name, tree_id in roots.items():
+        more = {} if tree_id is None else {"message_tree_id": tree_id}
+        rows += [prompt(name, **more), reply(f"{name} 1", name, **more)]
+    many = [each for n in range(9) for each in (prompt(f"s{n}"), reply(f"s{n}r", f"s{n}"))]
+    forests = [
+        join_exports([read_export(write(tmp_path / form, each))])
+        for each in ([*many, *rows], [*rows[::-1], *many])
+    ]
+    columns = [each for each in forests[0].messages.column_names if each != "source"]
+    if "trees" not in form:
+        assert forests[0].messages.select(columns).equals(forests[1].messages.select(columns))
+    forest = forests[0]
+    assert refused(forest) == dict.fromkeys(roots.keys() - stands, "several_roots")
+    assert forest.files[0].refused.get("several_roots", 0) == len(roots) - len(stands)
+    found = {row["message_id"]: row["tree_id"] for row in forest.messages.to_pylist()}
+    assert len({found[name] for name in stands}) == len(stands)
+    # What hung below a refused root is there, and its conversation incomplete.
+    assert {f"{name} 1" for name in roots} <= found.keys()
+
+
+def test_an_orphan_beside_the_root_of_its_tree_is_no_root(tmp_path):
+    rows = [prompt("a", message_tree_id="t"), prompt("b", "gone", message_tree_id="t")]
+    assert refused(joined(tmp_path, rows)) == {}
+
+
 def test_a_file_whose_messages_are_mostly_refused_stops_the_build_and_names_the_commonest_reason(
     tmp_path,
 ):
@@ -274,7 +315,7 @@ def test_a_file_whose_messages_are_mostly_refused_stops_the_build_and_names_the_
     with pytest.raises(InputError) as error:
         join_exports([read(tmp_path, lines(rows), "my export.jsonl")])
     assert str(error.value) == (
-        "my export.jsonl: 3 of 4 messages refused, 2 of them by `form`; "
+        f"{tmp_path / 'my export.jsonl'}: 3 of 4 messages refused, 2 of them by `form`; "
         "line 2: a thread without messages"
     )
     assert error.value.hint is not None

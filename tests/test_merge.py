@@ -203,6 +203,34 @@ def test_hub_parquet_holds_labels_and_emojis_as_lists_or_as_maps(tmp_path, form)
     assert (second["labels"], second["emojis"]) == (None, None)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.5])
+@pytest.mark.parametrize("form", ["lists", "structs", "maps", "nested"])
+def test_what_is_no_number_is_refused_in_parquet_as_in_json(tmp_path, value, form):
+    labels = {"name": ["spam", "quality"], "value": [0.0, value], "count": [3, 3]}
+    kind = None
+    if form != "lists":
+        labels = [
+            {"name": name, "value": n, "count": 3}
+            for name, n in zip(labels["name"], labels["value"], strict=True)
+        ]
+    if form == "maps":
+        kind = pa.map_(pa.string(), LABEL)
+        labels = [(each["name"], {"value": each["value"], "count": 3}) for each in labels]
+    rows = [prompt("a"), reply("b", "a"), prompt("c"), prompt("d")]
+    columns = {name: [row.get(name) for row in rows] for name in reply("b", "a")}
+    columns["labels"] = pa.array([None, labels, None, None], kind)
+    if form == "nested":
+        node = {"message_id": "b", "role": "assistant", "text": "x", "labels": labels}
+        trees = [prompt("a", replies=[node]), *rows[2:]]
+        columns = {"prompt": trees, "message_tree_id": ["a", "c", "d"]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    forest = join_exports([read_export(tmp_path / "x.parquet")])
+    assert refused(forest) == ({} if value == 0.5 else {"b": "wrong_type"})
+    assert forest.messages.num_rows == 4 - len(refused(forest))
+    for row in forest.rejects.to_pylist():
+        assert (row["line"], row["detail"].split()[0]) == (1 if form == "nested" else 2, "`labels`")
+
+
 # --------------------------------------------------------------------------------- the border
 
 TWICE = [
@@ -304,12 +332,6 @@ def test_circles_of_any_length_are_refused(tmp_path, lengths):
     reason = set(refused(joined(tmp_path, [*rows, *map(prompt, "abcdefgh")])).values())
     assert reason <= {"cycle", "self_parent"}
     assert len(reason) == 1
-
-
-def test_several_roots_under_one_tree_id_are_one_tree_each_message_kept(tmp_path):
-    rows = [prompt(name, message_tree_id="t") for name in "abc"]
-    forest = join_exports([read(tmp_path, lines(rows))])
-    assert forest.messages["message_id"].to_pylist() == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("packed", ["gz", "zst"])
