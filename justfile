@@ -38,6 +38,12 @@ eval +arguments: environment
 compare +arguments: environment
     {{ python }} -m reports compare "$@"
 
+# Answers made elsewhere become runs: sampling reports, sample logs of lm-eval, rows of prompt and answer
+[group('pipeline')]
+[no-exit-message]
+import-generations +arguments: environment
+    {{ python }} -m evals import "$@"
+
 # One answer each, the base beside them, words counted
 [group('looking')]
 [no-exit-message]

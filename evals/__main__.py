@@ -100,5 +100,47 @@ def ask(*runs_and_prompt: str, limit: int | None = None) -> None:
     data.print(answers_table(rows, limit))
 
 
+@app.command(name="import")
+def import_generations(
+    *files: Path, name: str | None = None, like: str | None = None, suite: str | None = None
+) -> None:
+    """Answers made elsewhere become runs: an arm for each way in which a file was sampled.
+
+    Reads Open Assistant's sampling reports, lm-eval's sample logs, and JSON Lines with `prompt` and
+    `answer` a line (and, where known, `limit` in words, `id`, `tree`, `is_stopped`). Prints each
+    arm's folder; `just compare` takes their names. What is there already stays.
+
+    Parameters
+    ----------
+    files
+        The files of answers.
+    name
+        The model's name, where the file does not say it or says it badly.
+    like
+        An evaluated run: the answers are to the prompts of its suite, and are compared with it.
+    suite
+        Which of that run's evaluations, where it has several.
+    """
+    from dataset_builder.errors import InputError
+    from evals.imported import asked_of, import_answers, said_of
+    from finetune.run import find_runs
+
+    if not files:
+        raise InputError("no file of answers is named", "give one or more")
+    if suite is not None and like is None:
+        raise InputError("--suite says which evaluation of a run", "give the run with `--like RUN`")
+    asked = None
+    if like is not None:
+        from evals.arms import find_evaluation
+
+        asked = asked_of(find_evaluation(find_runs(like)[0], suite))
+    for path in files:
+        found, directories = import_answers(path, name, asked)
+        for line in said_of(found, directories):
+            talk.print(line, soft_wrap=True, markup=False)
+        for directory in directories:
+            data.print(str(directory), soft_wrap=True, markup=False)
+
+
 if __name__ == "__main__":
     run(app)

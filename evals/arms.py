@@ -1,8 +1,8 @@
 """Arms as a comparison reads them: all seeds of a run, their evaluations of one suite, their
 scores.
 
-A base model is an arm too: one that was not trained, and so has one seed that could not have come
-out otherwise.
+A base model is an arm too, and so are answers made elsewhere: not trained here, and with one seed
+that could not have come out otherwise.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from dataset_builder.artifacts import artifacts_root, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
 from dataset_builder.tables import read_table
+from evals.imported import is_imported, load_imported
 from evals.scorers import QUALITY
 from evals.suite import suite_label
 from evals.tables import SCORES, Arm, Evaluation
@@ -48,7 +49,7 @@ class LoadedArm:
 
     label: str
     arm: str
-    runs: tuple[Run, ...]  # none of a base model
+    runs: tuple[Run, ...]  # none of a base model and of answers made elsewhere
     directories: tuple[Path, ...]
     fits: tuple[Fit, ...]
     seeds: tuple[Answers, ...]
@@ -56,6 +57,10 @@ class LoadedArm:
     @property
     def is_fixed(self) -> bool:
         return not self.runs
+
+    @property
+    def is_imported(self) -> bool:
+        return self.is_fixed and self.label != BASE
 
     def matrix(self, metric: str, limit: int | None, prompts: Sequence[str]) -> np.ndarray:
         """(seeds, prompts) values of the metric at the limit; NaN where there is none."""
@@ -88,7 +93,7 @@ def load_arms(arms: Sequence[Sequence[Path]], suite_name: str | None) -> list[Lo
     digest = _common_suite(arms, suite_name and suite_label(suite_name))
     loaded = []
     for arm, directories, label in zip(flat, arms, _labels(flat, arms), strict=True):
-        runs = tuple(load_run(directory) for directory in directories)
+        runs = tuple(load_run(each) for each in directories if not is_imported(each))
         found_evaluations = [_evaluations(directory)[digest] for directory in directories]
         fits = [directory / "fit.json" for directory in directories]
         loaded.append(
@@ -133,6 +138,12 @@ def load_answers(directory: Path) -> dict[str, Answers]:
     }
 
 
+def find_evaluation(directory: Path, suite_name: str | None = None) -> Path:
+    """The one evaluation of a run, of the given suite where it has several. Raises InputError where
+    it has none, or it is not clear which is meant."""
+    return _evaluations(directory)[_common_suite([[directory]], suite_name)]
+
+
 def find_base(evaluation: Evaluation) -> Path | None:
     """The evaluation of the same suite by the base model of this one; None where there is none."""
     for path in sorted(artifacts_root().glob("bases/*/evals/*/eval.json")):
@@ -162,7 +173,7 @@ def described(arm: LoadedArm, *, is_baseline: bool) -> Arm:
     return Arm(
         label=arm.label,
         arm=arm.arm,
-        runs=[str(directory) for directory in arm.directories],
+        runs=[str(directory) for directory in arm.directories if arm.runs],
         evaluations=[str(each.directory) for each in arm.seeds],
         is_baseline=is_baseline,
         summary=summary(arm),
@@ -199,6 +210,9 @@ def _common_suite(arms: Sequence[Sequence[Path]], suite_name: str | None) -> str
         name = f"{directory.parent.name}/{directory.name}"
         if not evaluated:
             option = f" --suite {suite_name}" if suite_name else ""
+            if is_imported(directory):
+                hint = "import the answers again with `--like RUN`, a run evaluated on that suite"
+                raise InputError(f"`{name}` holds no answers{suite}", hint)
             raise InputError(
                 f"run `{name}` was not evaluated{suite}", f"type `just eval {name}{option}`"
             )
@@ -209,7 +223,7 @@ def _common_suite(arms: Sequence[Sequence[Path]], suite_name: str | None) -> str
         raise InputError(
             "the runs were evaluated on different suites, or with different prompt files: "
             + ", ".join(sorted(name for names in found.values() for name in names)),
-            "evaluate all of them in one `just eval`",
+            "evaluate all of them in one `just eval`; import answers with `--like RUN`",
         )
     if len(shared) > 1:
         choices = ", ".join(sorted(name for digest in shared for name in found[digest]))
@@ -227,9 +241,19 @@ def _evaluations(directory: Path) -> dict[str, Path]:
 
 def _labels(names: Sequence[str], arms: Sequence[Sequence[Path]]) -> list[str]:
     """Short names, unique among the arms: variants, else with their presets, else in full."""
-    runs = [load_run(arm[0]) for arm in arms]
-    short = [run.variant for run in runs]
-    for choice in (short, [f"{run.preset_name}/{run.variant}" for run in runs]):
+    short, longer = zip(*(_names(arm[0]) for arm in arms), strict=True)
+    for choice in (list(short), list(longer)):
         if len(set(choice)) == len(choice) and BASE not in choice:
             return choice
     return list(names)
+
+
+def _names(directory: Path) -> tuple[str, str]:
+    """A short and a longer name of an arm: its variant, and with the preset; of answers made
+    elsewhere the model, and with the sampling."""
+    if is_imported(directory):
+        source = load_imported(directory)
+        model = source.model.rpartition("/")[2] or source.model
+        return model, f"{model} {source.sampling}".strip()
+    run = load_run(directory)
+    return run.variant, f"{run.preset_name}/{run.variant}"

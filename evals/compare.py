@@ -49,7 +49,7 @@ def compare(
     loaded = load_arms(arms, suite_name)
     baseline = loaded[0]
     evaluation = baseline.seeds[0].evaluation
-    base = find_base(evaluation)
+    base = next((base for arm in loaded for base in [_base_of(arm)] if base), None)
     everyone = [*loaded, *([base_arm(base)] if base else [])]
     prompts, left_out = shared_prompts(everyone)
     if not prompts:
@@ -176,8 +176,8 @@ def trivial_rows(base: Path, prompts: Sequence[str]) -> list[Row]:
 
 
 def least_seeds(arms: Sequence[LoadedArm]) -> int:
-    """The fewest seeds of any arm that was trained."""
-    return min(len(arm.seeds) for arm in arms if not arm.is_fixed)
+    """The fewest seeds of any arm; none where answers made elsewhere are among them."""
+    return 0 if any(arm.is_fixed for arm in arms) else min(len(arm.seeds) for arm in arms)
 
 
 def write_comparison(comparison: Comparison, rows: Sequence[Row]) -> Path:
@@ -230,7 +230,7 @@ def _row(
         "metric": metric,
         "limit": limit,
         "is_pooled": is_pooled,
-        "seeds": min(len(each.seeds) for each in (arm, baseline) if not each.is_fixed),
+        "seeds": min((len(each.seeds) for each in (arm, baseline) if not each.is_fixed), default=0),
         **found._asdict(),
     }
 
@@ -263,6 +263,11 @@ def _has_one_judge(arms: Sequence[LoadedArm]) -> bool:
     return len(judges) == 1
 
 
+def _base_of(arm: LoadedArm) -> Path | None:
+    """The base model's evaluation that belongs to the arm's."""
+    return None if arm.is_imported else find_base(arm.seeds[0].evaluation)
+
+
 def _limits(arm: LoadedArm) -> list[int | None]:
     found = {limit for each in arm.seeds[0].values.values() for _, limit in each}
     return sorted(found, key=_last_none)
@@ -278,5 +283,5 @@ def _name(arms: Sequence[LoadedArm]) -> str:
     for arm in arms:
         for each in arm.seeds:
             digest.update(f"{arm.arm} {file_digest(each.directory / 'scores.parquet')}\n".encode())
-    labels = "-vs-".join(arm.label.replace("/", "-") for arm in arms if not arm.is_fixed)
+    labels = "-vs-".join(re.sub(r"[ /]", "-", arm.label) for arm in arms if arm.label != BASE)
     return f"{labels[:80]}-{digest.hexdigest()[:8]}"

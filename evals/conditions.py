@@ -153,7 +153,8 @@ def _evaluations(arms: Sequence[LoadedArm]) -> Iterator[str]:
         if cut:
             yield f"{cut} scores of `{arm.label}` could not be had"
     for key in ("precision", "quantization"):
-        values = {str(each.evaluation.settings.get(key)) for arm in arms for each in arm.seeds}
+        made_here = [arm for arm in arms if not arm.is_imported]
+        values = {str(each.evaluation.settings.get(key)) for arm in made_here for each in arm.seeds}
         if len(values) > 1:
             yield f"answers were made in different {key}: {', '.join(sorted(values))}"
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dataset_builder.words import count_words, ifeval_words, whitespace_words
 
 
-def violation(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def violation(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """1 where the answer breaks the limit, 0 where it keeps it; an empty answer keeps nothing.
 
     >>> violation("It is blue because air scatters blue light.", 5, True)
@@ -23,7 +23,7 @@ def violation(answer: str, limit: int | None, is_stopped: bool) -> float | None:
     return None if limit is None else float(not 0 < count_words(answer) <= limit)
 
 
-def overshoot(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def overshoot(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """The words beyond the limit; 0 where there are none.
 
     >>> overshoot("It is blue because air scatters blue light.", 5, True)
@@ -32,7 +32,7 @@ def overshoot(answer: str, limit: int | None, is_stopped: bool) -> float | None:
     return None if limit is None else float(max(0, count_words(answer) - limit))
 
 
-def overshoot_share(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def overshoot_share(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """The words beyond the limit as a share of the limit.
 
     >>> overshoot_share("It is blue because air scatters blue light.", 5, True)
@@ -41,7 +41,7 @@ def overshoot_share(answer: str, limit: int | None, is_stopped: bool) -> float |
     return None if limit is None else max(0, count_words(answer) - limit) / limit
 
 
-def limit_share(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def limit_share(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """The words given as a share of those allowed: near 0 is under-length, above 1 a violation.
 
     >>> limit_share("It is blue.", 6, True)
@@ -50,7 +50,7 @@ def limit_share(answer: str, limit: int | None, is_stopped: bool) -> float | Non
     return None if limit is None else count_words(answer) / limit
 
 
-def words(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def words(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """Words, as treetune counts them everywhere.
 
     >>> words("Don't panic.", None, True)
@@ -59,7 +59,7 @@ def words(answer: str, limit: int | None, is_stopped: bool) -> float | None:
     return float(count_words(answer))
 
 
-def words_whitespace(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def words_whitespace(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """Words between white space, for published numbers.
 
     >>> words_whitespace("Don't panic - yet.", None, True)
@@ -68,7 +68,7 @@ def words_whitespace(answer: str, limit: int | None, is_stopped: bool) -> float 
     return float(whitespace_words(answer))
 
 
-def words_ifeval(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def words_ifeval(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """Words as IFEval counts them, for published numbers.
 
     >>> words_ifeval("Don't panic.", None, True)
@@ -77,16 +77,17 @@ def words_ifeval(answer: str, limit: int | None, is_stopped: bool) -> float | No
     return float(ifeval_words(answer))
 
 
-def stopped(answer: str, limit: int | None, is_stopped: bool) -> float | None:
-    """1 where the answer ended by itself, 0 where it was cut at the tokens allowed.
+def stopped(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+    """1 where the answer ended by itself, 0 where it was cut at the tokens allowed; None where that
+    is not known, of answers made elsewhere.
 
     >>> stopped("It is blue because", None, False)
     0.0
     """
-    return float(is_stopped)
+    return None if is_stopped is None else float(is_stopped)
 
 
-def empty(answer: str, limit: int | None, is_stopped: bool) -> float | None:
+def empty(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
     """1 where the answer holds no word.
 
     >>> empty("...", None, True)

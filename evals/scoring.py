@@ -38,7 +38,7 @@ class Answered:
     wording: str | None
     sample: int
     answer: str
-    is_stopped: bool
+    is_stopped: bool | None  # None where it is not known
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ GENERATIONS = Table(
             ("lang", pa.string()),
             ("prompt", pa.string()),  # as asked by a person: without the limit
             ("limit", pa.int32()),  # words; null where none was stated
-            ("wording", pa.string()),  # null where no limit was stated
+            ("wording", pa.string()),  # null where no limit was stated, or made elsewhere
             ("sample", pa.int32()),  # 0, 1, ... of the same prompt and limit
             ("answer", pa.string()),
-            ("tokens", pa.int32()),  # of the answer, the end of text counted
-            ("is_stopped", pa.bool_()),  # by itself; false where it was cut at the allowed tokens
+            ("tokens", pa.int32()),  # of the answer, the end of text counted; null: not known
+            # By itself; false where it was cut at the allowed tokens, null where it is not known.
+            ("is_stopped", pa.bool_()),
         ]
     ),
     ("prompt_id", "limit", "wording", "sample"),
@@ -93,7 +94,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # <suite>-<digest8>
     suite_name: str
     suite: dict[str, Any]  # whole
-    run: str | None  # the run's name; None for a base model
+    run: str | None  # the run's name, or that of imported answers; None for a base model
     base: str  # the base model, as the preset says it
     base_digest: str
     tables: str  # digest of the tables the held-out prompts came from
@@ -122,7 +123,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
     label: str  # short and unique within the comparison, such as the variant's name
     arm: str  # <preset>-<digest8>/<variant>-<digest12>, or `base`
-    runs: list[str]  # directories, one per seed
+    runs: list[str]  # directories, one per seed; none of a base model and of imported answers
     evaluations: list[str]  # directories, one per seed
     is_baseline: bool
     # rows, steps, trained_tokens, epochs, concise_share_before, concise_share_after, ...

@@ -55,15 +55,16 @@ def sentence(baseline: str, arm: str, verdict: str, rows: Mapping[str, Row], see
     """The verdict in plain words: what was found, over how many prompts, and what those show."""
     row = rows.get("violation")
     if not rows:
-        return (
-            f"Cannot tell `{arm}` from `{baseline}`: no limit was stated and no quality score "
-            "passed its gate."
-        )
+        found = "no limit was stated and no quality score passed its gate"
+        return f"Cannot tell `{arm}` from `{baseline}`: {found}. {_unseeded(seeds)}".strip()
+    ours, theirs = f"This run of `{arm}`", f"this run of `{baseline}`"
+    if not seeds:
+        ours, theirs = f"This set of answers of `{arm}`", f"that of `{baseline}`"
     opening = {
         BETTER: f"`{arm}` is better than `{baseline}`",
         WORSE: f"`{arm}` is worse than `{baseline}`",
-        BEATS: f"This run of `{arm}` beats this run of `{baseline}`",
-        LOSES: f"This run of `{arm}` loses to this run of `{baseline}`",
+        BEATS: f"{ours} beats {theirs}",
+        LOSES: f"{ours} loses to {theirs}",
         TRADES: f"`{arm}` is neither better nor worse than `{baseline}`, it trades",
         CANNOT_TELL: f"Cannot tell `{arm}` from `{baseline}`",
     }[verdict]
@@ -72,10 +73,18 @@ def sentence(baseline: str, arm: str, verdict: str, rows: Mapping[str, Row], see
     if row and len(rows) == 1 and verdict != CANNOT_TELL:
         parts.append("Quality was not judged: no scorer passed its gate.")
     parts.append(_shown(row or next(iter(rows.values()))))
-    if seeds < SEEDS:
-        said = "One seed says" if seeds == 1 else f"{seeds} seeds say"
-        parts.append(f"{said} nothing about the variants.")
+    parts.append(_unseeded(seeds))
     return " ".join(part for part in parts if part)
+
+
+def _unseeded(seeds: int) -> str:
+    """What too few seeds leave open."""
+    if seeds >= SEEDS:
+        return ""
+    if not seeds:
+        return "Answers made elsewhere have no seeds: these answers are compared, not variants."
+    said = "One seed says" if seeds == 1 else f"{seeds} seeds say"
+    return f"{said} nothing about the variants."
 
 
 def _found(row: Row) -> str:

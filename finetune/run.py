@@ -1,5 +1,7 @@
 """What a finished run says of itself, and how runs are found by name."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +71,31 @@ def run_directories() -> list[Path]:
     return sorted(directory for directory in found if directory.suffix != ".unfinished")
 
 
-def find_runs(name: str) -> list[Path]:
+def find_runs(name: str, others: Sequence[Path] = ()) -> list[Path]:
     """The finished runs that `name` means: one, or all seeds of an arm without the seed.
 
     `name` is a path, or a unique prefix of `<preset>-<digest8>/<variant>-<digest12>-s<seed>` or of
-    its second part. Raises InputError where nothing or more than one arm matches, listing the
-    choices.
+    its second part, or `PRESET/VARIANT` with a prefix of each. `others` are directories that may be
+    meant too, and are no runs. Raises InputError where nothing or more than one arm matches,
+    listing the choices.
     """
     if (Path(name) / "run.json").is_file():
         return [Path(name)]
-    finished = run_directories()
+    finished = [*run_directories(), *others]
+    if Path(name).is_dir() and Path(name).resolve() in {d.resolve() for d in others}:
+        return [Path(name)]
     full = {directory: f"{directory.parent.name}/{directory.name}" for directory in finished}
-    exact = [d for d in finished if name in {full[d], d.name}]
-    found = exact or [d for d in finished if full[d].startswith(name) or d.name.startswith(name)]
-    # A variant's whole name before its prefix: `concise` is not also `concise_best`.
-    found = [d for d in found if load_run(d).variant == name] or found
+    folder, _, last = name.rpartition("/")
+    found = (
+        [d for d in finished if name in {full[d], d.name}]
+        or [d for d in finished if full[d].startswith(name) or d.name.startswith(name)]
+        or [d for d in finished if d.parent.name.startswith(folder) and d.name.startswith(last)]
+    )
+    # A whole name before its prefix: `concise` is not also `concise_best`, nor `tiny` `tiny-long`.
+    runs = {d: load_run(d) for d in found if d not in others}
+    if folder:
+        found = [d for d, run in runs.items() if run.preset_name == folder] or found
+    found = [d for d in found if d in runs and runs[d].variant == last] or found
     arms = {arm_of(d) for d in found}
     if len(arms) == 1:
         return found
@@ -101,7 +113,7 @@ def find_runs(name: str) -> list[Path]:
 
 def arm_of(directory: Path) -> str:
     """`<preset>-<digest8>/<variant>-<digest12>`: a run's name without its seed."""
-    return f"{directory.parent.name}/{directory.name.rpartition('-s')[0]}"
+    return re.sub(r"-s\d+$", "", f"{directory.parent.name}/{directory.name}")
 
 
 def load_run(directory: Path) -> Run:

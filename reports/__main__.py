@@ -16,7 +16,8 @@ def compare(*arms: str, suite: str | None = None, name: str | None = None) -> No
     Parameters
     ----------
     arms
-        Unique beginnings of runs, all seeds of each. The first is the baseline.
+        Unique beginnings of runs, all seeds of each, or of imported answers. The first is the
+        baseline.
     suite
         The suite, where the runs were evaluated on several.
     name
@@ -26,6 +27,7 @@ def compare(*arms: str, suite: str | None = None, name: str | None = None) -> No
 
     from dataset_builder.errors import InputError
     from evals.compare import compare as compare_arms
+    from evals.imported import imported_directories
     from finetune.run import find_runs
     from reports.findings import read_findings
     from reports.html import write_report
@@ -41,7 +43,8 @@ def compare(*arms: str, suite: str | None = None, name: str | None = None) -> No
             f"--name `{name}` is no name for a folder", "use letters, digits, `-`, `_` and `.`"
         )
     with talk.status("comparing"):
-        directory = compare_arms([find_runs(arm) for arm in arms], suite, name)
+        others = imported_directories()
+        directory = compare_arms([find_runs(arm, others) for arm in arms], suite, name)
         findings = read_findings(directory)
         report = directory / "report.html"
         write_report(findings, report)

@@ -202,7 +202,7 @@ def _cards(findings: Findings) -> list[dict[str, Any]]:
 
 def _seeds(findings: Findings) -> str:
     """The number of seeds: one where it is every arm's, else each arm's in turn."""
-    seeds = [len(arm.runs) for arm in findings.arms]
+    seeds = [len(arm.runs) or "none" for arm in findings.arms]
     return str(seeds[0]) if len(set(seeds)) == 1 else ", ".join(map(str, seeds))
 
 

@@ -17,6 +17,7 @@ from dataset_builder.artifacts import BUILDING, artifacts_root, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest, Pointer
 from evals.arms import BASE
+from evals.imported import Imported
 from evals.tables import Comparison, Evaluation
 from finetune.checkpoints import UNFINISHED
 from finetune.run import Run
@@ -51,6 +52,12 @@ RUNS = Kind(
     ("steps", "train loss", "validation"),
     "just train VARIANT PRESET",
 )
+IMPORTED = Kind(
+    "Imported answers",
+    ("name", "model", "answers", "prompts", "refused", "imported"),
+    ("answers", "prompts", "refused"),
+    "just import-generations FILE",
+)
 EVALUATIONS = Kind("Evaluations", ("of", "suite", "prompts", "made"), ("prompts",), "just eval RUN")
 COMPARISONS = Kind(
     "Comparisons", ("comparison", "arms", "suite", "made"), (), "just compare ARM ARM"
@@ -69,7 +76,7 @@ def listing(root: Path | None = None) -> RenderableType:
     """Tables of all that `root` holds; for each kind of which there is none, what to type."""
     found = read_listing(root or artifacts_root())
     parts: list[RenderableType] = []
-    for kind in (VARIANTS, RUNS, EVALUATIONS, COMPARISONS):
+    for kind in (VARIANTS, RUNS, IMPORTED, EVALUATIONS, COMPARISONS):
         rows = found.rows[kind.title]
         parts.append(Text(kind.title, "bold"))
         parts.append(_table(kind, rows) if rows else Text(f" none yet: type `{kind.command}`"))
@@ -86,6 +93,7 @@ def read_listing(root: Path) -> Listing:
     rows = {
         VARIANTS.title: _variants(root, unreadable),
         RUNS.title: _runs(root, unreadable),
+        IMPORTED.title: _imported(root, unreadable),
         EVALUATIONS.title: _evaluations(root, unreadable),
         COMPARISONS.title: _comparisons(root, unreadable),
     }
@@ -155,11 +163,29 @@ def _runs(root: Path, unreadable: list[str]) -> list[Row]:
     return _under_folders([(directory, rows[directory]) for directory in sorted(rows)])
 
 
+def _imported(root: Path, unreadable: list[str]) -> list[Row]:
+    return [
+        (
+            source.name,
+            source.model,
+            count(source.answers),
+            count(source.prompts),
+            count(sum(source.refused.values()) + source.unasked),
+            moment(source.imported),
+        )
+        for _, source in _records(root, "imported/*/source.json", Imported, unreadable)
+    ]
+
+
 def _evaluations(root: Path, unreadable: list[str]) -> list[Row]:
     return _under_folders(
         [
             (path.parents[2], (evaluation.name, count(evaluation.prompts), _changed(path)))
-            for pattern in ("runs/*/*/evals/*/eval.json", "bases/*/evals/*/eval.json")
+            for pattern in (
+                "runs/*/*/evals/*/eval.json",
+                "bases/*/evals/*/eval.json",
+                "imported/*/evals/*/eval.json",
+            )
             for path, evaluation in _records(root, pattern, Evaluation, unreadable)
         ]
     )

@@ -44,12 +44,12 @@ def comparison_report(findings: Findings) -> RenderableType:
     parts: list[RenderableType] = [
         Text(),
         *verdict_parts(findings),
-        violations_table(findings),
+        *([violations_table(findings)] if limits_stated(findings.comparison) else []),
         words_table(findings),
         stopped_table(findings),
         *quality_parts(findings),
         *differing_parts(findings),
-        rows_table(findings.arms),
+        *([rows_table(findings.arms)] if any(arm.runs for arm in findings.arms) else []),
         *warning_parts(findings),
     ]
     return Group(*parts)

@@ -21,6 +21,7 @@ PROGRAMS = {
     "diff": ("dataset_builder", "diff"),
     "train": ("finetune", "train"),
     "eval": ("evals", "eval"),
+    "import-generations": ("evals", "import"),
     "compare": ("reports", "compare"),
     "ask": ("evals", "ask"),
     "list": ("reports", "list"),
