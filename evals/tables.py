@@ -71,6 +71,15 @@ COMPARISON = Table(
             # better, worse, trades, cannot tell; of one seed: this run beats or loses.
             # Null on rows that are not of the verdict: those describe.
             ("verdict", pa.string()),
+            # The 90 % interval: what two one-sided tests at 5 % read (Schuirmann 1987).
+            ("low_90", pa.float64()),
+            ("high_90", pa.float64()),
+            # How much worse is still `no worse`, given beforehand, in the metric's unit; null where
+            # none was given.
+            ("margin", pa.float64()),
+            # equivalent, no worse, not shown; null where no margin was given, or the arms have
+            # fewer than three seeds.
+            ("equivalence", pa.string()),
         ]
     ),
     ("arm", "metric", "limit", "is_pooled"),
@@ -146,4 +155,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     gates: list[Gate]
     differing: dict[str, dict[str, Any]]  # recipe and preset keys that differ -> label -> value
     not_shared: int  # prompts left out because an arm trained on them or did not answer them
+    # Requested against given words, a row per run and stated limit, over the prompts compared:
+    # arm, seed (None of a base model), limit, n, words (mean), words_low, words_median, words_high
+    # (quartiles), share (mean of words / limit), share_low, share_median, share_high.
+    curves: list[dict[str, Any]] = []
+    # How much longer answers get where more is asked for, per run: arm, seed, slope (of the log of
+    # the words on the log of the limit: 1 follows the limit, 0 ignores it), low, high (95 %).
+    slopes: list[dict[str, Any]] = []
+    margins: dict[str, float] = {}  # metric -> the margin given beforehand
     notes: dict[str, Any] = {}

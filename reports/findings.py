@@ -37,6 +37,10 @@ class Effect:
     p_holm: float | None
     detectable: float | None
     verdict: str | None  # None on rows that describe and decide nothing
+    low_90: float | None = None
+    high_90: float | None = None
+    margin: float | None = None  # None where none was given beforehand
+    equivalence: str | None = None  # equivalent, no worse, not shown
 
 
 class Headline(NamedTuple):
