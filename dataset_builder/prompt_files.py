@@ -25,8 +25,8 @@ LINE_BYTES = 2**20
 WHOLE_BYTES = 2**28
 
 WANTED = (
-    "wanted: a prompt a line, as JSON (a string, or an object with `prompt`) or in a .txt file; "
-    "a JSON array of them; CSV or Parquet with a column `prompt`"
+    "wanted: JSON Lines, a string or an object with `prompt` a line; a JSON array of them; "
+    "a .txt file, a prompt a line; CSV or Parquet with a column `prompt`"
 )
 
 _BOM = b"\xef\xbb\xbf"

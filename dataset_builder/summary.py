@@ -100,9 +100,10 @@ def variants_table(manifests: Sequence[Manifest]) -> Group:
     note = "Below threads: how many fell, by the first rule failed. Concise: at most 100 words."
     shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
     controls = [_control_note(each) for each in manifests if "control" in each.notes]
+    lacks = [line for each in manifests if "control" in each.notes for line in _short_notes(each)]
     forms = [_pairs_note(each) for each in manifests if "pairs" in each.notes]
     more = [line for each in manifests for line in _notes(each)]
-    return Group(table, Text(note, style="dim"), *shares, *controls, *forms, *more)
+    return Group(table, Text(note, style="dim"), *shares, *controls, *lacks, *forms, *more)
 
 
 def _notes(manifest: Manifest) -> list[Text]:
@@ -145,6 +146,21 @@ def _control_note(manifest: Manifest) -> Text:
     if found["out_of_place"]:
         parts.append(f"{found['out_of_place']:,} of another language or number of turns")
     return Text(printable(f"{manifest.name}: of {of}, {', '.join(parts)}"), style="dim")
+
+
+def _short_notes(manifest: Manifest) -> list[Text]:
+    """Where a control lacks some of what it is to match."""
+    control = manifest.recipe["control"]
+    lines = []
+    for side, found in manifest.notes["control"].items():
+        counts = found[control["match"]]
+        if found["short"]:
+            lines.append(
+                f"warning: {manifest.name} falls short of {control['of']} by {found['short']:.1%} "
+                f"in {side}: {counts['control']:,} {control['match']} for {counts['target']:,}; "
+                "its pool has no more that fit"
+            )
+    return [Text(printable(line), style="bold yellow") for line in lines]
 
 
 def _pairs_note(manifest: Manifest) -> Text:

@@ -262,7 +262,7 @@ def test_a_prompt_file_without_prompts_is_an_input_error(tmp_path, name, content
     with pytest.raises(InputError) as error:
         read_prompt_lines(tmp_path / name)
     assert str(error.value).startswith(f"prompt file `{tmp_path / name}`: ")
-    assert "wanted: a prompt a line" in str(error.value.hint)
+    assert "wanted: JSON Lines" in str(error.value.hint)
 
 
 @pytest.mark.parametrize(
