@@ -55,8 +55,9 @@ def build(
     fit_length
         Its length, in tokens.
     decontaminate
-        A prompt file: no row whose prompts hold one of its prompts is kept. JSON Lines, a string
-        or an object with `prompt`, `instruction` or `turns` a line. Takes several.
+        A prompt file: no row whose prompts hold one of its prompts is kept. Takes several. JSON
+        Lines or a JSON array of strings or of objects with `prompt`, `instruction` or `turns`; an
+        object whose `prompts` is one; plain text, a prompt a line; CSV or Parquet.
     report_contamination
         Count those rows, and keep them.
     messages
@@ -83,7 +84,12 @@ def build(
     from dataset_builder.push import check_repository
     from dataset_builder.push import push as push_variants
     from dataset_builder.recipe import default_names, load_recipes, recipe_names
-    from dataset_builder.summary import refused_table, sources_table, variants_table
+    from dataset_builder.summary import (
+        prompt_files_told,
+        refused_table,
+        sources_table,
+        variants_table,
+    )
     from dataset_builder.template import find_template
     from dataset_builder.threads import make_tables, write_tables
     from dataset_builder.variant import plan_variant, write_texts, write_variant
@@ -152,6 +158,7 @@ def build(
     talk.print(sources_table(tables.sources))
     rejects = None if dry_run else find_tables(tables.sources.digest) / "rejects.parquet"
     talk.print(refused_table(tables.rejects, rejects))
+    talk.print(prompt_files_told(against.files if against else ()))
     talk.print(variants_table([plan.manifest for plan in plans]))
     if tokenizer:
         found = {

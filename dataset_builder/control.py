@@ -136,6 +136,7 @@ def draw(recipe: Recipe, pool: pl.DataFrame, target: pl.DataFrame, limits: int) 
         key: {"target": theirs, "control": ours} for key, (theirs, ours) in counts.items()
     }
     notes["out_of_place"] = out_of_place(drawn, target)
+    notes["short"] = short(recipe, notes)
     return Drawn(reasons.filter(pl.col("dropped_by").is_not_null()), stating, notes)
 
 
@@ -204,6 +205,17 @@ def out_of_place(drawn: pl.DataFrame, target: pl.DataFrame) -> int:
     ours = {tuple(key): n for *key, n in drawn.group_by(STRATUM).len().iter_rows()}
     scale = Fraction(drawn.height, target.height)
     return round(sum(max(Fraction(0), n - theirs.get(key, 0) * scale) for key, n in ours.items()))
+
+
+def short(recipe: Recipe, notes: dict[str, Any]) -> float:
+    """The share of the target's rows or words that the control lacks; 0 within the tolerance: none
+    of its rows, 1 % of its words.
+    """
+    assert recipe.control is not None
+    match = recipe.control.match
+    wanted, found = notes[match]["target"], notes[match]["control"]
+    allowed = TOLERANCE * wanted if match == "words" else 0
+    return round((wanted - found) / wanted, 4) if wanted - found > allowed else 0.0
 
 
 def _check_size(name: str, recipe: Recipe, notes: dict[str, Any]) -> None:

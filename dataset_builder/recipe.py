@@ -20,10 +20,17 @@ from dataset_builder.wordings import TRAINING, WORDINGS
 
 RECIPES = Path(__file__).parent / "recipes"
 
-# The keys of `Keep` that choose among the replies to a prompt by their words or their rank. A
+# The keys of `Keep` that choose by words or by rank. A
 # control's pool is what the others keep; a new key has to be put on one side or the other.
 BY_WORDS_OR_RANK = frozenset(
-    {"max_rank", "max_path_rank", "reply_words", "best_per_prompt", "shortest_of_top"}
+    {
+        "max_rank",
+        "max_path_rank",
+        "prompt_words",
+        "reply_words",
+        "best_per_prompt",
+        "shortest_of_top",
+    }
 )
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -29,22 +29,31 @@ def screening_rules(keep: Keep, against: Against | None) -> list[str]:
     return names + ([RULES[keep.near_duplicates]] if keep.near_duplicates != "keep" else [])
 
 
+class Screened(NamedTuple):
+    """What these rules decided."""
+
+    decided: pl.DataFrame  # as given, with these rules among the reasons
+    # Of each prompt file: how each training row meets it that all rules before keep.
+    met: list[dict[str, str]]
+    notes: dict[str, Any]  # for the manifest
+
+
 def screened(
     decided: pl.DataFrame, threads: pa.Table, recipe: Recipe, against: Against | None
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """`decided` (thread_id, split, dropped_by, …) with these rules among the reasons, and what the
-    manifest notes about them.
+) -> Screened:
+    """`decided` (thread_id, split, dropped_by, …) held against the files and itself.
 
     Rows are read as they are written, before a limit is stated: without what came before the
     question where the recipe keeps the last turn only. Near repeats are looked for within train and
     within validation: `near_held_out` keeps the two apart.
     """
     notes: dict[str, Any] = {}
+    kinds: list[dict[str, str]] = []
     said = Said.of(threads)
     if against:
         asked, prompts = _prompts_of(said, _left(decided, threads), threads, recipe)
         found = meetings(asked, against.files)
-        notes["contamination"] = _contamination(found, prompts, against)
+        notes["contamination"], kinds = _contamination(found, prompts, against)
         if against.drop:
             met = prompts.filter(pl.col("asked").is_in({meeting.text for meeting in found}))
             decided = _without(decided, met["thread_id"], "contamination")
@@ -60,7 +69,21 @@ def screened(
         is_dropped = pc.is_in(names[key], value_set=pa.array(repeats, pa.string()))
         dropped = pl.Series(names["thread_id"].filter(is_dropped))
         decided = _without(decided, dropped, RULES[recipe.keep.near_duplicates])
-    return decided, notes
+    return Screened(decided, kinds, notes)
+
+
+def with_written(
+    notes: dict[str, Any], met: list[dict[str, str]], kept: set[str]
+) -> dict[str, Any]:
+    """`notes` with how many of the rows that meet each file are written: those among `kept`."""
+    if "contamination" not in notes:
+        return notes
+    files = [
+        file
+        | {"written_rows": _by_kind((name, kind) for name, kind in kinds.items() if name in kept)}
+        for file, kinds in zip(notes["contamination"]["files"], met, strict=True)
+    ]
+    return notes | {"contamination": notes["contamination"] | {"files": files}}
 
 
 class Said(NamedTuple):
@@ -140,14 +163,17 @@ def _prompts_of(
     return asked, names.with_columns(pl.Series("asked", places))
 
 
-def _contamination(found: list[Meeting], prompts: pl.DataFrame, against: Against) -> dict[str, Any]:
-    """Per file: its prompts, how many of them are met, and in how many training rows, by kind. A
-    prompt or row that is met both ways is an exact one.
+def _contamination(
+    found: list[Meeting], prompts: pl.DataFrame, against: Against
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Per file: its prompts, how many of them are met, and in how many usable training rows (those
+    that every other rule keeps, before share and cap), by kind; and which rows. A prompt or row
+    that is met both ways is an exact one.
     """
     is_met = pl.col("asked").is_in({meeting.text for meeting in found})
     train = prompts.filter((pl.col("split") == "train") & is_met)
     threads_of = dict(train.group_by("asked").agg("thread_id").select("asked", "thread_id").rows())
-    files = []
+    files, kinds = [], []
     for at, file in enumerate(against.files):
         # Only what training rows hold: prompts of validation rows alone are no contamination.
         here = [
@@ -155,6 +181,8 @@ def _contamination(found: list[Meeting], prompts: pl.DataFrame, against: Against
             for each in found
             if each.file == at and each.text in threads_of
         ]
+        rows = [(name, each.kind) for each, names in here for name in names]
+        kinds.append(_strongest(rows))
         files.append(
             {
                 "name": file.name,
@@ -162,16 +190,19 @@ def _contamination(found: list[Meeting], prompts: pl.DataFrame, against: Against
                 "prompts": len(file.prompts),
                 "refused": file.refused,
                 "met": _by_kind((each.line, each.kind) for each, _ in here),
-                "rows": _by_kind((name, each.kind) for each, names in here for name in names),
+                "usable_rows": _by_kind(rows),
             }
         )
-    return {"dropped": against.drop, "files": files}
+    return {"dropped": against.drop, "files": files}, kinds
+
+
+def _strongest(found: Iterable[tuple[Any, str]]) -> dict[Any, str]:
+    # "exact" before "overlap": the stronger kind is met last, and stays.
+    return dict(sorted(found, key=lambda each: each[1], reverse=True))
 
 
 def _by_kind(found: Iterable[tuple[Any, str]]) -> dict[str, int]:
-    # "exact" before "overlap": the stronger kind is met last, and stays.
-    kinds = dict(sorted(found, key=lambda each: each[1], reverse=True))
-    counts = Counter(kinds.values())
+    counts = Counter(_strongest(found).values())
     return {kind: counts[kind] for kind in (EXACT, NEARLY)}
 
 

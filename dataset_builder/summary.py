@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dataset_builder.manifest import Manifest, Sources
 from dataset_builder.printable import printable
+from dataset_builder.prompt_files import PromptLines
 
 # Stands for 0, so that the eye finds the rules that dropped something; an empty cell is a rule the
 # recipe has not.
@@ -66,6 +67,18 @@ def refused_table(rejects: pa.Table, path: Path | None) -> Group:
     return Group(table, Text(printable(f"{rest}{where}"), style="dim", overflow="fold"), "")
 
 
+def prompt_files_told(files: Sequence[PromptLines]) -> Group:
+    """A line for each prompt file of which not every line was read."""
+    lines = []
+    for file in files:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(file.refused.items()))
+        first = next((each for each in file.examples if not each.endswith("repeated")), "")
+        if file.unread:
+            told = f"{file.name}: {file.unread:,} lines hold no prompt that can be read ({reasons})"
+            lines.append(Text(printable(f"{told}; {first}"), style="yellow"))
+    return Group(*lines)
+
+
 def variants_table(manifests: Sequence[Manifest]) -> Group:
     """A column per variant: the funnel from all threads to the rows kept, then the size of each
     split.
@@ -87,9 +100,10 @@ def variants_table(manifests: Sequence[Manifest]) -> Group:
     note = "Below threads: how many fell, by the first rule failed. Concise: at most 100 words."
     shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
     controls = [_control_note(each) for each in manifests if "control" in each.notes]
+    lacks = [line for each in manifests if "control" in each.notes for line in _short_notes(each)]
     forms = [_pairs_note(each) for each in manifests if "pairs" in each.notes]
     more = [line for each in manifests for line in _notes(each)]
-    return Group(table, Text(note, style="dim"), *shares, *controls, *forms, *more)
+    return Group(table, Text(note, style="dim"), *shares, *controls, *lacks, *forms, *more)
 
 
 def _notes(manifest: Manifest) -> list[Text]:
@@ -102,13 +116,13 @@ def _notes(manifest: Manifest) -> list[Text]:
     ]
     if flagged:
         lines.append(f"flagged training rows: {', '.join(flagged)}")
-    met = manifest.notes.get("contamination", {"files": []})
-    for file in met["files"]:
-        rows = sum(file["rows"].values())
+    for file in manifest.notes.get("contamination", {"files": []})["files"]:
+        usable, written = (file[name] for name in ("usable_rows", "written_rows"))
+        told = "dropped" if manifest.notes["contamination"]["dropped"] else "kept"
         lines.append(
             f"{file['name']}: {sum(file['met'].values()):,} of {file['prompts']:,} prompts stand "
-            f"in {rows:,} training rows ({file['rows']['exact']:,} exactly), "
-            f"{'dropped' if met['dropped'] else 'kept'}"
+            f"in {sum(usable.values()):,} usable training rows ({usable['exact']:,} exactly), "
+            f"{told}: {sum(written.values()):,} of those that are written"
         )
     return [Text(printable(f"{manifest.name}: {line}"), style="dim") for line in lines]
 
@@ -132,6 +146,21 @@ def _control_note(manifest: Manifest) -> Text:
     if found["out_of_place"]:
         parts.append(f"{found['out_of_place']:,} of another language or number of turns")
     return Text(printable(f"{manifest.name}: of {of}, {', '.join(parts)}"), style="dim")
+
+
+def _short_notes(manifest: Manifest) -> list[Text]:
+    """Where a control lacks some of what it is to match."""
+    control = manifest.recipe["control"]
+    lines = []
+    for side, found in manifest.notes["control"].items():
+        counts = found[control["match"]]
+        if found["short"]:
+            lines.append(
+                f"warning: {manifest.name} falls short of {control['of']} by {found['short']:.1%} "
+                f"in {side}: {counts['control']:,} {control['match']} for {counts['target']:,}; "
+                "its pool has no more that fit"
+            )
+    return [Text(printable(line), style="bold yellow") for line in lines]
 
 
 def _pairs_note(manifest: Manifest) -> Text:

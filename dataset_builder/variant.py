@@ -38,7 +38,7 @@ from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe
 from dataset_builder.rules import is_concise, one_per_prompt, rules, with_root_review
-from dataset_builder.screening import screened, screening_rules
+from dataset_builder.screening import screened, screening_rules, with_written
 from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import FORMS, LEDGER, checked, write_beside
 from dataset_builder.template import Template, text
@@ -81,7 +81,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     ruled = threads
     if recipe.keep.root_review:
         ruled = with_root_review(threads, tables.threads, tables.messages)
-    decided, met = screened(_decided(ruled, recipe), tables.threads, recipe, against)
+    decided, met, noted = screened(_decided(ruled, recipe), tables.threads, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
@@ -128,7 +128,12 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
             decided, "validation", [each for each in names if each not in ("share", "cap")]
         ),
         splits={side: _split_count(rows) for side, rows in sides.items()},
-        notes={**notes, **met, "flags": flag_counts(sides), "rows": digests},
+        notes={
+            **notes,
+            **with_written(noted, met, set(ordered["thread_id"])),
+            "flags": flag_counts(sides),
+            "rows": digests,
+        },
         word_counter=WORD_COUNTER,
         form=recipe.shape.form,
     )

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.card import card
-from dataset_builder.control import DRAW, ONE_EACH
+from dataset_builder.control import DRAW, ONE_EACH, short
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.recipe import BY_WORDS_OR_RANK, Keep, Recipe, Shape, load_recipe, pool
@@ -292,6 +292,39 @@ def test_less_than_half_of_the_words_is_an_input_error_and_less_than_all_is_note
     words = made.manifest.notes["control"]["train"]["words"]
     assert words["target"] == 4000
     assert 3000 <= words["control"] == made.manifest.splits["train"].words < 3960
+    short = made.manifest.notes["control"]["train"]["short"]
+    assert short == round(1 - words["control"] / 4000, 4) > 0.01
+    told = (
+        f"mine falls short of target by {short:.1%} in train: {words['control']:,} words for 4,000"
+    )
+    console = Console(width=200, file=StringIO())
+    console.print(variants_table([made.manifest]))
+    assert f"warning: {told}" in console.file.getvalue()
+    said = " ".join(card(made.manifest).split())
+    assert f"**It falls short:** in `train` it has {words['control']:,} words for 4,000" in said
+
+
+def test_a_control_that_matches_falls_short_of_nothing(tmp_path):
+    for match in ("rows", "words"):
+        made, _ = plan(control_of(tmp_path, match, **CONCISE), tables_of(tmp_path, forest()))
+        assert {side["short"] for side in made.manifest.notes["control"].values()} == {0.0}
+        assert "falls short" not in card(made.manifest)
+
+
+@pytest.mark.parametrize(
+    ("match", "target", "control", "lacks"),
+    [
+        ("rows", 9, 9, 0.0),
+        ("rows", 9, 8, 0.1111),
+        ("words", 1000, 990, 0.0),
+        ("words", 1000, 1010, 0.0),
+        ("words", 1000, 989, 0.011),
+        ("words", 0, 0, 0.0),
+    ],
+)
+def test_what_falls_short_is_told_beyond_the_tolerance(tmp_path, match, target, control, lacks):
+    notes = {match: {"target": target, "control": control}}
+    assert short(control_of(tmp_path, match, **CONCISE), notes) == lacks
 
 
 def test_a_control_of_best_paths_draws_whole_conversations_one_of_a_tree(tmp_path):
@@ -309,9 +342,15 @@ def test_a_control_of_best_paths_draws_whole_conversations_one_of_a_tree(tmp_pat
 def test_every_rule_is_one_of_words_or_rank_or_stays_in_the_pool():
     stay = {"languages", "root_languages", "tree_states", "synthetic", "deleted", "review"}
     stay |= {"root_review"}
-    stay |= {"paths", "turns", "prompt_words", "min_labels", "max_labels", "near_duplicates"}
+    stay |= {"paths", "turns", "min_labels", "max_labels", "near_duplicates"}
     assert set(Keep.__struct_fields__) <= stay | BY_WORDS_OR_RANK
-    strict = Keep(languages=("de",), max_rank=0, reply_words=(1, 9), best_per_prompt=True)
+    strict = Keep(
+        languages=("de",),
+        max_rank=0,
+        prompt_words=(1, 9),
+        reply_words=(1, 9),
+        best_per_prompt=True,
+    )
     assert pool(strict) == Keep(languages=("de",))
 
 
