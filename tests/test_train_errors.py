@@ -13,6 +13,7 @@ from finetune import sft
 from finetune.__main__ import app
 from finetune.memory import estimate, refuse_too_little, takes_fast_path
 from finetune.preset import load_preset
+from finetune.route import preflight
 from tests.tiny import example, tiny_llama, tiny_phi, tiny_preset, write_variant
 from tests.training import Memory, planned
 
@@ -203,12 +204,12 @@ def test_a_preflight_asks_the_gpu_for_its_free_memory(folder: Path, monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**8, 16 * 10**9))
     with pytest.raises(InputError, match="GPU memory"):
-        sft.preflight(plan, device)
+        preflight(plan, device)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (16 * 10**9, 16 * 10**9))
-    sft.preflight(plan, device)
+    preflight(plan, device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="2 GPUs are visible") as error:
-        sft.preflight(plan, device)
+        preflight(plan, device)
     assert error.value.hint == "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`"
 
 
