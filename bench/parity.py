@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from bench.train import rows, targets_of
+from bench.rows import drawn
+from bench.train import targets_of
 from finetune.base import ready_base
 from finetune.fast import Fast, install
 from finetune.model import load_base, unpack_4bit
@@ -71,8 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.parity", description=__doc__)
     parser.add_argument("model", type=Path)
     model = parser.parse_args().model
-    drawn = rows(EXAMPLES, 40_000)
-    batch = torch.tensor(drawn, device="cuda")
+    made = drawn(EXAMPLES, 40_000)
+    batch = torch.tensor(made, device="cuda")
     found: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
     for name in ("float32", "PEFT", "fast", "fast, compiled"):
         made = adapted(
@@ -81,7 +82,7 @@ def main() -> None:
         if name.startswith("fast"):
             inner = made.get_base_model()
             install(inner, Fast(inner, 256, torch.bfloat16, compiled="compiled" in name))
-            packed = pack([{"input_ids": ids, "labels": ids} for ids in drawn])
+            packed = pack([{"input_ids": ids, "labels": ids} for ids in made])
             batch_ = {key: value.to("cuda") for key, value in packed.items()}
             loss = made(**batch_).loss / (packed["target_ids"] >= 0).sum()
         else:

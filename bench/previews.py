@@ -1,6 +1,6 @@
 """What previews cost beside the steps between them: the way before `finetune.decode`, and now.
 
-    python -m bench.previews VARIANT PRESET [--steps 12]
+    python -m bench.previews VARIANT PRESET [--steps 12] [--tiny]
 
 Trains a few steps to time one, then asks the preset's questions of the half-trained model both
 ways. The way before: transformers' own loop through the adapter and autocast, over weights unpacked
@@ -33,7 +33,10 @@ def main() -> None:
     parser.add_argument("variant")
     parser.add_argument("preset")
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--tiny", action="store_true", help="three steps, to see it run")
     chosen = parser.parse_args()
+    if chosen.tiny:
+        chosen.steps = 3
     device = pick_device()
     decoding.RECORDS = True
     plan = make_plan(find_target(chosen.variant, chosen.preset, 0))

@@ -1,11 +1,14 @@
-"""`just bench train`: tokens a second of Phi-2 NF4 QLoRA, against TRL as its users run it.
+"""`just bench train`: tokens a second of NF4 QLoRA, against TRL as its users run it.
 
-    python -m bench.train MODEL [--only NAME …] [--window SECONDS] [--ours SECONDS]
+    python -m bench.train MODEL [--preset NAME] [--rows VARIANT] [--only NAME …]
+                                [--window SECONDS] [--ours SECONDS] [--tiny]
 
-MODEL is a folder with a causal language model's files; `bench/random_phi2.py` writes Phi-2's
-shapes. Rows are 256 random tokens, all of them trained, the same for everybody. Every contender
-runs in a process of its own for a window of steady steps, after its first three; the time for
-32,000 rows is extrapolated from that window. Ratios of one run are what counts.
+MODEL is a folder with a causal language model's files; `bench/random_phi2.py` writes Phi-2's and
+SmolLM2's shapes. Rows are 256 random tokens, all of them trained, or with `--rows` a variant's own,
+fitted and batched as the preset says: then only real tokens count, and the share of padding is
+printed. Every contender runs in a process of its own for a window of steady steps, after its first
+three; the time for 32,000 rows is extrapolated from that window. Last, treetune's first contender
+starts once more, on the compilation cache of before. Ratios of one run are what counts.
 """
 
 import argparse
@@ -18,17 +21,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-ROWS, LENGTH = 32_000, 256
+from bench.rows import Rows, random_rows, real_rows
+
+ROWS = 32_000
 WARM = 3  # steps before the window: compilation, the allocator, the first reads
+EXAMPLES = 200_000  # that no window comes to the end of
 
 
 class Clock:
     """A trainer callback that stops it when the window is over."""
 
-    def __init__(self, window: float, examples: int) -> None:
-        self.window, self.examples = window, examples
-        self.created = time.perf_counter()
-        self.steps, self.began, self.ended, self.first = 0, 0.0, 0.0, 0.0
+    def __init__(self, window: float, batch: int, rows: Rows) -> None:
+        import psutil
+
+        self.window, self.batch, self.rows = window, batch, rows
+        # From the process's own beginning, its imports included.
+        self.created = time.perf_counter() - (time.time() - psutil.Process().create_time())
+        self.last, self.began, self.ended, self.first = 0, 0.0, 0.0, 0.0
 
     def callback(self) -> Any:
         import torch
@@ -49,7 +58,7 @@ class Clock:
                 if step == WARM:
                     clock.began = now
                 if is_over:
-                    clock.steps, clock.ended = step - WARM, now
+                    clock.last, clock.ended = step, now
                     control.should_training_stop = True
 
         return Timed()
@@ -58,41 +67,61 @@ class Clock:
         import torch
 
         seconds = self.ended - self.began
-        rate = self.steps * self.examples * LENGTH / seconds
+        tokens = self.rows.tokens(WARM * self.batch, self.last * self.batch)
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         return {
-            "tokens_per_second": rate,
+            "tokens_per_second": tokens / seconds,
+            "examples_per_second": (self.last - WARM) * self.batch / seconds,
             "window": seconds,
-            "steps": self.steps,
+            "steps": self.last - WARM,
             "first_step": self.first,
             "gigabytes": peak / 1e9,
         }
 
 
-def rows(count: int, vocabulary: int) -> list[list[int]]:
-    """Random token rows, the same for every contender."""
-    import torch
+class Setting:
+    """What all contenders of one run share."""
 
-    generator = torch.Generator().manual_seed(0)
-    drawn: list[list[int]] = torch.randint(
-        0, vocabulary, (count, LENGTH), generator=generator
-    ).tolist()
-    return drawn
+    def __init__(self, model: Path, preset: str, variant: str | None) -> None:
+        import msgspec
+
+        from finetune.base import ready_base
+        from finetune.model import load_tokenizer, pick_device
+        from finetune.plan import template_of
+        from finetune.preset import load_preset
+
+        replace = msgspec.structs.replace
+        loaded = load_preset(preset)
+        self.preset = replace(
+            loaded,
+            base=replace(loaded.base, model=str(model), revision=None),
+            lora=replace(loaded.lora, targets=targets_of(model)),
+        )
+        self.model, self.device = model, pick_device()
+        self.files = ready_base(self.preset.base)
+        self.template = template_of(self.preset, self.files)
+        self.tokenizer = load_tokenizer(self.files, self.template)
+        if variant is None:
+            config = json.loads((model / "config.json").read_text())
+            self.rows = random_rows(config["vocab_size"] * 4 // 5, EXAMPLES)
+        else:
+            self.rows = real_rows(variant, self.preset, self.tokenizer, self.template, EXAMPLES)
 
 
-def trl(model: Path, window: float, batch: int, accumulation: int, **options: Any) -> dict:
+def trl(one: Setting, window: float, batch: int, accumulation: int, **options: Any) -> dict:
     """TRL's SFTTrainer as its documentation shows QLoRA."""
     import torch
-    from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    clock = Clock(window, batch * accumulation)
+    from finetune.rows import dataset_of
+
+    clock = Clock(window, batch * accumulation, one.rows)
     loaded = AutoModelForCausalLM.from_pretrained(
-        model,
+        one.model,
         dtype=torch.bfloat16,
-        device_map={"": 0},
+        device_map={"": one.device},
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -100,9 +129,7 @@ def trl(model: Path, window: float, batch: int, accumulation: int, **options: An
             bnb_4bit_compute_dtype=torch.bfloat16,
         ),
     )
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.pad_token = tokenizer.eos_token
-    drawn = rows(4096, loaded.config.vocab_size - 1000)
+    lora = one.preset.lora
     with tempfile.TemporaryDirectory() as out:
         trainer = SFTTrainer(
             model=loaded,
@@ -111,20 +138,24 @@ def trl(model: Path, window: float, batch: int, accumulation: int, **options: An
                 per_device_train_batch_size=batch,
                 gradient_accumulation_steps=accumulation,
                 max_steps=100_000,
-                max_length=LENGTH,
+                max_length=one.preset.length,
                 learning_rate=2e-4,
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
+                use_cpu=one.device.type == "cpu",
+                # Token ids in the order that all contenders take.
+                dataset_kwargs={"skip_prepare_dataset": True},
+                train_sampling_strategy="sequential",
                 **options,
             ),
-            train_dataset=Dataset.from_dict({"input_ids": drawn}),
-            processing_class=tokenizer,
+            train_dataset=dataset_of(one.rows.fitted, one.rows.order),
+            processing_class=one.tokenizer,
             peft_config=LoraConfig(
                 task_type="CAUSAL_LM",
-                r=16,
-                lora_alpha=32,
-                lora_dropout=0.05,
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
                 target_modules="all-linear",
             ),
         )
@@ -133,25 +164,20 @@ def trl(model: Path, window: float, batch: int, accumulation: int, **options: An
     return clock.result()
 
 
-def treetune(model: Path, window: float, batch: int, micro: int, dropout: float = 0.05) -> dict:
-    """treetune's own trainer, as a run makes it."""
+def treetune(
+    one: Setting, window: float, batch: int, micro: int, dropout: float | None = None
+) -> dict:
+    """treetune's own trainer, as a run makes it, without checkpoints or previews."""
     import msgspec
 
-    from dataset_builder.fit import FittedRow
-    from dataset_builder.template import find_template
-    from finetune.base import ready_base
-    from finetune.model import load_base, load_tokenizer, pick_device
-    from finetune.preset import load_preset
+    from finetune.model import load_base
     from finetune.rows import budget_of
     from finetune.sft import make_trainer
 
-    clock = Clock(window, batch)
-    preset = load_preset("phi2-oasst1-qlora")
-    replace = msgspec.structs.replace
+    replace, preset = msgspec.structs.replace, one.preset
     preset = replace(
         preset,
-        base=replace(preset.base, model=str(model), revision=None),
-        lora=replace(preset.lora, dropout=dropout, targets=targets_of(model)),
+        lora=replace(preset.lora, dropout=preset.lora.dropout if dropout is None else dropout),
         training=replace(
             preset.training,
             batch=batch,
@@ -160,33 +186,27 @@ def treetune(model: Path, window: float, batch: int, micro: int, dropout: float 
             checkpoint_steps=10**6,
         ),
     )
-    files = ready_base(preset.base)
-    template = find_template(preset.template)
-    tokenizer = load_tokenizer(files, template)
-    device = pick_device()
-    loaded, _ = load_base(files, preset.base, device)
-    drawn = rows(4096, loaded.config.vocab_size - 1000)
-    fitted = [FittedRow(str(n), ids[:1], ids[1:]) for n, ids in enumerate(drawn)]
-    order = list(range(4096)) * (100_000 * batch // 4096 // 20)
-    order = order[: len(order) // batch * batch]
+    clock = Clock(window, batch, one.rows)
+    loaded, _ = load_base(one.files, preset.base, one.device)
+    order = one.rows.order[: EXAMPLES // batch * batch]
     with tempfile.TemporaryDirectory() as out:
         plan: Any = SimpleNamespace(
             preset=preset,
             name="bench",
             preset_name="bench",
             extra_ids=[],
-            tokenizer=tokenizer,
-            template=template,
-            rows=fitted,
+            tokenizer=one.tokenizer,
+            template=one.template,
+            rows=one.rows.fitted,
             order=order,
-            budget=budget_of(fitted, order, batch),
+            budget=budget_of(one.rows.fitted, order, batch),
             seed=0,
             unfinished=Path(out),
         )
-        trainer = make_trainer(plan, loaded, device, report=print)
+        trainer = make_trainer(plan, loaded, one.device, report=print)
         trainer.add_callback(clock.callback())
         trainer.train()
-    return clock.result()
+    return clock.result() | {f"waste_{k}": v for k, v in one.rows.waste(micro).items()}
 
 
 def targets_of(model: Path) -> tuple[str, ...]:
@@ -198,79 +218,111 @@ def targets_of(model: Path) -> tuple[str, ...]:
 
 
 CONTENDERS: dict[str, Any] = {
-    "trl-defaults": lambda model, window: trl(model, window, 4, 4),
-    "trl-best": lambda model, window: trl(model, window, 32, 1, gradient_checkpointing=False),
-    "treetune": lambda model, window: treetune(model, window, 64, 64),
-    "treetune-16": lambda model, window: treetune(model, window, 16, 16),
-    "treetune-32": lambda model, window: treetune(model, window, 32, 32),
-    "treetune-no-dropout": lambda model, window: treetune(model, window, 64, 64, 0.0),
+    # Batches of 16 as `phi2-oasst1-qlora` has them, and of 32 as `smollm2`; TRL's own size is 8.
+    "trl-defaults": lambda one, window: trl(one, window, 4, 4),
+    "trl-defaults-8": lambda one, window: trl(one, window, 8, 4),
+    "trl-best": lambda one, window: trl(one, window, 32, 1, gradient_checkpointing=False),
+    "treetune": lambda one, window: treetune(one, window, 64, 64),
+    "treetune-16": lambda one, window: treetune(one, window, 16, 16),
+    "treetune-32": lambda one, window: treetune(one, window, 32, 32),
+    "treetune-no-dropout": lambda one, window: treetune(one, window, 64, 64, 0.0),
 }
 
 
-def peak() -> float:
-    """The card's measured bf16 matrix peak, FLOP/s: products of 8,192 cubed, random values."""
-    import torch
-
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(5):
-        a @ b
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(30):
-        a @ b
-    torch.cuda.synchronize()
-    return 30 * 2 * 8192**3 / (time.perf_counter() - began)
-
-
 def parameters(model: Path) -> int:
-    """The number of weights without the embeddings, which multiply nothing: 4N FLOP a token."""
-    total = 0
+    """The number of weights without the embeddings, which multiply nothing: 4N FLOP a token.
+
+    A tied embedding is the head, and counts.
+    """
+    total, embedding = 0, 0
+    is_untied = False
     for path in model.glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, tensor in header.items():
-            if name != "__metadata__" and "embed_tokens" not in name:
-                count = 1
-                for size in tensor["shape"]:
-                    count *= size
+            if name == "__metadata__":
+                continue
+            count = 1
+            for size in tensor["shape"]:
+                count *= size
+            is_untied |= name.startswith("lm_head")
+            if "embed_tokens" in name:
+                embedding += count
+            else:
                 total += count
-    return total
+    return total if is_untied else total + embedding
 
 
 def main() -> None:
     """Print the table of one run."""
     parser = argparse.ArgumentParser(prog="just bench train", description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--preset", default="phi2-oasst1-qlora", help="for LoRA, length, template")
+    parser.add_argument("--rows", help="a built variant, in place of random rows")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--window", type=float, default=60.0, help="seconds of steady steps")
     parser.add_argument("--ours", type=float, help="the same for treetune's own, shorter ones")
+    parser.add_argument("--tiny", action="store_true", help="two contenders, a second each")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(CONTENDERS[arguments.one](arguments.model, arguments.window)))
+    asked = parser.parse_args()
+    if asked.tiny:
+        asked.window, asked.only = 1.0, ["trl-defaults", "treetune-16"]
+    if asked.one:
+        setting = Setting(asked.model, asked.preset, asked.rows)
+        print(json.dumps(CONTENDERS[asked.one](setting, asked.window)))
         return
-    best, weights = peak(), parameters(arguments.model)
-    print(f"matrix peak {best / 1e12:.0f} TFLOP/s, {weights:,} weights that multiply")
+    table(asked)
+
+
+def table(asked: argparse.Namespace) -> None:
+    """A line for each contender, and one for the second start of treetune's first."""
+    best, weights = measured_peak(), parameters(asked.model)
+    print(f"matrix peak {best / 1e12:.3g} TFLOP/s, {weights:,} weights that multiply", flush=True)
     first = None
-    for name in arguments.only:
-        command = [sys.executable, "-m", "bench.train", str(arguments.model), "--one", name]
-        own = arguments.ours if name.startswith("treetune") else None
-        command += ["--window", str(own or arguments.window)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{name:20} failed: {done.stderr.strip()[-1500:]}", flush=True)
+    for name in asked.only:
+        own = asked.ours if name.startswith("treetune") else None
+        one = contend(asked, name, own or asked.window)
+        if one is None:
             continue
-        one = json.loads(done.stdout.splitlines()[-1])
         rate = one["tokens_per_second"]
         first = first or rate
+        waste = f", padding {one['waste_packed']:.1%}" if "waste_packed" in one else ""
+        waste += f" (padded {one['waste_padded']:.1%})" if asked.rows and waste else ""
         print(
             f"{name:20} {rate:9,.0f} tokens/s {rate / first:6.1f}x"
             f" {4 * weights * rate / best:6.1%} of peak"
-            f" {ROWS * LENGTH / rate:7.0f} s for {ROWS:,} rows, {one['gigabytes']:5.1f} GB,"
-            f" first step after {one['first_step']:.0f} s,"
-            f" {one['steps']} steps in {one['window']:.0f} s",
+            f" {ROWS / one['examples_per_second']:7.0f} s for {ROWS:,} rows,"
+            f" {one['gigabytes']:5.1f} GB, first step after {one['first_step']:.0f} s,"
+            f" {one['steps']} steps in {one['window']:.0f} s{waste}",
             flush=True,
         )
+    ours = next((name for name in asked.only if name.startswith("treetune")), None)
+    again = contend(asked, ours, 0.1) if ours else None
+    if again:
+        print(f"{ours}, a warm start: first step after {again['first_step']:.1f} s", flush=True)
+
+
+def contend(asked: argparse.Namespace, name: str, window: float) -> dict[str, Any] | None:
+    """What a contender did in a process of its own; None where it failed, which is printed."""
+    command = [sys.executable, "-m", "bench.train", str(asked.model), "--one", name]
+    command += ["--window", str(window), "--preset", asked.preset]
+    command += ["--rows", asked.rows] if asked.rows else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{name:20} failed: {done.stderr.strip()[-1500:]}", flush=True)
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measured_peak() -> float:
+    """The bf16 matrix peak of the device at hand, FLOP/s."""
+    import torch
+
+    from finetune.model import pick_device
+    from finetune.peak import matmul_peak
+
+    return matmul_peak(pick_device(), torch.bfloat16)
 
 
 if __name__ == "__main__":

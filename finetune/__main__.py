@@ -69,6 +69,7 @@ def train(
     from finetune.checkpoints import drop_leftovers
     from finetune.plan import find_target, make_plan
     from finetune.progress import Display, fit_table
+    from finetune.route import foreseen
 
     if resume and restart:
         raise InputError(
@@ -100,6 +101,8 @@ def train(
     if dry_run:
         data.print(f"would train {plan.name}", soft_wrap=True, markup=False)
         data.print(fit_table(plan.fit, plan.budget))
+        for line in foreseen(plan, gpus * machines):
+            data.print(line, soft_wrap=True, markup=False)
         return
     from finetune import sft
 

@@ -17,8 +17,12 @@ import msgspec
 
 from dataset_builder.artifacts import file_digest, flush, flush_directory, read_json, write_json
 from dataset_builder.errors import InputError
+from finetune.launch import die_with_parent
+from finetune.run import Segment
 
 UNFINISHED = ".unfinished"
+# Folders that this process holds the lock of.
+_HELD: set[int] = set()
 KEPT = 2  # the newest ones; the one before the last is there should a disk lose the last
 
 # A pickle of the trainer's arguments, the Hub's token among them, and a card about nothing.
@@ -51,6 +55,8 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]  # relative path -> sha256
     started: str | None = None  # ISO 8601, UTC: when the run was begun, resumed or not
     processes: int = 1  # that trained it together
+    # How the steps were computed, one for each start of the run; the last one goes on.
+    segments: list[Segment] = []
     halvings: list[dict[str, int]] = []  # of the micro-batch, where memory ran out: step, examples
 
 
@@ -219,6 +225,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is training this run",
                 "wait for it, or choose another `--seed`",
             ) from error
+        _HELD.add(handle)
         try:
             yield
         except BaseException:
@@ -226,7 +233,23 @@ def locked(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder)
             raise
     finally:
+        _HELD.discard(handle)
         os.close(handle)
+
+
+def _let_go() -> None:
+    """In a process that was forked from one that trains: what packs its batches.
+
+    Such a process shares the lock and outlives a killed parent by seconds, in which the run could
+    not be resumed.
+    """
+    if _HELD:
+        die_with_parent()
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _digests(directory: Path) -> dict[str, str]:

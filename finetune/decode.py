@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from finetune.quick import quick_of
+
 # The most likely tokens that a drawn answer is drawn from.
 TOP = 50
 # How often it is asked whether all answers have ended: a GPU waits for the answer.
@@ -20,6 +22,8 @@ LOOK = 16
 # Whether a GPU records a step and replays it. Off until it has been seen to answer the same on a
 # card: `python -m bench.previews` switches it on and compares.
 RECORDS = False
+# Whether a token goes through the layers in few kernels (finetune.quick), where they are known.
+QUICK = True
 # Tokens of each answer before a step is recorded: it takes one to have every kernel loaded.
 FEW = 2
 
@@ -76,6 +80,7 @@ class Decoding:
         self.width = max(len(each.ids) for each in wanted)
         self.most = max(each.allowed for each in wanted)
         self.fixed = has_fixed_cache(model, self.width + self.most)
+        self.quick = quick_of(model) if self.fixed and QUICK else None
         rows = len(wanted)
         self.ids = self._tensor(
             # Prompts end where answers begin, so padding goes left.
@@ -129,7 +134,12 @@ class Decoding:
         self.position.add_(1)
         if self.fixed:
             self.mask.index_fill_(3, self.cache.place, 0.0)
-        logits = self._logits(self.last[:, None], self.position)
+        if self.quick:
+            logits = self.quick.logits(
+                self.last[:, None], self.position, self.cache.place, self.mask, self.cache.layers
+            )
+        else:
+            logits = self._logits(self.last[:, None], self.position)
         if self.fixed:
             self.cache.place.add_(1)
         self.last.copy_(self._choose(logits))

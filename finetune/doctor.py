@@ -13,8 +13,10 @@ from pathlib import Path
 from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from finetune.base import ready_base
-from finetune.memory import estimate, takes_fast_path
-from finetune.preset import Preset, load_preset, preset_names
+from finetune.duration import T4, outlook
+from finetune.memory import Estimate
+from finetune.preset import AUTO, Preset, load_preset, preset_names
+from finetune.route import Route, choose, routes
 
 # A base of 2.7 billion weights in half precision, twice while it is fetched, and the runs.
 _DISK_WANTED = 12e9
@@ -57,6 +59,7 @@ def examine(preset: str | None = None) -> Iterator[Finding]:
     for name, settings in presets.items():
         if settings.base.model in on_disk:
             yield _memory(name, settings, on_disk[settings.base.model])
+            yield from _elsewhere(name, settings, on_disk[settings.base.model])
 
 
 def _disk() -> Finding:
@@ -66,7 +69,8 @@ def _disk() -> Finding:
     free = shutil.disk_usage(folder).free
     return Finding(
         free >= _DISK_WANTED,
-        f"disk: {free / 1e9:.0f} GB free for artefacts in {artifacts_root()}",
+        f"disk: {free / 1e9:.0f} GB free for artefacts in {artifacts_root()}; machines that train"
+        " together (`--machines`) must all mount that folder",
         f"{_DISK_WANTED / 1e9:.0f} GB do for every preset; ARTIFACTS=FOLDER moves the artefacts",
     )
 
@@ -172,23 +176,40 @@ def _memory(name: str, preset: Preset, directory: Path) -> Finding:
 
     is_card = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if is_card else None
-    needed = estimate(directory, preset)
-    if takes_fast_path(preset, capability, directory):
-        fast = estimate(directory, preset, is_compiled=True, is_unpacked=True)
-        free, _ = torch.cuda.mem_get_info()
-        needed = fast if fast.total <= free else needed
-    line = (
-        f"preset {name}: about {needed.total / 1e9:.1f} GB of GPU memory to train,"
-        f" {needed.peak / 1e9:.1f} GB allocated at most with previews"
-    )
+    ways = routes(directory, preset, capability)
+    free = torch.cuda.mem_get_info()[0] if is_card else 0
+    taken = choose(ways, free) if is_card else ways[0]
+    needed = _needed(taken)
+    line = f"preset {name}: {_gigabytes(needed)}"
     if not is_card:
+        if preset.training.gradient_checkpointing == AUTO:
+            line += f" (with gradient checkpointing {_needed(ways[-1]).total / 1e9:.1f} GB)"
         return Finding(True, f"{line}; here on the CPU")
-    free, _ = torch.cuda.mem_get_info()
     return Finding(
         free >= needed.total,
-        f"{line}; {free / 1e9:.1f} GB are free",
+        f"{line}; {free / 1e9:.1f} GB are free: {taken.describe(preset)}",
         "choose a preset for a smaller GPU, halve `micro_batch` in a copy of it, or free the GPU",
     )
+
+
+def _needed(route: Route) -> Estimate:
+    assert route.needed is not None
+    return route.needed
+
+
+def _gigabytes(needed: Estimate) -> str:
+    return (
+        f"about {needed.total / 1e9:.1f} GB of GPU memory to train,"
+        f" {needed.peak / 1e9:.1f} GB allocated at most with previews"
+    )
+
+
+def _elsewhere(name: str, preset: Preset, directory: Path) -> Iterator[Finding]:
+    """What a preset would take on the smallest card it is for, where that is not the one here."""
+    examples = preset.training.examples
+    line = outlook(directory, preset, T4, tokens=float(examples * preset.length), examples=examples)
+    if line:
+        yield Finding(True, f"preset {name}: {line}")
 
 
 def _bases(presets: dict[str, Preset], on_disk: dict[str, Path]) -> Iterator[Finding]:

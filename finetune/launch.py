@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dataset_builder.errors import InputError
@@ -134,8 +135,7 @@ def join() -> None:
     import torch
     from accelerate import PartialState
 
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    die_with_parent()
     PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
 
 
@@ -161,6 +161,52 @@ def of_first(make: Callable[[], Value]) -> Value:
     broadcast_object_list(shared)
     made: Value = shared[0]
     return made
+
+
+def of_all(value: Value) -> list[Value]:
+    """What each process brings, by rank: every process gets them all."""
+    if processes() == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    found: list[Value] = gather_object([value])
+    return found
+
+
+def check_shared(folder: Path) -> None:
+    """Raise InputError, in every process, where one of them does not see `folder` as the first one
+    does: checkpoints are written by the first and read by all.
+    """
+    mark = of_first(lambda: _marked(folder))
+    wait()
+    blind = [rank for rank, sees in enumerate(of_all(mark.name in _names(folder))) if not sees]
+    if is_first():
+        mark.unlink()
+    if blind:
+        raise InputError(
+            f"{folder.absolute()}: {len(blind)} of {processes()} processes do not see what the"
+            f" first one writes there, among them process {blind[0]}",
+            "machines that train together share the artefacts: let ARTIFACTS name a folder that"
+            " all of them mount",
+        )
+
+
+def _marked(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f".seen-{uuid.uuid4().hex}"
+    mark.touch()
+    return mark
+
+
+def _names(folder: Path) -> set[str]:
+    """What lies in the folder; listing it makes a network's disk look anew."""
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def die_with_parent() -> None:
+    """Let this process be killed when the one that made it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def wait() -> None:

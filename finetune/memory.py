@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -50,36 +50,37 @@ def estimate(
     *,
     is_compiled: bool = False,
     is_unpacked: bool = False,
+    is_checkpointed: bool | None = None,
     processes: int = 1,
 ) -> Estimate:
     """What training under `preset` needs at its peak on the base whose files lie in `directory`.
 
     For one GPU of `processes`. `is_compiled`: each layer is compiled, which keeps fewer of its
-    activations; `is_unpacked`: the layers' weights are kept in 16 bits beside the base's own.
+    activations; `is_unpacked`: the layers' weights are kept in 16 bits beside the base's own;
+    `is_checkpointed`: as the preset says without it, where `auto` is no.
     """
-    shapes = _shapes(directory)
-    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-    layers = {name for name in matrices if ".layers." in name or ".h." in name}
-    adapted = _adapted(preset, {name: matrices[name] for name in sorted(layers)})
+    shapes = shapes_of(directory, preset)
     is_packed = preset.base.quantization == "nf4"
     weights = sum(
-        math.prod(shape) * (_NF4_BYTES if is_packed and name in layers else 2)
-        for name, shape in shapes.items()
+        math.prod(shape) * (_NF4_BYTES if is_packed and name in shapes.layers else 2)
+        for name, shape in shapes.tensors.items()
     )
-    elements = sum(sum(shape) for shape in adapted)
-    trained = preset.lora.r * elements + _extra(preset, matrices)
-    depth = max(1, len({_layer(name) for name in layers}))
+    elements = sum(sum(shape) for shape in shapes.adapted)
+    trained = preset.lora.r * elements + (shapes.untied_head if preset.extra_tokens else 0)
+    depth = shapes.depth
     per_token = elements * (_COMPILED_BYTES if is_compiled else _EAGER_BYTES)
-    if preset.training.gradient_checkpointing:
-        hidden = max((min(shape) for shape in adapted), default=0)
+    if is_checkpointed is None:
+        is_checkpointed = preset.training.gradient_checkpointing is True
+    if is_checkpointed:
+        hidden = max((min(shape) for shape in shapes.adapted), default=0)
         per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
     activations = dealt(preset.training, processes) * preset.length * per_token
-    unpacked = sum(2 * math.prod(matrices[name]) for name in layers)
+    unpacked = sum(2 * math.prod(shape) for shape in shapes.layers.values())
     # Beside the base's own weights, packed or not.
     weights += unpacked if is_unpacked else 0
     previews = 0.0
     if preset.previews.prompts:
-        previews = unpacked + _cached(directory, preset, matrices, depth)
+        previews = unpacked + _cached(shapes, preset)
     held = weights + trained * _TRAINED_BYTES
     return Estimate(
         weights=int(weights),
@@ -95,11 +96,9 @@ def takes_fast_path(preset: Preset, capability: tuple[int, int] | None, director
     """Whether training the base in `directory` on a card of that compute capability compiles its
     layers and unpacks its weights, if memory allows; None is no card.
     """
-    path = directory / "config.json"
-    config: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
     return (
         preset.training.fast
-        and config.get("model_type") in FAST_TYPES
+        and _config(directory).get("model_type") in FAST_TYPES
         and not preset.extra_tokens
         and capability is not None
         and capability >= (8, 0)
@@ -113,8 +112,8 @@ def refuse_too_little(needed: Estimate, free: int, preset_name: str) -> None:
         raise InputError(
             f"preset `{preset_name}` needs about {needed.total / 1e9:.1f} GB of GPU memory,"
             f" {free / 1e9:.1f} GB are free",
-            "in the preset, halve `micro_batch` or set `gradient_checkpointing = true`;"
-            " or free the GPU",
+            "in the preset, halve `micro_batch` or set `gradient_checkpointing` to true or"
+            ' "auto"; or free the GPU',
         )
 
 
@@ -136,40 +135,66 @@ def refuse_full_disk(needed: Estimate, run: Path) -> None:
         )
 
 
-def _adapted(preset: Preset, layers: dict[str, list[int]]) -> list[list[int]]:
-    """The shapes of the projections that get an adapter."""
+class Shapes(NamedTuple):
+    """The shapes of a base's tensors, as its files' headers say them."""
+
+    tensors: dict[str, list[int]]  # all of them
+    layers: dict[str, list[int]]  # the matrices of decoder layers
+    adapted: list[list[int]]  # those of them that get an adapter
+    untied_head: int  # weights of the head, where it is not the embedding
+    head: int  # weights that a position's logits are a product with
+    depth: int  # decoder layers
+    hidden: int  # a token's width between layers
+    config: dict[str, Any]
+
+
+def shapes_of(directory: Path, preset: Preset) -> Shapes:
+    """What estimates are made from, of the base in `directory` under `preset`."""
+    tensors = _tensors(directory)
+    matrices = {name: shape for name, shape in tensors.items() if len(shape) == 2}
+    layers = {n: matrices[n] for n in sorted(matrices) if ".layers." in n or ".h." in n}
     targets = preset.lora.targets
-    return [
+    adapted = [
         shape
         for name, shape in layers.items()
         if name.endswith(".weight") and (targets == ALL or name.split(".")[-2] in targets)
     ]
-
-
-def _extra(preset: Preset, matrices: dict[str, list[int]]) -> int:
-    """Weights trained for extra tokens: an untied head, whole."""
-    if not preset.extra_tokens:
-        return 0
-    return sum(math.prod(shape) for name, shape in matrices.items() if name.endswith(_HEADS))
-
-
-def _cached(directory: Path, preset: Preset, matrices: dict[str, list[int]], depth: int) -> float:
-    """Bytes of the keys and values of one preview's answers, in 16 bits."""
-    path = directory / "config.json"
-    config: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+    config = _config(directory)
+    heads = [math.prod(shape) for name, shape in matrices.items() if name.endswith(_HEADS)]
     narrowest = min((min(shape) for shape in matrices.values()), default=0)
-    hidden = config.get("hidden_size") or narrowest
+    outside = [math.prod(shape) for name, shape in matrices.items() if name not in layers]
+    return Shapes(
+        tensors=tensors,
+        layers=layers,
+        adapted=adapted,
+        untied_head=sum(heads),
+        head=max(heads, default=max(outside, default=0)),  # a tied one is the embedding
+        depth=max(1, len({_layer(name) for name in layers})),
+        hidden=config.get("hidden_size") or narrowest,
+        config=config,
+    )
+
+
+def _cached(shapes: Shapes, preset: Preset) -> float:
+    """Bytes of the keys and values of one preview's answers, in 16 bits."""
+    config = shapes.config
     heads = config.get("num_attention_heads") or 1
     width = (config.get("num_key_value_heads") or heads) * (
-        config.get("head_dim") or hidden // heads
+        config.get("head_dim") or shapes.hidden // heads
     )
     rows = preset.previews.prompts * (len(preset.previews.limits) + 1)
     if preset.previews.temperature:
         rows *= 2  # a drawn answer beside each greedy one
-    return rows * (preset.length + preset.previews.tokens) * depth * 2 * width * 2.0
+    return rows * (preset.length + preset.previews.tokens) * shapes.depth * 2 * width * 2.0
 
 
-def _shapes(directory: Path) -> dict[str, list[int]]:
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    config: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+    return config
+
+
+def _tensors(directory: Path) -> dict[str, list[int]]:
     """The shape of every tensor in the directory's safetensors files, read from their headers."""
     shapes: dict[str, list[int]] = {}
     for path in sorted(directory.glob("*.safetensors")):

@@ -1,8 +1,8 @@
 """A micro-batch as one row of tokens, without padding between its examples.
 
 Each example keeps its own positions and attends to itself alone; `bounds` says where each begins.
-The end is padded to a multiple of a few dozen tokens, as an example of its own that carries no
-loss.
+The end is padded to a round number of tokens, at most a 64th more (and 15 of a short row), as an
+example of its own that carries no loss.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,18 @@ import torch
 
 from finetune.rows import IGNORED
 
-# Lengths are rounded up so that few shapes occur and products stay aligned.
+# Lengths are rounded up so that few shapes occur and products stay aligned: to this many tokens, or
+# less where that would be much of a short row, and as many targets.
 TOKENS, TARGETS = 128, 64
+_LEAST, _SHARE = 16, 64
+
+
+def granule(tokens: int) -> int:
+    """What the length of a packed row of so many tokens is rounded up to: a power of two."""
+    step = TOKENS
+    while step > _LEAST and step * _SHARE > tokens:
+        step //= 2
+    return step
 
 
 def unpack(packed: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
@@ -36,7 +46,8 @@ def pack(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     whose next token is trained, and `target_ids` (n,), that token, -1 in the padding of `targets`.
     """
     lengths = [len(example["input_ids"]) for example in examples]
-    lengths.append(-sum(lengths) % TOKENS)
+    tokens = sum(lengths)
+    lengths.append(-tokens % granule(tokens))
     ends = np.cumsum(lengths)
     ids, labels = np.zeros(ends[-1], np.int64), np.full(ends[-1], IGNORED, np.int64)
     positions = np.arange(ends[-1])

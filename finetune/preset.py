@@ -1,7 +1,7 @@
 """What a preset may say: base model, template, length, method, budget, hyper-parameters."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -9,6 +9,9 @@ from dataset_builder.errors import InputError
 from dataset_builder.settings import load_settings, settings_names
 
 PRESETS = Path(__file__).parent / "presets"
+
+# `gradient_checkpointing` that the estimate of memory decides (finetune.route).
+AUTO: Final = "auto"
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -49,7 +52,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     warmup: Share = 0.03  # share of the steps
     weight_decay: float = 0.0
     max_grad_norm: Positive = 1.0
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool | Literal["auto"] = AUTO  # auto: only where memory wants it
     fast: bool = True  # packed rows and fused layers where the card and the model allow it
     checkpoint_steps: Count = 100
     log_steps: Count = 10

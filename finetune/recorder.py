@@ -17,6 +17,7 @@ from finetune.oom import Pieces
 from finetune.previews import Previewer
 from finetune.progress import Step, Watcher
 from finetune.rows import Budget
+from finetune.run import Segment
 
 # The share of a run's time that previews may take without a word.
 PREVIEW_SHARE = 0.05
@@ -41,6 +42,7 @@ class Recorder(TrainerCallback):
         pieces: Pieces,
         *,
         started: str,
+        segment: Segment,
         log_steps: int,
         peak_tokens: float | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class Recorder(TrainerCallback):
         self.pieces = pieces
         self.seconds = before.seconds if before else 0.0
         self.resumed = [*before.resumed, before.step] if before else []
+        self.segments = [*(before.segments if before else []), segment]
         self._earlier_peak = (before.peak_memory or 0) if before else 0
         self._began = 0.0
         self._tokens: deque[int] = deque(maxlen=log_steps)
@@ -67,6 +70,11 @@ class Recorder(TrainerCallback):
         if self.device.type != "cuda":
             return None
         return max(self._earlier_peak, torch.cuda.max_memory_allocated(self.device))
+
+    def until(self, step: int) -> list[Segment]:
+        """The run's segments, the last one ended at `step`."""
+        *before, last = self.segments
+        return [*before, msgspec.structs.replace(last, until=step)]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.perf_counter()
@@ -144,6 +152,7 @@ class Recorder(TrainerCallback):
                 peak_memory=self.peak_memory(),
                 resumed=self.resumed,
                 started=self.started,
+                segments=self.until(state.global_step),
                 files={},
                 processes=launch.processes(),
                 halvings=msgspec.to_builtins(self.pieces.halvings),

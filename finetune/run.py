@@ -25,6 +25,48 @@ class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
     mismatched: list[str]
 
 
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of a run between two interruptions: on what it was computed, and how.
+
+    Its steps are those after `after`, up to `until`.
+    """
+
+    after: int  # the step of the checkpoint it went on from; 0 from the beginning
+    until: int | None  # its last step that counts; None while it goes on
+    device: dict[str, Any]
+    versions: dict[str, str]
+    precision: str  # bf16 ...
+    is_fast: bool  # computed on the fast path
+    is_checkpointed: bool  # activations recomputed
+    processes: int
+
+    def differences(self, other: "Segment") -> list[str]:
+        """How `other` computes otherwise, one phrase each, its own way first."""
+        phrases = []
+        for name, ours, theirs in (
+            ("the device", _device_name(self), _device_name(other)),
+            ("precision", self.precision, other.precision),
+            ("path", _path(self), _path(other)),
+            ("processes", str(self.processes), str(other.processes)),
+            *(
+                (library, self.versions.get(library, "absent"), version)
+                for library, version in other.versions.items()
+            ),
+        ):
+            if ours != theirs:
+                phrases.append(f"{name} was {ours}, is now {theirs}")
+        return phrases
+
+
+def _device_name(segment: Segment) -> str:
+    return str(segment.device.get("name") or segment.device.get("type"))
+
+
+def _path(segment: Segment) -> str:
+    way = "the fast one" if segment.is_fast else "the usual one"
+    return f"{way}, recomputing activations" if segment.is_checkpointed else way
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """run.json: everything that determines a run, and its final numbers."""
 
@@ -52,6 +94,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     adapter_sha256: str
     resumed: list[int]  # steps at which it was resumed
+    segments: list[Segment] = []  # one more than it was resumed; none in older runs
     notes: dict[str, Any] = {}
 
 

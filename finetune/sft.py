@@ -7,7 +7,6 @@ anything, and afterwards it is asked whether it kept them.
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -18,15 +17,15 @@ import msgspec
 import pyarrow.compute as pc
 
 from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
-from dataset_builder.errors import InputError
-from dataset_builder.fit import FittedRow
 from dataset_builder.settings import as_stored
 from finetune import checkpoints, launch
 from finetune.card import model_card
+from finetune.export import export_adapter
 from finetune.plan import Plan
 from finetune.progress import Watcher, read_steps, without_known_noise
+from finetune.route import Route, asked, preflight
 from finetune.rows import IGNORED, dataset_of
-from finetune.run import BaseModel, Run
+from finetune.run import BaseModel, Run, Segment
 from finetune.targets import is_transposed, projections
 from finetune.tokens import lora_options, prepare_rows, repair_tied_head
 from finetune.trackers import ready_trackers
@@ -56,16 +55,26 @@ def train(
         watcher.say(note)
     watcher.fitted(plan.fit, plan.budget)
     device = pick_device()
-    slow = preflight(plan, device)
+    if launch.processes() > 1:
+        launch.check_shared(plan.directory.parent)
+    before = launch.of_first(lambda: None if restart else _last_segment(plan))
+    route = preflight(plan, device, before)
+    watcher.say(f"taking {route.describe(plan.preset)}")
     with checkpoints.locked(plan.unfinished) if first else nullcontext(), without_known_noise():
         watcher.say(f"loading {plan.files.model}")
         model, base = load_base(plan.files, plan.preset.base, device)
         watcher.say(_proof(base))
         found = launch.of_first(lambda: _begun(plan, watcher, restart))
-        _train(plan, model, base, device, found, watcher, trackers, slow)
+        _train(plan, model, base, device, found, watcher, trackers, route)
         if first:
             _publish(plan)
     return plan.directory
+
+
+def _last_segment(plan: Plan) -> Segment | None:
+    """How the newest checkpoint of the planned run was computed, if there is one."""
+    found = checkpoints.newest(plan.unfinished)
+    return found[1].segments[-1] if found and found[1].segments else None
 
 
 def _begun(plan: Plan, watcher: Watcher, restart: bool) -> tuple[Path, checkpoints.Complete] | None:
@@ -76,45 +85,7 @@ def _begun(plan: Plan, watcher: Watcher, restart: bool) -> tuple[Path, checkpoin
         checkpoints.truncate_lines(plan.unfinished / name, found[1].step if found else -1)
     if found:
         watcher.say(f"going on from step {found[1].step}")
-        if found[1].processes != launch.processes():
-            watcher.say(
-                f"begun on {found[1].processes} processes, going on on {launch.processes()}:"
-                " the same examples, other dropout"
-            )
     return found
-
-
-def preflight(plan: Plan, device: Any) -> str | None:
-    """Why memory does not allow the fast path, if so.
-
-    Raises InputError where the disk or the GPU cannot hold what the preset wants, or several GPUs
-    are visible.
-    """
-    import torch
-
-    from finetune.memory import estimate, refuse_full_disk, refuse_too_little, takes_fast_path
-
-    is_card = device.type == "cuda"
-    capability = torch.cuda.get_device_capability(device) if is_card else None
-    directory, among = plan.files.directory, launch.processes()
-    needed = estimate(directory, plan.preset, processes=among)
-    refuse_full_disk(needed, plan.directory)
-    if not is_card:
-        return None
-    if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
-        raise InputError(
-            f"{torch.cuda.device_count()} GPUs are visible, and a run uses one",
-            "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`",
-        )
-    free, _ = torch.cuda.mem_get_info(device)
-    slow = None
-    if takes_fast_path(plan.preset, capability, directory):
-        fast = estimate(directory, plan.preset, is_compiled=True, is_unpacked=True, processes=among)
-        if fast.total <= free:
-            return None
-        slow = f"it needs about {fast.total / 1e9:.1f} GB of GPU memory, {free / 1e9:.1f} are free"
-    refuse_too_little(needed, free, plan.preset_name)
-    return slow
 
 
 def _train(
@@ -125,7 +96,7 @@ def _train(
     found: tuple[Path, checkpoints.Complete] | None,
     watcher: Watcher,
     trackers: Sequence[str],
-    slow: str | None,
+    route: Route,
 ) -> None:
     """Everything between a loaded base and a finished run, in the order it happens."""
     from finetune.model import describe_device, library_versions, pick_precision
@@ -133,6 +104,7 @@ def _train(
     from finetune.peak import flops_per_token, matmul_peak
     from finetune.previews import Previewer
     from finetune.recorder import Recorder, Together
+    from finetune.trainer import mean_loss
 
     folder = plan.unfinished
     checkpoint, before = found if found else (None, None)
@@ -141,7 +113,19 @@ def _train(
     peak = matmul_peak(device, precision)
     flops = flops_per_token(model, base.parameters)
 
-    trainer = make_trainer(plan, model, device, trackers, watcher.say, slow)
+    trainer = make_trainer(plan, model, device, trackers, watcher.say, route)
+    segment = Segment(
+        after=before.step if before else 0,
+        until=None,
+        device=describe_device(device),
+        versions=library_versions(),
+        precision=str(precision).removeprefix("torch."),
+        is_fast=trainer.is_fast,
+        is_checkpointed=route.is_checkpointed,
+        processes=launch.processes(),
+    )
+    if before and before.segments:
+        _tell_differences(before.segments[-1], segment, watcher)
     previewer = Previewer(
         plan.questions,
         plan.preset.previews,
@@ -171,6 +155,7 @@ def _train(
         previewer,
         pieces,
         started=started,
+        segment=segment,
         log_steps=training.log_steps,
         peak_tokens=peak * trainer.args.world_size / flops,
     )
@@ -183,9 +168,9 @@ def _train(
     with one_line("ran out while training"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
+    validation_loss = mean_loss(trainer, plan.validation_rows, micro_batch)
     if not launch.is_first():
         return
-    validation_loss = mean_loss(trainer, plan.validation_rows, micro_batch)
     export_adapter(plan, trainer.model, folder / "adapter")
     steps = read_steps(folder)
     last = [step.loss for step in steps[-max(1, len(steps) // 10) :]]
@@ -210,10 +195,11 @@ def _train(
         train_loss=sum(last) / len(last),
         validation_loss=validation_loss,
         peak_memory=recorder.peak_memory(),
-        device=describe_device(device),
-        versions=library_versions(),
+        device=segment.device,
+        versions=segment.versions,
         adapter_sha256=file_digest(folder / "adapter" / "adapter_model.safetensors"),
         resumed=recorder.resumed,
+        segments=recorder.until(plan.budget.steps),
         notes={
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
             "extra_token_ids": plan.extra_ids,
@@ -222,8 +208,10 @@ def _train(
             "trainable_parameters": sum(
                 p.numel() for p in trainer.model.parameters() if p.requires_grad
             ),
-            "fast": trainer.is_fast,
-            "precision": str(precision).removeprefix("torch."),
+            "fast": segment.is_fast,
+            "gradient_checkpointing": segment.is_checkpointed,
+            "estimated_memory": route.needed and route.needed.peak,  # bytes
+            "precision": segment.precision,
             "matmul_peak": round(peak),  # FLOP/s of one device in that precision
             "flops_per_token": flops,
         },
@@ -239,10 +227,12 @@ def make_trainer(
     device: Any,
     trackers: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
-    slow: str | None = None,
+    route: Route | None = None,
 ) -> Any:
-    """TRL's trainer over the planned rows, with its own reports off but those to `trackers`;
-    `report` gets a line where the fast path cannot be taken, as `slow` says or for its own reason.
+    """TRL's trainer over the planned rows, with its own reports off but those to `trackers`.
+
+    It computes as `route` says, as the preset does without one; `report` gets a line where the fast
+    path cannot be taken.
 
     Raises RuntimeError where it changed the rows.
     """
@@ -254,6 +244,7 @@ def make_trainer(
     from finetune.trainer import PackedTrainer, fast_or_reason
 
     preset = plan.preset
+    route = route or asked(preset)
     prepare_rows(model, plan.extra_ids)
     targets = projections(model, preset.lora.targets, plan.preset_name)
     lora = LoraConfig(
@@ -269,7 +260,12 @@ def make_trainer(
     trainer = PackedTrainer(
         model=model,
         args=_arguments(
-            plan, device, precision == torch.bfloat16, precision == torch.float16, trackers
+            plan,
+            device,
+            precision == torch.bfloat16,
+            precision == torch.float16,
+            route.is_checkpointed,
+            trackers,
         ),
         train_dataset=dataset_of(plan.rows, plan.order),
         processing_class=plan.tokenizer,
@@ -287,7 +283,9 @@ def make_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     _refuse_changed_rows(trainer, plan)
-    fast = slow or fast_or_reason(trainer.model, preset, device, precision)
+    fast = route.slow or fast_or_reason(
+        trainer.model, preset, device, precision, is_checkpointed=route.is_checkpointed
+    )
     if isinstance(fast, str):
         report(f"the usual path, not the fast one: {fast}")
     elif fast:
@@ -296,7 +294,12 @@ def make_trainer(
 
 
 def _arguments(
-    plan: Plan, device: Any, bf16: bool, fp16: bool, trackers: Sequence[str] = ()
+    plan: Plan,
+    device: Any,
+    bf16: bool,
+    fp16: bool,
+    is_checkpointed: bool,
+    trackers: Sequence[str] = (),
 ) -> Any:
     from trl import SFTConfig
 
@@ -320,7 +323,7 @@ def _arguments(
         fp16=fp16,
         use_cpu=device.type == "cpu",
         # The name that both transformers 5.17 and 5.23 know.
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=is_checkpointed,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         # The rows are token ids with labels, in their final order.
         max_length=None,
@@ -356,40 +359,14 @@ def _refuse_changed_rows(trainer: Any, plan: Plan) -> None:
         )
 
 
-def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
-    """The mean loss per answer token over `rows`, or None where there are none."""
-    import torch
-
-    if not rows:
-        return None
-    from finetune.oom import in_parts
-    from finetune.previews import undisturbed
-
-    dataset = dataset_of(rows, range(len(rows)))
-
-    def losses(picked: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
-        return [trainer.summed_loss(trainer.data_collator(list(picked)))]
-
-    summed: list[tuple[float, int]] = []
-    with undisturbed(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
-        for start in range(0, len(rows), batch):
-            picked = [dataset[place] for place in range(start, min(start + batch, len(rows)))]
-            summed += in_parts(losses, picked, "the validation loss of one row")
-    return sum(loss for loss, _ in summed) / sum(count for _, count in summed)
-
-
-def export_adapter(plan: Plan, model: Any, out: Path) -> None:
-    """Write the adapter as others load it: safetensors, tokenizer, its base by name, no pickle."""
-    shutil.rmtree(out, ignore_errors=True)
-    # New rows are stored by their indices; the embedding itself is the base's.
-    model.save_pretrained(out, safe_serialization=True, save_embedding_layers=False)
-    plan.tokenizer.save_pretrained(out)
-    config = msgspec.json.decode((out / "adapter_config.json").read_bytes())
-    config["base_model_name_or_path"] = plan.files.model
-    config["revision"] = plan.files.revision
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set as it comes
-    write_json(config, out / "adapter_config.json")
-    (out / "adapter_model.safetensors").chmod(0o644)  # written for its owner's eyes only
+def _tell_differences(before: Segment, now: Segment, watcher: Watcher) -> None:
+    """A run may go on elsewhere; what was learnt until then stays, and run.json keeps both."""
+    different = before.differences(now)
+    if different:
+        watcher.say(
+            f"going on otherwise than it was begun: {'; '.join(different)}. The same examples in"
+            " the same order; rounding and dropout differ, and run.json names both segments"
+        )
 
 
 def _proof(base: BaseModel) -> str:

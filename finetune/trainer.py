@@ -1,13 +1,19 @@
 """TRL's trainer on packed rows, where the model is computed the fast way."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from trl import SFTTrainer
 
+from dataset_builder.fit import FittedRow
+from finetune import launch
 from finetune.fast import Fast, install
+from finetune.oom import in_parts
 from finetune.packing import pack
 from finetune.preset import Preset
+from finetune.previews import undisturbed
+from finetune.rows import dataset_of
 
 
 class PackedTrainer(SFTTrainer):
@@ -58,7 +64,12 @@ class PackedTrainer(SFTTrainer):
 
 
 def fast_or_reason(
-    model: Any, preset: Preset, device: torch.device, precision: torch.dtype
+    model: Any,
+    preset: Preset,
+    device: torch.device,
+    precision: torch.dtype,
+    *,
+    is_checkpointed: bool,
 ) -> Fast | str | None:
     """The fast computation of `model`, inside PEFT's wrapper; why there is none; or None where the
     preset wants none or a machine without a GPU has no use for it.
@@ -75,7 +86,28 @@ def fast_or_reason(
             preset.length,
             precision,
             compiled=True,
-            checkpointing=preset.training.gradient_checkpointing,
+            checkpointing=is_checkpointed,
         )
     except ValueError as error:
         return str(error)
+
+
+def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
+    """The mean loss per answer token over `rows`, dealt out to all processes; None where there are
+    no rows.
+    """
+    if not rows:
+        return None
+    own = range(launch.rank(), len(rows), launch.processes())
+    dataset = dataset_of(rows, own)
+
+    def losses(picked: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
+        return [trainer.summed_loss(trainer.data_collator(list(picked)))]
+
+    summed: list[tuple[float, int]] = []
+    with undisturbed(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
+        for start in range(0, len(own), batch):
+            picked = [dataset[place] for place in range(start, min(start + batch, len(own)))]
+            summed += in_parts(losses, picked, "the validation loss of one row")
+    every = [each for part in launch.of_all(summed) for each in part]
+    return sum(loss for loss, _ in every) / sum(count for _, count in every)

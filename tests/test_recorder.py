@@ -18,7 +18,7 @@ from finetune.rows import Budget
 from finetune.run import load_run
 from finetune.trackers import ready_trackers
 from tests.tiny import tiny_llama, tiny_preset, write_variant
-from tests.training import Memory, Stopped, planned
+from tests.training import Memory, Stopped, planned, segment
 
 TOKENS = [100, 300, 200, 400, 100, 500]
 SECONDS = [4.0, 1.0, 2.0, 1.0, 1.0, 3.0]
@@ -71,6 +71,7 @@ def recorded(
         previewer or SimpleNamespace(seconds=0.0, seconds_left=lambda *_: 0.0),
         Pieces(4, lambda line: None),
         started="now",
+        segment=segment(),
         log_steps=log_steps,
         peak_tokens=1000.0,
     )

@@ -1,6 +1,5 @@
 """What bad input to `train` gets: one line, a hint, exit code 2, nothing half-written."""
 
-import json
 from pathlib import Path
 
 import msgspec
@@ -13,6 +12,8 @@ from finetune import sft
 from finetune.__main__ import app
 from finetune.memory import estimate, refuse_too_little, takes_fast_path
 from finetune.preset import load_preset
+from finetune.route import preflight
+from tests.shapes import phi2_headers
 from tests.tiny import example, tiny_llama, tiny_phi, tiny_preset, write_variant
 from tests.training import Memory, planned
 
@@ -203,12 +204,12 @@ def test_a_preflight_asks_the_gpu_for_its_free_memory(folder: Path, monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**8, 16 * 10**9))
     with pytest.raises(InputError, match="GPU memory"):
-        sft.preflight(plan, device)
+        preflight(plan, device)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (16 * 10**9, 16 * 10**9))
-    sft.preflight(plan, device)
+    preflight(plan, device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="2 GPUs are visible") as error:
-        sft.preflight(plan, device)
+        preflight(plan, device)
     assert error.value.hint == "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`"
 
 
@@ -223,31 +224,6 @@ def test_a_disk_too_full_for_the_checkpoints_is_said_before_the_first_step(
         sft.train(planned(folder / "tiny.toml"), Memory())
     assert "ARTIFACTS" in str(error.value.hint)
     assert not list((folder / "artifacts" / "runs").glob("*/*"))
-
-
-def phi2_headers(out: Path) -> Path:
-    """The header of Phi-2's weights, without the weights: shapes are all that an estimate reads."""
-    hidden, inner, vocabulary = 2560, 10240, 51200
-    shapes = {
-        "model.embed_tokens.weight": [vocabulary, hidden],
-        "lm_head.weight": [vocabulary, hidden],
-        "lm_head.bias": [vocabulary],
-    }
-    for layer in range(32):
-        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"):
-            shapes[f"model.layers.{layer}.{name}.weight"] = [hidden, hidden]
-        shapes[f"model.layers.{layer}.mlp.fc1.weight"] = [inner, hidden]
-        shapes[f"model.layers.{layer}.mlp.fc2.weight"] = [hidden, inner]
-    header = {
-        name: {"dtype": "F16", "shape": s, "data_offsets": [0, 0]} for name, s in shapes.items()
-    }
-    text = json.dumps(header).encode()
-    out.mkdir()
-    heads = {"num_attention_heads": 32, "num_key_value_heads": 32}
-    config = {"model_type": "phi", "hidden_size": hidden, **heads}
-    (out / "config.json").write_text(json.dumps(config))
-    (out / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
-    return out
 
 
 # Peaks that were measured on an H100 with TRL and a Phi-2 of random weights, in GB.

@@ -8,6 +8,7 @@ from finetune.plan import Plan, find_target, make_plan
 from finetune.previews import Preview
 from finetune.progress import Step
 from finetune.rows import Budget
+from finetune.run import Segment
 
 
 class Stopped(Exception):
@@ -48,3 +49,18 @@ def planned(preset: Path, variant: str = "tiny", seed: int = 0) -> Plan:
 def trained(preset: Path, variant: str = "tiny", seed: int = 0, **options) -> Path:
     """The finished run's folder."""
     return sft.train(planned(preset, variant, seed), Memory(), **options)
+
+
+def segment(**changes) -> Segment:
+    """A stretch of a run on a CPU."""
+    values = {
+        "after": 0,
+        "until": None,
+        "device": {"type": "cpu"},
+        "versions": {"torch": "2"},
+        "precision": "float32",
+        "is_fast": False,
+        "is_checkpointed": False,
+        "processes": 1,
+    }
+    return Segment(**values | changes)
