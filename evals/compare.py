@@ -9,7 +9,7 @@ arms with three seeds does it say better or worse: of fewer, that this run beats
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,27 @@ from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of, write_table
 from evals.arms import BASE, LoadedArm, base_arm, described, find_base, load_answers, load_arms
 from evals.conditions import differing, warnings
+from evals.curve import limit_curves, limit_slopes
+from evals.margins import settle, wanted_margins
 from evals.scorers import METRICS, OF_LIMITS
 from evals.statistics import Difference, holm, paired
 from evals.tables import COMPARISON, Comparison
-from evals.verdict import of_arm, of_row, sentence
-
-# Metrics of zeros and ones.
-SHARES = ("violation", "stopped", "empty")
+from evals.verdict import SHARES, of_arm, of_row, sentence
 
 Row = dict[str, Any]
 
 
 def compare(
-    arms: Sequence[Sequence[Path]], suite_name: str | None = None, name: str | None = None
+    arms: Sequence[Sequence[Path]],
+    suite_name: str | None = None,
+    name: str | None = None,
+    margins: Mapping[str, float] | None = None,
 ) -> Path:
     """Compare the arms, the first of them the baseline; the directory of what came of it.
 
-    Each arm is the directories of its runs, one per seed. Raises InputError where a run was not
-    evaluated on the suite, or no prompt is shared.
+    Each arm is the directories of its runs, one per seed. `margins` say by metric, in its own unit,
+    how much worse is still no worse; without them, the suite's do. Raises InputError where a run
+    was not evaluated on the suite, no prompt is shared, or a margin is of nothing that was scored.
     """
     if name is not None and not re.fullmatch(r"\w[\w. -]*", name):
         raise InputError(
@@ -64,7 +67,14 @@ def compare(
     headline += [gate.metric for gate in gates if gate.passed and has_one_judge]
     rows = comparison_rows(everyone, prompts, limits)
     seeds = least_seeds(loaded)
+    allowed = wanted_margins(margins, evaluation, baseline.seeds[0].values)
     decide(rows, loaded[1:], headline, seeds)
+    labels = {arm.label for arm in loaded[1:]}
+    settle(
+        [row for row in rows if row["arm"] in labels and _is_headline(row, [*headline, *allowed])],
+        allowed,
+        seeds,
+    )
     verdicts, sentences = {}, {}
     for arm in loaded[1:]:
         decisive = _decisive(rows, arm.label, headline)
@@ -89,6 +99,9 @@ def compare(
         gates=gates,
         differing=differing(everyone),
         not_shared=left_out,
+        curves=limit_curves(everyone, prompts),
+        slopes=limit_slopes(everyone, prompts),
+        margins=allowed,
         notes={
             "verdicts": verdicts,
             "sentences": sentences,

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 
 from dataset_builder.artifacts import artifacts_root, hash_order
@@ -165,8 +166,10 @@ def questions(suite: Suite, prompts: list[Prompt]) -> list[Question]:
 
 
 def suite_digest(suite: Suite, files: list[PromptFile]) -> str:
-    """The sha256 of a suite and the prompt files it was asked with, in hexadecimal."""
-    parts = [settings_digest(suite), *(f"{file.name} {file.sha256}" for file in files)]
+    """The sha256 of a suite and the prompt files it was asked with, in hexadecimal: of what was
+    asked, whatever margin is allowed afterwards."""
+    asked = msgspec.structs.replace(suite, margins={})
+    parts = [settings_digest(asked), *(f"{file.name} {file.sha256}" for file in files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

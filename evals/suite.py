@@ -30,6 +30,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     spare_tokens: int = 64
     unlimited_tokens: int = 512  # allowed where no limit is stated
     scorers: tuple[str, ...]  # names of evals.scorers
+    # How much worse is still no worse, by metric, in its own unit: violation = 0.03 is 3 points.
+    margins: dict[str, float] = {}
     relevance_others: int = 4  # other prompts an answer's relevance is measured against
 
     def allowed(self, limit: int | None) -> int:
@@ -70,6 +72,10 @@ def load_suite(name: str) -> Suite:
         value = getattr(suite, key)
         if value is not None and value < least:
             raise InputError(f"suite `{name}`: `{key}` must be at least {least}, found {value}")
+    # Only here: what margins are of is a comparison's business, which reads suites too.
+    from evals.margins import refuse_margins
+
+    refuse_margins(suite.margins, f"suite `{name}`")
     return suite
 
 

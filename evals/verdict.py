@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.conditions import SEEDS
-from evals.statistics import MIN_TREES
+from evals.statistics import EQUIVALENT, MIN_TREES, NO_WORSE
 
 ALPHA = 0.05
 BETTER, WORSE = "better", "worse"
 BEATS, LOSES = "this run beats", "this run loses"
 TRADES = "trades"
 CANNOT_TELL = "cannot tell"
+
+# Metrics of zeros and ones, told in points; beside them what others are told in.
+SHARES = ("violation", "stopped", "empty")
+UNITS = {"relevance": " nats", "relevance_total": " nats"}
 
 Row = Mapping[str, Any]
 
@@ -36,8 +40,11 @@ def of_arm(rows: Mapping[str, Row]) -> str:
     """The verdict on an arm from its headline rows by metric: violations first, then quality.
 
     Fewer violations at the price of quality, or the other way round, is a trade: which of the two
-    matters more is the reader's to say.
+    matters more is the reader's to say. Violations that cannot be told apart leave all open, unless
+    a margin given beforehand settles them: no worse by it, better quality decides; equivalent by
+    it, worse quality does too.
     """
+    settled = rows["violation"].get("equivalence") if "violation" in rows else None
     found = {metric: row["verdict"] for metric, row in rows.items()}
     first = found.pop("violation", None)
     quality = set(found.values())
@@ -48,6 +55,10 @@ def of_arm(rows: Mapping[str, Row]) -> str:
         return first if not down else TRADES
     if first in (WORSE, LOSES):
         return first if not up else TRADES
+    if up and not down and settled in (NO_WORSE, EQUIVALENT):
+        return next(iter(up))
+    if down and not up and settled == EQUIVALENT:
+        return next(iter(down))
     return CANNOT_TELL
 
 
@@ -66,13 +77,15 @@ def sentence(baseline: str, arm: str, verdict: str, rows: Mapping[str, Row], see
         BEATS: f"{ours} beats {theirs}",
         LOSES: f"{ours} loses to {theirs}",
         TRADES: f"`{arm}` is neither better nor worse than `{baseline}`, it trades",
-        CANNOT_TELL: f"Cannot tell `{arm}` from `{baseline}`",
+        CANNOT_TELL: _known(baseline, arm, rows, seeds),
     }[verdict]
-    parts = [f"{opening}: {_found(row) if row else _quality(next(iter(rows.values())))}"]
-    parts += [_beside(each) for metric, each in rows.items() if metric != "violation" and row]
+    first = row or next(iter(rows.values()))
+    parts = [f"{opening}: {_found(row) if row else _quality(first)}"]
+    parts += [_beside(each) for each in rows.values() if each is not first]
+    parts += [_of_margin(each, seeds) for each in rows.values()]
     if row and len(rows) == 1 and verdict != CANNOT_TELL:
         parts.append("Quality was not judged: no scorer passed its gate.")
-    parts.append(_shown(row or next(iter(rows.values()))))
+    parts.append(_shown(first))
     parts.append(_unseeded(seeds))
     return " ".join(part for part in parts if part)
 
@@ -92,28 +105,89 @@ def _found(row: Row) -> str:
     points = 100 * row["difference"]
     size = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} of its limits"
     found = "as many of its limits" if abs(points) < 0.05 else size
-    return f"it breaks {found}{_interval(row, 100, 'points')} over {_over(row)}."
+    return f"it breaks {found}{_interval(row)} over {_over(row)}."
+
+
+def _known(baseline: str, arm: str, rows: Mapping[str, Row], seeds: int) -> str:
+    """What opens the sentence on arms of which neither is better: all that is known."""
+    quality = [
+        f"{'higher' if row['difference'] > 0 else 'lower'} in {_name(row)}"
+        for metric, row in rows.items()
+        if metric != "violation" and row.get("verdict", CANNOT_TELL) != CANNOT_TELL
+    ]
+    violation = rows.get("violation")
+    settled = violation.get("equivalence") if violation else None
+    kept = {
+        EQUIVALENT: "keeps its limits as well as {0}, by the margin of {1}",
+        NO_WORSE: "keeps its limits no worse than {0}, by the margin of {1}",
+    }.get(str(settled))
+    if not quality and not kept:
+        return f"Cannot tell `{arm}` from `{baseline}`"
+    ours, theirs = f"`{arm}`", f"`{baseline}`"
+    if seeds < SEEDS:
+        ours, theirs = f"This run of {ours}", f"this run of {theirs}"
+    if not quality:
+        assert violation is not None and kept is not None  # noqa: PT018
+        return f"{ours} {kept.format(theirs, _amount(violation, violation['margin']))}"
+    said = f"{ours} is {' and '.join(quality)} than {theirs}"
+    if kept:
+        assert violation is not None
+        return f"{said}, and {kept.format('it', _amount(violation, violation['margin']))}"
+    return f"{said}, and cannot be told from it in limits broken" if violation else said
 
 
 def _quality(row: Row) -> str:
-    name = row["metric"].replace("_", " ")
-    interval = _interval(row, 1, "nats")
-    return f"its {name} differs by {row['difference']:+.2f} nats{interval} over {_over(row)}."
+    return (
+        f"its {_name(row)} differs by {_amount(row, row['difference'], '+')}"
+        f"{_interval(row)} over {_over(row)}."
+    )
 
 
 def _beside(row: Row) -> str:
-    """One sentence on a quality score beside the violations."""
-    name = row["metric"].replace("_", " ").capitalize()
+    """One sentence on a quality score beside the first row."""
     said = {BETTER: "is higher", BEATS: "is higher", WORSE: "is lower", LOSES: "is lower"}.get(
         row["verdict"], "shows no difference"
     )
-    return f"{name} {said} ({row['difference']:+.2f} nats where both kept the limit)."
+    found = f"{_amount(row, row['difference'], '+')}{_interval(row)}"
+    return f"{_name(row).capitalize()} {said}: {found} where both kept the limit."
 
 
-def _interval(row: Row, scale: float, unit: str) -> str:
-    if row["low"] is None:
+def _of_margin(row: Row, seeds: int) -> str:
+    """One sentence on whether the margin that was given beforehand is kept."""
+    if row.get("margin") is None:
         return ""
-    return f" (95 % interval {scale * row['low']:+.1f} to {scale * row['high']:+.1f} {unit})"
+    by = f"by {_amount(row, row['margin'])} or more in {_name(row)}"
+    if seeds < SEEDS:
+        return f"Whether it is worse {by} takes {SEEDS} seeds of each."
+    interval = _interval(row, "_90", "90 %")
+    return {
+        EQUIVALENT: f"It is neither worse nor better {by}{interval}.",
+        NO_WORSE: f"It is not worse {by}{interval}.",
+    }.get(row["equivalence"], f"It is not shown that it is not worse {by}{interval}.")
+
+
+def _name(row: Row) -> str:
+    name: str = row["metric"]
+    return "limits broken" if name == "violation" else name.replace("_", " ")
+
+
+def _amount(row: Row, value: float, sign: str = "") -> str:
+    """A value of the row's metric in the unit that people read.
+
+    >>> _amount({"metric": "violation"}, 0.03), _amount({"metric": "relevance"}, 2, "+")
+    ('3.0 points', '+2.00 nats')
+    """
+    if row["metric"] in SHARES:
+        return f"{100 * value:{sign}.1f} points"
+    return f"{value:{sign}.2f}{UNITS.get(row['metric'], '')}"
+
+
+def _interval(row: Row, ends: str = "", level: str = "95 %") -> str:
+    low, high = row.get(f"low{ends}"), row.get(f"high{ends}")
+    if low is None or high is None:
+        return ""
+    scale, unit = (100, " points") if row["metric"] in SHARES else (1, UNITS.get(row["metric"], ""))
+    return f" ({level} interval {scale * low:+.1f} to {scale * high:+.1f}{unit})"
 
 
 def _over(row: Row) -> str:
@@ -132,6 +206,6 @@ def _shown(row: Row) -> str:
 
 
 def _size(row: Row) -> str:
-    if row["metric"] == "violation":
+    if row["metric"] in SHARES:
         return f"{min(100.0, 100 * row['detectable']):.0f} points"
-    return f"{row['detectable']:.2f} nats"
+    return _amount(row, row["detectable"])

@@ -1,6 +1,8 @@
 """`python -m reports`: compare arms and say which is better; list what exists."""
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 
 from dataset_builder.command_line import data, run, talk
 
@@ -8,7 +10,12 @@ app = App(name="reports", help="Comparisons and variants for people.", version_f
 
 
 @app.command
-def compare(*arms: str, suite: str | None = None, name: str | None = None) -> None:
+def compare(
+    *arms: str,
+    suite: str | None = None,
+    name: str | None = None,
+    margin: Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")] = None,
+) -> None:
     """Compare arms: the table here, answers side by side in report.html.
 
     Prints the path of the report.
@@ -22,12 +29,16 @@ def compare(*arms: str, suite: str | None = None, name: str | None = None) -> No
         The suite, where the runs were evaluated on several.
     name
         What the comparison is called; without it, after its arms and scores.
+    margin
+        How much worse is still no worse, decided beforehand: `3` is three points of limits broken,
+        `relevance_total=2` two nats. Without it, the suite's margins.
     """
     import re
 
     from dataset_builder.errors import InputError
     from evals.compare import compare as compare_arms
     from evals.imported import imported_directories
+    from evals.margins import read_margins
     from finetune.run import find_runs
     from reports.findings import read_findings
     from reports.html import write_report
@@ -42,9 +53,11 @@ def compare(*arms: str, suite: str | None = None, name: str | None = None) -> No
         raise InputError(
             f"--name `{name}` is no name for a folder", "use letters, digits, `-`, `_` and `.`"
         )
+    margins = read_margins(margin or [])
     with talk.status("comparing"):
         others = imported_directories()
-        directory = compare_arms([find_runs(arm, others) for arm in arms], suite, name)
+        found = [find_runs(arm, others) for arm in arms]
+        directory = compare_arms(found, suite, name, margins)
         findings = read_findings(directory)
         report = directory / "report.html"
         write_report(findings, report)
