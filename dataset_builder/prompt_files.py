@@ -45,7 +45,7 @@ def read_prompt_lines(path: Path, turns: bool = False) -> PromptLines:
     seen: set[str] = set()
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(_lines(file), start=1):
+            for number, line in enumerate(file_lines(file), start=1):
                 if not line.strip():
                     continue
                 texts, reason = _prompts_in(line, turns)
@@ -76,7 +76,7 @@ def read_prompt_lines(path: Path, turns: bool = False) -> PromptLines:
     return PromptLines(path.name, digest, tuple(prompts), dict(refused), tuple(examples[:5]))
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def file_lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of `file`, each of at most `LINE_BYTES` and one byte; the rest of a longer one is
     skipped."""
     while line := file.readline(LINE_BYTES + 1):
