@@ -117,7 +117,7 @@ def _entries(path: Path, file: BinaryIO) -> Iterable[tuple[int, Entry]]:
             document = document["prompts"]
         if not fault and isinstance(document, list):
             return enumerate(((entry, "") for entry in document), start=1)
-    numbered = ((n, line) for n, line in enumerate(_lines(file), start=1) if line.strip())
+    numbered = ((n, line) for n, line in enumerate(file_lines(file), start=1) if line.strip())
     if path.suffix.lower() == ".txt":
         return ((n, _text(line)) for n, line in numbered)
     return ((n, _decoded(line)) for n, line in numbered)
@@ -150,7 +150,7 @@ def _of_parquet(path: Path) -> Iterator[tuple[int, Entry]]:
 
 
 def _written(file: BinaryIO) -> Iterator[bytes]:
-    return (line for line in _lines(file) if line.strip())
+    return (line for line in file_lines(file) if line.strip())
 
 
 def _whole(path: Path, file: BinaryIO) -> bytes:
@@ -163,7 +163,7 @@ def _whole(path: Path, file: BinaryIO) -> bytes:
     return content
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def file_lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of `file`, each of at most `LINE_BYTES` and one byte; the rest of a longer one is
     skipped."""
     while line := file.readline(LINE_BYTES + 1):

@@ -1,7 +1,12 @@
-"""How a word limit is stated: four wordings to train on, four that only evaluation uses.
+"""How a number of words is stated: four wordings of an upper limit to train on, four to evaluate with,
+and other requests, which only evaluation makes.
 
-A model that keeps limits only in the wording it was tuned on has learnt the wording.
+A model that keeps limits only in the wording it was tuned on has learnt the wording; one that is
+short whatever it is asked keeps every upper limit and no lower one.
 """
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 # {question} and {limit} are filled in. Those for training end the question, as users do.
 TRAINING = {
@@ -21,10 +26,76 @@ EVALUATION = {
 
 WORDINGS = TRAINING | EVALUATION
 
+# Requests that are no upper limit.
+OTHER = {
+    "at_least": "{question}\n\nAnswer in at least {limit} words.",
+    "between": "{question}\n\nAnswer in {least} to {limit} words.",
+    "about": "{question}\n\nAnswer in about {limit} words.",
+}
+
+# The prompt states the number itself, as IFEval's do.
+OWN = {"own": "{question}", "own_at_least": "{question}"}
+
+ASKED = WORDINGS | OTHER | OWN
+
+# In the order in which a suite is about them: one that asks in the first is about the first.
+FAMILIES = ("evaluation", "training", *OTHER)
+
+# "About n words" is kept within a fifth of n, either way.
+ABOUT = 5
+
+
+class Bounds(NamedTuple):
+    """The words that a request allows, both ends included; None where there is no such end."""
+
+    least: int | None
+    most: int | None
+
+
+def bounds(limit: int | None, wording: str | None) -> Bounds:
+    """What is asked for where `limit` is stated in that wording; without a wording, at most so many.
+
+    A range reaches from half of its upper end.
+
+    >>> bounds(50, "lift"), bounds(50, "between"), bounds(50, "about")
+    (Bounds(least=None, most=50), Bounds(least=25, most=50), Bounds(least=40, most=60))
+    """
+    if limit is None:
+        return Bounds(None, None)
+    if wording in ("at_least", "own_at_least"):
+        return Bounds(limit, None)
+    if wording == "between":
+        return Bounds(max(1, limit // 2), limit)
+    if wording == "about":
+        return Bounds(limit - limit // ABOUT, limit + limit // ABOUT)
+    return Bounds(None, limit)
+
+
+def family(wording: str | None) -> str:
+    """What answers to this wording are reported with: `evaluation`, `training`, or the request's own
+    name where it is no upper limit.
+
+    >>> family("lift"), family("up_to"), family("between"), family("own_at_least"), family(None)
+    ('evaluation', 'training', 'between', 'at_least', 'evaluation')
+    """
+    if wording in OTHER:
+        return str(wording)
+    if wording == "own_at_least":
+        return "at_least"
+    return "training" if wording in TRAINING else "evaluation"
+
+
+def main_family(wordings: Iterable[str | None]) -> str:
+    """The family that a suite asking in these wordings is about, the others standing apart."""
+    found = {family(wording) for wording in wordings}
+    return next((name for name in FAMILIES if name in found), FAMILIES[0])
+
 
 def state_limit(question: str, limit: int | None, wording: str) -> str:
     """`question` with the limit stated in the wording of that name; unchanged where there is no limit."""
     if limit is None:
         return question
+    least = str(bounds(limit, wording).least)
     # Not str.format: a question may hold braces.
-    return WORDINGS[wording].replace("{limit}", str(limit)).replace("{question}", question)
+    stated = ASKED[wording].replace("{limit}", str(limit)).replace("{least}", least)
+    return stated.replace("{question}", question)

@@ -49,7 +49,7 @@ def evaluate(
     from evals.evaluation import evaluate as run_evaluation
     from evals.plan import intention, plan
     from evals.progress import Display
-    from evals.summary import gate_lines, summary_table
+    from evals.summary import contamination_lines, gate_lines, summary_table
     from finetune.progress import without_known_noise
     from finetune.run import find_runs
 
@@ -66,7 +66,7 @@ def evaluate(
             return
         directories = run_evaluation(planned, display, rows=batch, rescore=rescore)
     talk.print(summary_table(directories))
-    for line in gate_lines(directories):
+    for line in [*contamination_lines(directories), *gate_lines(directories)]:
         talk.print(line, soft_wrap=True, markup=False)
     for directory in directories:
         data.print(str(directory), soft_wrap=True, markup=False)

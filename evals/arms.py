@@ -16,8 +16,10 @@ from dataset_builder.artifacts import artifacts_root, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
 from dataset_builder.tables import read_table
+from dataset_builder.wordings import family, main_family
 from evals.imported import is_imported, load_imported
-from evals.scorers import QUALITY
+from evals.rescored import settle
+from evals.scorers import APART, QUALITY, apart
 from evals.suite import suite_label
 from evals.tables import SCORES, Arm, Evaluation
 from finetune.run import Run, arm_of, load_run
@@ -113,18 +115,27 @@ def load_answers(directory: Path) -> dict[str, Answers]:
     """The scores of an evaluation by answerer; a run's has one, `run`.
 
     Quality counts only where the limit was kept: an answer that breaks it is no good answer, and
-    would else gain by its length.
+    would else gain by its length. What was asked in wordings that the suite is not about (those of
+    training, lower limits, ranges) stands apart, under names of its own.
     """
+    settle(directory)
     evaluation = read_json(directory / "eval.json", Evaluation)
     values: dict[str, dict[str, Values]] = {}
     trees: dict[str, str] = {}
     samples: Counter[tuple[str, str, str, int | None]] = Counter()
-    for row in read_table(directory / "scores.parquet", SCORES).to_pylist():
-        metric = values.setdefault(row["answerer"], {}).setdefault(row["metric"], {})
+    rows = read_table(directory / "scores.parquet", SCORES).to_pylist()
+    main = main_family(row["wording"] for row in rows if row["limit"] is not None)
+    for row in rows:
+        name, kind = row["metric"], family(row["wording"])
+        if row["limit"] is not None and kind != main:
+            if name not in APART:
+                continue
+            name = apart(name, kind)
+        metric = values.setdefault(row["answerer"], {}).setdefault(name, {})
         place = (row["prompt_id"], row["limit"])
         # Several samples of a prompt, or wordings of its limit, make one value: their mean.
-        samples[row["answerer"], row["metric"], *place] += 1
-        n = samples[row["answerer"], row["metric"], *place]
+        samples[row["answerer"], name, *place] += 1
+        n = samples[row["answerer"], name, *place]
         metric[place] = metric.get(place, 0.0) + (row["value"] - metric.get(place, 0.0)) / n
         trees[row["prompt_id"]] = row["tree_id"]
     for metrics in values.values():

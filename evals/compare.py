@@ -23,10 +23,10 @@ from evals.arms import BASE, LoadedArm, base_arm, described, find_base, load_ans
 from evals.conditions import differing, warnings
 from evals.curve import limit_curves, limit_slopes
 from evals.margins import settle, wanted_margins
-from evals.scorers import METRICS, OF_LIMITS
+from evals.scorers import COMPARED, METRICS, OF_LIMITS, SHARES
 from evals.statistics import Difference, holm, paired
 from evals.tables import COMPARISON, Comparison
-from evals.verdict import SHARES, of_arm, of_row, sentence
+from evals.verdict import of_arm, of_row, sentence
 
 Row = dict[str, Any]
 
@@ -130,7 +130,7 @@ def comparison_rows(
     baseline = arms[0]
     trees = [baseline.seeds[0].trees[prompt] for prompt in prompts]
     stated = [limit for limit in limits if limit is not None]
-    metrics = [metric for metric in METRICS if metric in baseline.seeds[0].values]
+    metrics = [metric for metric in COMPARED if metric in baseline.seeds[0].values]
     rows = []
     for arm in arms[1:]:
         for metric in metrics:

@@ -21,6 +21,7 @@ from dataset_builder.template import encode_prompts, stop_ids
 from dataset_builder.words import WORD_COUNTER
 from evals.plan import Planned, Watcher
 from evals.prompts import Prompt, Question, contaminated
+from evals.rescored import replace_scores, settle
 from evals.scoring import Judge, Scored, score
 from evals.tables import GENERATIONS, SCORES, Evaluation
 from finetune.preset import Base
@@ -51,12 +52,16 @@ def _evaluate_group(
 ) -> None:
     """All evaluations on one base model: the runs' answers first, then with the base loaded
     everything else."""
+    for each in group:
+        settle(each.directory)
     open_ = [each for each in group if rescore or not each.is_done]
     for each in group:
         if each not in open_:
             watcher.say(f"{each.label}: evaluated already")
     if not open_:
         return
+    # Looked for before anything slow: who finds all prompts trained on may stop here.
+    trained_on = {each.directory: _contamination(each, watcher) for each in open_}
     from finetune.model import load_merged, pick_device
 
     device = pick_device()
@@ -69,7 +74,7 @@ def _evaluate_group(
         if each.run is None and not each.is_done:
             _answer(each, model, device, watcher, rows)
     for each in open_:
-        _score(each, model, device, watcher)
+        _score(each, model, device, watcher, trained_on[each.directory])
     del model
     _free()
 
@@ -101,7 +106,26 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
     _free()
 
 
-def _score(each: Planned, model: Any, device: Any, watcher: Watcher) -> None:
+def _contamination(each: Planned, watcher: Watcher) -> list[str] | None:
+    """The ids of prompts in the run's training rows, which are told; None where that is unknown."""
+    if each.manifest is None:
+        return []
+    found = contaminated(list(each.prompts), each.manifest)
+    if found is None:
+        watcher.say(
+            f"{each.label}: its variant is not on this machine, so contamination is unknown"
+        )
+    if found:
+        watcher.say(
+            f"{each.label}: {len(found)} of {len(each.prompts)} prompts stand in its training "
+            "rows; a comparison leaves them out"
+        )
+    return found
+
+
+def _score(
+    each: Planned, model: Any, device: Any, watcher: Watcher, found: list[str] | None
+) -> None:
     """Score the answers, and store them all: generations, scores, and last the record of it."""
     from evals.generate import answering_precision
     from evals.relevance import other_prompts, relevances
@@ -148,7 +172,6 @@ def _score(each: Planned, model: Any, device: Any, watcher: Watcher) -> None:
     scored = score(each.suite, each.prompts, generations, judge, is_base=each.run is None)
     seconds = sum(answer.seconds for answer in answers.values())
     tokens = sum(answer.tokens for answer in answers.values())
-    found = contaminated(list(each.prompts), each.manifest) if each.manifest else []
     origins = {prompt.prompt_id: prompt.origin for prompt in each.prompts}
     evaluation = Evaluation(
         name=each.directory.name,
@@ -183,15 +206,6 @@ def _score(each: Planned, model: Any, device: Any, watcher: Watcher) -> None:
         contaminated=found or [],
         notes={} if found is not None else {"contamination": "unknown: no training rows here"},
     )
-    if found is None:
-        watcher.say(
-            f"{each.label}: its variant is not on this machine, so contamination is unknown"
-        )
-    if found:
-        watcher.say(
-            f"{each.label}: {len(found)} of {len(each.prompts)} prompts stand in its training "
-            "rows; a comparison leaves them out"
-        )
     with building(each.directory) as out:
         write_table(table_of(generations, GENERATIONS), GENERATIONS, out / "generations.parquet")
         write_table(scored.table, SCORES, out / "scores.parquet")
@@ -200,18 +214,16 @@ def _score(each: Planned, model: Any, device: Any, watcher: Watcher) -> None:
 
 
 def _rescore(each: Planned, judge: Judge) -> None:
-    """Score stored answers again: scores.parquet and eval.json are replaced, generations stay."""
+    """Score stored answers again: scores.parquet and eval.json are replaced together, generations
+    stay."""
     stored = read_json(each.directory / "eval.json", Evaluation)
     generations = read_table(each.directory / "generations.parquet", GENERATIONS).to_pylist()
     scored: Scored = score(each.suite, each.prompts, generations, judge, is_base=each.run is None)
-    temporary = each.directory / "scores.parquet.tmp"
-    write_table(scored.table, SCORES, temporary)
-    temporary.replace(each.directory / "scores.parquet")
     versions = stored.versions | {"words": WORD_COUNTER}
     record = msgspec.structs.replace(
         stored, unscored=scored.unscored, gates=scored.gates, versions=versions
     )
-    write_json(record, each.directory / "eval.json")
+    replace_scores(each.directory, scored.table, record)
 
 
 def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":

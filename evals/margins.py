@@ -11,10 +11,9 @@ from typing import Any
 
 from dataset_builder.errors import InputError
 from evals.conditions import SEEDS
-from evals.scorers import METRICS
+from evals.scorers import METRICS, SHARES
 from evals.statistics import MIN_TREES, NOT_SHOWN, no_worse
 from evals.tables import Evaluation
-from evals.verdict import SHARES
 
 LEAST_POINTS = 0.1  # less is a share that was meant as points
 

@@ -21,7 +21,8 @@ from dataset_builder.prompt_files import read_prompt_lines
 from dataset_builder.settings import settings_digest
 from dataset_builder.split import letters_and_digits
 from dataset_builder.tables import EXAMPLES, HELDOUT, read_table
-from dataset_builder.wordings import WORDINGS, state_limit
+from dataset_builder.wordings import OTHER, WORDINGS, family, state_limit
+from evals.ifeval import UNSTATED, stated_limits
 from evals.suite import Suite
 
 HELD_OUT = "held_out"
@@ -37,6 +38,7 @@ class Prompt:
     lang: str | None
     text: str
     replies: tuple[str, ...] = ()  # usable human ones, best first
+    own: tuple[tuple[int, str], ...] = ()  # limits that the text states itself, and how
 
 
 @dataclass(frozen=True)
@@ -74,22 +76,35 @@ class PromptFile:
     examples: tuple[str, ...]  # `line 3: reason`, the first few
 
 
-def read_prompt_file(path: Path) -> PromptFile:
+def read_prompt_file(path: Path, own_limits: bool = False) -> PromptFile:
     """The prompts of a JSON Lines file: a string, or an object with `prompt`, a line. Blank lines
-    are no lines.
+    are no lines. With `own_limits`, those that state a number of words.
 
-    Raises InputError where the file is missing, or most of its lines are refused.
+    Raises InputError where the file is missing, or most of its lines are refused, or none states a
+    number of words where one is to.
     """
     found = read_prompt_lines(path)
-    names = [(f"{found.name}:{number}", text) for number, text in found.prompts]
-    prompts = tuple(Prompt(name, name, found.name, None, text) for name, text in names)
-    return PromptFile(found.name, found.sha256, prompts, found.refused, found.examples)
+    stated = stated_limits(path) if own_limits else {}
+    prompts, refused = [], dict(found.refused)
+    for number, text in found.prompts:
+        own = tuple(stated.get(number, ()))
+        if own_limits and not own:
+            refused[UNSTATED] = refused.get(UNSTATED, 0) + 1
+            continue
+        name = f"{found.name}:{number}"
+        prompts.append(Prompt(name, name, found.name, None, text, (), own))
+    if not prompts:
+        raise InputError(
+            f"prompt file `{path}`: none of {len(found.prompts)} prompts states a number of words",
+            "wanted: rows of IFEval's `input_data.jsonl`, or `limit` beside each `prompt`",
+        )
+    return PromptFile(found.name, found.sha256, tuple(prompts), refused, found.examples)
 
 
 def read_prompt_files(suite: Suite, more: list[Path]) -> list[PromptFile]:
     """The suite's prompt files, then `more`. Raises InputError where two carry the same name."""
-    files = [read_prompt_file(Path(name)) for name in suite.prompt_files] + [
-        read_prompt_file(path) for path in more
+    files = [
+        read_prompt_file(path, suite.own_limits) for path in [*map(Path, suite.prompt_files), *more]
     ]
     for name, times in Counter(file.name for file in files).items():
         if times > 1:
@@ -151,18 +166,27 @@ def suite_prompts(
 
 
 def questions(suite: Suite, prompts: list[Prompt]) -> list[Question]:
-    """Each prompt at every limit of the suite, in the wording its hash draws, and without one where
-    the suite says so."""
-    wordings = sorted(suite.wordings)
-    asked = []
+    """Each prompt at every limit of the suite, in one wording of each family that its hash draws or
+    in every one, and without a limit where the suite says so; a prompt with limits of its own, at
+    those. Each question as often as the suite takes samples."""
+    families: dict[str, list[str]] = {}
+    for wording in sorted(suite.wordings):
+        families.setdefault(family(wording), []).append(wording)
+    asked: list[tuple[Prompt, int | None, str | None]] = []
     for prompt in prompts:
-        drawn = (
-            int(hash_order("wording", prompt.prompt_id)[:8], 16) % len(wordings) if wordings else 0
-        )
-        asked += [Question(prompt, limit, wordings[drawn]) for limit in suite.limits]
+        if suite.own_limits:
+            asked += [(prompt, limit, wording) for limit, wording in prompt.own]
+            continue
+        drawn = int(hash_order("wording", prompt.prompt_id)[:8], 16)
+        chosen = [
+            wording
+            for names in families.values()
+            for wording in (names if suite.every_wording else [names[drawn % len(names)]])
+        ]
+        asked += [(prompt, limit, wording) for limit in suite.limits for wording in chosen]
         if suite.no_limit:
-            asked.append(Question(prompt, None, None))
-    return asked
+            asked.append((prompt, None, None))
+    return [Question(*each, sample) for each in asked for sample in range(suite.samples)]
 
 
 def suite_digest(suite: Suite, files: list[PromptFile]) -> str:
@@ -209,7 +233,7 @@ def normalised(text: str) -> str:
 def _unstated(text: str, limit: int) -> list[str]:
     """What the question may have been before `limit` was stated in it, in any wording."""
     found = []
-    for wording in WORDINGS.values():
+    for wording in (*WORDINGS.values(), OTHER["at_least"], OTHER["about"]):
         before, after = wording.replace("{limit}", str(limit)).split("{question}")
         if text.startswith(before) and text.endswith(after):
             found.append(text[len(before) : len(text) - len(after)])

@@ -1,29 +1,38 @@
 """One number about one answer: a function per metric, which needs the answer alone and never the
 model that gave it.
 
-A scorer takes the answer's text, the limit that was stated (None where none was) and whether the
-answer ended by itself. It returns None where the metric does not apply. A scorer added here runs
-over stored answers. `relevance` is no function of the answer alone: evals.relevance makes it, under
-a frozen model.
+A scorer takes the answer's text, the words that were asked for at most (None where no upper end was
+stated), whether the answer ended by itself, and the words asked for at least. It returns None where
+the metric does not apply. A scorer added here runs over stored answers. `relevance` is no function
+of the answer alone: evals.relevance makes it, under a frozen model.
 """
 
 from typing import NamedTuple
 
+from dataset_builder.wordings import FAMILIES
 from dataset_builder.words import count_words, ifeval_words, whitespace_words
 
 
-def violation(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
-    """1 where the answer breaks the limit, 0 where it keeps it; an empty answer keeps nothing.
+def violation(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
+    """1 where the answer has more words than asked for or fewer, 0 where it keeps to them; an empty
+    answer keeps nothing.
 
     >>> violation("It is blue because air scatters blue light.", 5, True)
     1.0
-    >>> violation("", 5, True)
+    >>> violation("It is blue.", None, True, least=5)
     1.0
     """
-    return None if limit is None else float(not 0 < count_words(answer) <= limit)
+    if limit is None and least is None:
+        return None
+    n = count_words(answer)
+    return float(n < (least or 1) or (limit is not None and n > limit))
 
 
-def overshoot(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def overshoot(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """The words beyond the limit; 0 where there are none.
 
     >>> overshoot("It is blue because air scatters blue light.", 5, True)
@@ -32,7 +41,9 @@ def overshoot(answer: str, limit: int | None, is_stopped: bool | None) -> float 
     return None if limit is None else float(max(0, count_words(answer) - limit))
 
 
-def overshoot_share(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def overshoot_share(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """The words beyond the limit as a share of the limit.
 
     >>> overshoot_share("It is blue because air scatters blue light.", 5, True)
@@ -41,7 +52,31 @@ def overshoot_share(answer: str, limit: int | None, is_stopped: bool | None) -> 
     return None if limit is None else max(0, count_words(answer) - limit) / limit
 
 
-def limit_share(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def undershoot(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
+    """The words missing to those asked for at least; 0 where none are.
+
+    >>> undershoot("It is blue.", None, True, least=5)
+    2.0
+    """
+    return None if least is None else float(max(0, least - count_words(answer)))
+
+
+def undershoot_share(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
+    """The words missing as a share of those asked for at least.
+
+    >>> undershoot_share("It is blue.", None, True, least=5)
+    0.4
+    """
+    return None if least is None else max(0, least - count_words(answer)) / least
+
+
+def limit_share(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """The words given as a share of those allowed: near 0 is under-length, above 1 a violation.
 
     >>> limit_share("It is blue.", 6, True)
@@ -50,7 +85,23 @@ def limit_share(answer: str, limit: int | None, is_stopped: bool | None) -> floa
     return None if limit is None else count_words(answer) / limit
 
 
-def words(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def under_length(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
+    """1 where the answer has fewer words than asked for at least; where only an upper limit was
+    stated, fewer than a quarter of it, which keeps the limit and may say too little.
+
+    >>> under_length("Yes.", 20, True), under_length("It is blue.", None, True, least=3)
+    (1.0, 0.0)
+    """
+    if limit is None and least is None:
+        return None
+    return float(count_words(answer) < (least if least is not None else (limit or 0) / 4))
+
+
+def words(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """Words, as treetune counts them everywhere.
 
     >>> words("Don't panic.", None, True)
@@ -59,7 +110,9 @@ def words(answer: str, limit: int | None, is_stopped: bool | None) -> float | No
     return float(count_words(answer))
 
 
-def words_whitespace(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def words_whitespace(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """Words between white space, for published numbers.
 
     >>> words_whitespace("Don't panic - yet.", None, True)
@@ -68,7 +121,9 @@ def words_whitespace(answer: str, limit: int | None, is_stopped: bool | None) ->
     return float(whitespace_words(answer))
 
 
-def words_ifeval(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def words_ifeval(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """Words as IFEval counts them, for published numbers.
 
     >>> words_ifeval("Don't panic.", None, True)
@@ -77,7 +132,9 @@ def words_ifeval(answer: str, limit: int | None, is_stopped: bool | None) -> flo
     return float(ifeval_words(answer))
 
 
-def stopped(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def stopped(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """1 where the answer ended by itself, 0 where it was cut at the tokens allowed; None where that
     is not known, of answers made elsewhere.
 
@@ -87,7 +144,9 @@ def stopped(answer: str, limit: int | None, is_stopped: bool | None) -> float | 
     return None if is_stopped is None else float(is_stopped)
 
 
-def empty(answer: str, limit: int | None, is_stopped: bool | None) -> float | None:
+def empty(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
     """1 where the answer holds no word.
 
     >>> empty("...", None, True)
@@ -110,7 +169,10 @@ PLAIN = {
         violation,
         overshoot,
         overshoot_share,
+        undershoot,
+        undershoot_share,
         limit_share,
+        under_length,
         words,
         words_whitespace,
         words_ifeval,
@@ -128,6 +190,8 @@ METRICS = {
     "violation": -1,
     "overshoot": -1,
     "overshoot_share": -1,
+    "undershoot": -1,
+    "undershoot_share": -1,
     "stopped": 1,
     "empty": -1,
     "relevance": 1,
@@ -135,4 +199,38 @@ METRICS = {
 }
 
 # Metrics that apply only where a limit was stated.
-OF_LIMITS = ("violation", "overshoot", "overshoot_share", "limit_share")
+OF_LIMITS = (
+    "violation",
+    "overshoot",
+    "overshoot_share",
+    "undershoot",
+    "undershoot_share",
+    "limit_share",
+    "under_length",
+)
+
+# What is compared of the wordings that a suite is not about: how often they are kept, and in how
+# many words.
+APART = ("violation", "words")
+
+
+def apart(metric: str, family: str) -> str:
+    """The metric's name where the limit was stated in wordings of that family, and the suite is
+    about another.
+
+    >>> apart("violation", "at_least")
+    'violation_at_least'
+    """
+    return f"{metric}_{family}"
+
+
+# Every metric of a comparison, and which way is better.
+COMPARED = METRICS | {
+    apart(metric, family): METRICS[metric] for family in FAMILIES for metric in APART
+}
+
+# Metrics of zeros and ones.
+SHARES = (
+    *("violation", "stopped", "empty", "under_length"),
+    *(apart("violation", family) for family in FAMILIES),
+)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dataset_builder.artifacts import hash_order
 from dataset_builder.tables import table_of
+from dataset_builder.wordings import bounds
 from dataset_builder.words import count_words, first_words
 from evals.gate import gate
 from evals.prompts import Prompt
@@ -85,7 +86,8 @@ def score(
                 continue
             value = _value(metric, each, relevance)
             if value is None:
-                unscored[metric] += each.answerer == "run"
+                # A metric of upper ends says nothing of a lower one, and that is no loss.
+                unscored[metric] += each.answerer == "run" and metric not in OF_LIMITS
                 continue
             rows.append(
                 {
@@ -108,7 +110,7 @@ def reference_answers(answered: Sequence[Answered]) -> list[Answered]:
     base_cut.
 
     Each answers the same questions: every limit, and none where the suite asks so; the cuts only
-    where there is a limit.
+    where there is an upper limit.
     """
     prompts = list({each.prompt.prompt_id: each.prompt for each in answered}.values())
     others = other_replies(prompts)
@@ -122,7 +124,7 @@ def reference_answers(answered: Sequence[Answered]) -> list[Answered]:
             answers["human"] = each.prompt.replies[0]
             if each.prompt.prompt_id in others:
                 answers["other_human"] = others[each.prompt.prompt_id]
-        if each.limit is not None:
+        if each.limit is not None and bounds(each.limit, each.wording).least is None:
             if each.prompt.replies:
                 answers["human_cut"] = first_words(each.prompt.replies[0], each.limit)
             if each.prompt.prompt_id in free:
@@ -158,7 +160,8 @@ def _value(
     metric: str, each: Answered, relevance: dict[tuple[str, str], Relevance | None]
 ) -> float | None:
     if metric in PLAIN:
-        return PLAIN[metric](each.answer, each.limit, each.is_stopped)
+        asked = bounds(each.limit, each.wording)
+        return PLAIN[metric](each.answer, asked.most, each.is_stopped, asked.least)
     found = relevance[each.prompt.prompt_id, each.answer]
     if found is None:
         return None

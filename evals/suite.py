@@ -7,7 +7,7 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from dataset_builder.settings import load_settings, settings_names
-from dataset_builder.wordings import WORDINGS
+from dataset_builder.wordings import OTHER, WORDINGS
 from evals.scorers import METRICS
 
 SUITES = Path(__file__).parent / "suites"
@@ -21,11 +21,17 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     languages: tuple[str, ...] = ("en",)  # of held-out roots; empty means all
     max_prompts: int | None = None  # of held-out roots: the first n by hash
     prompt_files: tuple[str, ...] = ()  # JSON Lines: a string, or an object with `prompt`, a line
-    limits: tuple[int, ...]  # words, ascending
+    limits: tuple[int, ...] = ()  # words, ascending
+    # Prompt files state their own numbers: IFEval's rows, and `limit` beside a `prompt`.
+    own_limits: bool = False
     no_limit: bool = True  # ask without a limit too
     wordings: tuple[str, ...] = (
         "lift",
-    )  # names of dataset_builder.wordings; each prompt gets one, by hash
+    )  # names of dataset_builder.wordings; each prompt gets one of each family, by hash
+    every_wording: bool = False  # each prompt in all of them instead
+    samples: int = 1  # answers to each question
+    temperature: float = 0.0  # 0: greedy; else answers are drawn
+    seed: int = 0  # of the drawing
     tokens_per_word: int = 3  # allowed per requested word, plus `spare_tokens`
     spare_tokens: int = 64
     unlimited_tokens: int = 512  # allowed where no limit is stated
@@ -48,10 +54,20 @@ def load_suite(name: str) -> Suite:
     """The suite of that name or at that path. Raises InputError where it is unknown or does not
     make sense."""
     suite = load_settings(name, SUITES, "suite", Suite)
-    _refuse_unknown(name, "wording", suite.wordings, list(WORDINGS))
+    _refuse_unknown(name, "wording", suite.wordings, [*WORDINGS, *OTHER])
     _refuse_unknown(name, "scorer", suite.scorers, list(METRICS))
-    if not suite.limits and not suite.no_limit:
+    if not suite.limits and not suite.no_limit and not suite.own_limits:
         raise InputError(f"suite `{name}` asks nothing", "give it `limits` or `no_limit = true`")
+    if suite.own_limits and (suite.limits or suite.no_limit or suite.held_out):
+        raise InputError(
+            f"suite `{name}`: with `own_limits` prompts are asked as they stand",
+            "take out `limits`, and set `no_limit = false` and `held_out = false`",
+        )
+    if suite.samples > 1 and not suite.temperature:
+        raise InputError(
+            f"suite `{name}`: {suite.samples} greedy answers to a question are one answer",
+            "set `temperature` above 0, or `samples = 1`",
+        )
     if list(suite.limits) != sorted(set(suite.limits)) or min(suite.limits, default=1) < 1:
         raise InputError(
             f"suite `{name}`: `limits` must be ascending numbers of words from 1, "
@@ -60,7 +76,7 @@ def load_suite(name: str) -> Suite:
     if suite.limits and not suite.wordings:
         raise InputError(
             f"suite `{name}` has limits and no wording to state them in",
-            f"known wordings: {', '.join(WORDINGS)}",
+            f"known wordings: {', '.join([*WORDINGS, *OTHER])}",
         )
     for key, least in (
         ("max_prompts", 1),
@@ -68,6 +84,9 @@ def load_suite(name: str) -> Suite:
         ("spare_tokens", 0),
         ("unlimited_tokens", 1),
         ("relevance_others", 1),
+        ("samples", 1),
+        ("temperature", 0),
+        ("seed", 0),
     ):
         value = getattr(suite, key)
         if value is not None and value < least:

@@ -13,6 +13,7 @@ from rich.text import Text
 from dataset_builder.artifacts import read_json
 from dataset_builder.printable import printable
 from dataset_builder.tables import read_table
+from dataset_builder.wordings import FAMILIES, family
 from evals.scorers import QUALITY
 from evals.tables import SCORES, Evaluation, Gate
 
@@ -24,6 +25,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One answerer at one limit."""
 
     answerer: str
+    family: str  # of the wordings; evaluation where no limit was stated
     limit: int | None
     answers: int
     means: dict[str, float]  # by metric; of words, the median
@@ -33,23 +35,26 @@ def lines(directory: Path) -> list[Line]:
     """The evaluation in `directory` by answerer and limit."""
     evaluation = read_json(directory / "eval.json", Evaluation)
     name = short_name(evaluation.run) if evaluation.run else "base"
-    values: dict[tuple[str, int | None], dict[str, list[float]]] = {}
+    values: dict[tuple[str, str, int | None], dict[str, list[float]]] = {}
     for row in read_table(directory / "scores.parquet", SCORES).to_pylist():
-        place = values.setdefault((row["answerer"], row["limit"]), {})
+        place = values.setdefault((row["answerer"], family(row["wording"]), row["limit"]), {})
         place.setdefault(row["metric"], []).append(row["value"])
-    limits = sorted({limit for _, limit in values}, key=lambda limit: (limit is None, limit))
     found = []
-    for answerer in REFERENCES:
-        for limit in limits:
-            metrics = values.get((answerer, limit))
-            if metrics:
-                means = {metric: statistics.fmean(each) for metric, each in metrics.items()}
-                if "words" in metrics:
-                    means["words"] = statistics.median(metrics["words"])
-                shown = name if answerer == "run" else answerer
-                answers = max(map(len, metrics.values()))
-                found.append(Line(answerer=shown, limit=limit, answers=answers, means=means))
+    for asked in sorted(values, key=_order):
+        answerer, kind, limit = asked
+        means = {metric: statistics.fmean(each) for metric, each in values[asked].items()}
+        if "words" in means:
+            means["words"] = statistics.median(values[asked]["words"])
+        shown = name if answerer == "run" else answerer
+        answers = max(map(len, values[asked].values()))
+        found.append(Line(answerer=shown, family=kind, limit=limit, answers=answers, means=means))
     return found
+
+
+def _order(place: tuple[str, str, int | None]) -> tuple:
+    """Answerers as they are known, then the kinds of wordings, then limits, none last."""
+    answerer, kind, limit = place
+    return REFERENCES.index(answerer), FAMILIES.index(kind), limit is None, limit or 0
 
 
 def summary_table(directories: Sequence[Path]) -> Table:
@@ -75,6 +80,9 @@ def summary_table(directories: Sequence[Path]) -> Table:
         box=box.SIMPLE_HEAD,
     )
     table.add_column("answerer", overflow="fold", min_width=11)
+    are_several = len({row.family for row in rows}) > 1
+    if are_several:
+        table.add_column("asked", no_wrap=True)
     table.add_column("limit", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for metric in shown:
@@ -87,12 +95,29 @@ def summary_table(directories: Sequence[Path]) -> Table:
             table.add_section()
         table.add_row(
             Text(printable(row.answerer if row.answerer != last else "")),
+            *([row.family if row.limit is not None else ""] if are_several else []),
             "none" if row.limit is None else str(row.limit),
             str(row.answers),
             *(_number(metric, row.means.get(metric)) for metric in shown),
         )
         last = row.answerer
     return table
+
+
+def contamination_lines(directories: Sequence[Path]) -> list[str]:
+    """One line per run: how many of the suite's prompts stand in its training rows."""
+    found = []
+    for path in directories:
+        record = read_json(path / "eval.json", Evaluation)
+        if record.run is None:
+            continue
+        counts = ", ".join(f"{n} of {origin}" for origin, n in record.contamination.items())
+        said = record.notes.get("contamination") or (
+            f"{len(record.contaminated)} of {record.prompts} prompts stand in its training rows"
+            + (f" ({counts}); a comparison leaves them out" if counts else "")
+        )
+        found.append(f"{short_name(record.run)}: contamination: {said}")
+    return found
 
 
 def gate_lines(directories: Sequence[Path]) -> list[str]:

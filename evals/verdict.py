@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.conditions import SEEDS
+from evals.scorers import SHARES
 from evals.statistics import EQUIVALENT, MIN_TREES, NO_WORSE
 
 ALPHA = 0.05
@@ -12,8 +13,7 @@ BEATS, LOSES = "this run beats", "this run loses"
 TRADES = "trades"
 CANNOT_TELL = "cannot tell"
 
-# Metrics of zeros and ones, told in points; beside them what others are told in.
-SHARES = ("violation", "stopped", "empty")
+# What metrics that are no shares are told in.
 UNITS = {"relevance": " nats", "relevance_total": " nats"}
 
 Row = Mapping[str, Any]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.tables import HELDOUT, read_table
+from dataset_builder.wordings import family, main_family
 from dataset_builder.words import count_words, first_words
 from evals.tables import GENERATIONS, SCORES
 
@@ -96,7 +97,11 @@ def read_questions(
         relevance = _relevance(answerer.evaluation)
         rows = read_table(answerer.evaluation / "generations.parquet", GENERATIONS).to_pylist()
         met.update({row["prompt_id"] for row in rows})
+        # An upper limit cannot be held against answers that were asked for more.
+        stated = [row["wording"] for row in rows if row["limit"] is not None]
         for row in rows:
+            if row["limit"] is not None and family(row["wording"]) != main_family(stated):
+                continue
             prompts.setdefault(row["prompt_id"], row)
             under = asked.setdefault(row["prompt_id"], {limit: Asked(limit) for limit in limits})
             if row["limit"] in under:
