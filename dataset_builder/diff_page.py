@@ -58,4 +58,3 @@ def write_diff_page(found: Difference) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(diff_page(found), out)
     return out
-

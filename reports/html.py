@@ -37,7 +37,7 @@ from reports.findings import (
     trivial_answerers,
     verdict,
 )
-from reports.terminal import fit_rows, funnel_rows, metric_places, trivial_name
+from reports.rows import fit_rows, funnel_rows, metric_places, trivial_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 
