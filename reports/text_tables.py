@@ -11,7 +11,7 @@ from rich.text import Text
 from dataset_builder.printable import printable
 from evals.arms import BASE
 from reports import figures
-from reports.figures import METRICS, NOTHING, TRIVIAL, Metric
+from reports.figures import METRICS, MINUS, NOTHING, TRIVIAL, Metric
 from reports.findings import (
     ArmFindings,
     Effect,
@@ -140,8 +140,9 @@ def following_table(findings: Findings) -> RenderableType | None:
         lows = [row["low"] for row in found if row["low"] is not None]
         highs = [row["high"] for row in found if row["high"] is not None]
         between = f"{min(lows):.2f}…{max(highs):.2f}" if lows and highs else NOTHING
-        table.add_row(shown(TRIVIAL.get(name, name)), *cells, slope, between)
-    legend = "slope 1: twice the words for twice the limit; slope 0: the same whatever is asked"
+        numbers = [each.replace("-", MINUS) for each in (slope, between)]
+        table.add_row(shown(TRIVIAL.get(name, name)), *cells, *numbers)
+    legend = "slope 1: twice the words for twice the limit; 0: the same whatever is asked"
     about = "share of it used, by the median answer"
     return titled("Following the limit", about, table, legend) if rows else None
 
@@ -276,7 +277,8 @@ def _legend(
         said.append("verdict: of the column `all`, corrected over arms and scores")
     margins = {row.margin for row in rows if row.margin is not None and row.equivalence}
     said += [
-        f"equivalent, no worse: within a margin of {figures.value(metric, margin)} given before"
+        "below it: whether it is equivalent or no worse within the margin given before, "
+        f"{figures.value(metric, margin).removesuffix(' %')} {metric.unit}"
         for margin in sorted(margins)
     ]
     return "; ".join(said) if rows else ""

@@ -155,7 +155,12 @@ def test_a_point_of_the_losses_is_the_mean_of_its_stretch_over_all_seeds():
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(1.3, 2.4, [1.4, 1.6, 1.8, 2.0, 2.2]), (1, 400, [100, 200, 300, 400]), (0.511, 0.514, None), (2, 2, [2])],
+    [
+        (1.3, 2.4, [1.4, 1.6, 1.8, 2.0, 2.2]),
+        (1, 400, [100, 200, 300, 400]),
+        (0.511, 0.514, None),
+        (2, 2, [2]),
+    ],
 )
 def test_ticks_are_round_and_few(low: float, high: float, expected: list[float] | None):
     found = round_ticks(low, high, 5)
@@ -184,7 +189,7 @@ def test_a_margin_given_beforehand_is_told_beside_the_verdict(demo: Findings):
     ]
     text = " ".join(drawn(comparison_report(replace(demo, effects=effects)), 80).split())
     assert "−12 no worse" in text
-    assert "within a margin of 5 % given before" in text
+    assert "no worse within the margin given before, 5 points" in text
 
 
 def test_recipes_of_many_arms_are_listed_by_value(demo: Findings):
