@@ -44,6 +44,12 @@ compare +arguments: environment
 import-generations +arguments: environment
     {{ python }} -m evals import "$@"
 
+# A comparison for other programs: CSV, Parquet, a Markdown table
+[group('looking')]
+[no-exit-message]
+export +arguments: environment
+    {{ python }} -m reports export "$@"
+
 # One answer each, the base beside them, words counted
 [group('looking')]
 [no-exit-message]

@@ -21,6 +21,8 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 # A directory being built is called so, with the builder's pid, until it is renamed.
 BUILDING = ".building-"
+# And so ends the name of one that another is about to take the place of.
+_REPLACED = "~"
 
 
 def artifacts_root() -> Path:
@@ -59,13 +61,14 @@ def read_json(path: Path, struct: type[Record]) -> Record:
 
 
 @contextmanager
-def building(out: Path) -> Iterator[Path]:
+def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     """A fresh directory that becomes `out` when the block ends well, and is removed when it does
     not.
 
     The block writes the directory's JSON last. A finished `out` is never overwritten: where one
     stands already, the new one is dropped, since names carry digests and equal names hold equal
-    rows.
+    rows. With `replaces`, for a name that a user gave, the new one takes the place of the old one:
+    whole, and where that is interrupted, the old one stands again after the next `sweep`.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     sweep(out.parent)
@@ -75,8 +78,11 @@ def building(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         flush(temporary)
-        if out.exists() and any(out.glob("*.json")):
+        is_finished = out.exists() and any(out.glob("*.json"))
+        if is_finished and not replaces:
             shutil.rmtree(temporary)
+        elif is_finished:
+            _replace(temporary, out)
         else:
             shutil.rmtree(out, ignore_errors=True)  # without its JSON it does not exist
             os.rename(temporary, out)
@@ -87,10 +93,17 @@ def building(out: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what builders that are no longer alive left unfinished in `folder`."""
+    """Remove what builders that are no longer alive left unfinished in `folder`; what one of them
+    had moved aside, and put nothing in the place of, goes back.
+    """
     for left in folder.glob(f"{BUILDING}*"):
-        pid = left.name.removeprefix(BUILDING).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        pid, _, name = left.name.removeprefix(BUILDING).partition("-")
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        place = folder / name.removesuffix(_REPLACED)
+        if name.endswith(_REPLACED) and not place.exists():
+            os.rename(left, place)
+        else:
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -131,6 +144,21 @@ def hash_order(salt: str, key: str) -> str:
 def hash_share(salt: str, key: str) -> float:
     """A number in [0, 1) that `salt` and `key` fix, uniform over keys."""
     return int(hash_order(salt, key)[:13], 16) / 16**13
+
+
+def _replace(new: Path, out: Path) -> None:
+    """Put the directory `new` in the place of `out`. No directory can be renamed over another that
+    holds something, so the old one is moved aside first, under a name that `sweep` brings back.
+    """
+    old = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}{_REPLACED}")
+    os.rename(out, old)
+    try:
+        os.rename(new, out)
+    except BaseException:
+        os.rename(old, out)
+        raise
+    flush_directory(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:

@@ -3,9 +3,7 @@ escaped.
 """
 
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dataset_builder.artifacts import artifacts_root, write_text
@@ -22,7 +20,7 @@ from dataset_builder.diff_tables import (
 )
 from dataset_builder.difference import Difference
 from dataset_builder.figures import count, share, signed
-from dataset_builder.printable import printable
+from dataset_builder.pages import page_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -35,14 +33,7 @@ POLICY = (
 
 def diff_page(found: Difference) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
-    )
+    environment = page_environment(TEMPLATES)
     environment.filters.update(count=count, share=share, signed=signed, value=value_text)
     return environment.get_template("diff.html.jinja").render(
         found=found,
@@ -67,9 +58,3 @@ def write_diff_page(found: Difference) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(diff_page(found), out)
     return out
-
-
-def _visible(value: Any) -> Any:
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return printable(value.replace("\r\n", "\n"))
-    return value

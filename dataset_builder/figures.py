@@ -57,7 +57,8 @@ def signed(number: float | None, places: int = 1) -> str:
 
 def json_text(record: msgspec.Struct) -> str:
     """`record` as indented JSON in ASCII, so that no text in it can steer a terminal."""
-    return json.dumps(msgspec.to_builtins(record), indent=2)
+    # DEL is ASCII, and steers one too.
+    return json.dumps(msgspec.to_builtins(record), indent=2).replace("\x7f", "\\u007f")
 
 
 def plain_table(*headings: str, left: Set[int] = frozenset({0})) -> Table:

@@ -9,14 +9,14 @@ arms with three seeds does it say better or worse: of fewer, that this run beats
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dataset_builder.artifacts import artifacts_root, file_digest, write_json
+from dataset_builder.artifacts import artifacts_root, building, file_digest, write_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of, write_table
 from evals.arms import BASE, LoadedArm, base_arm, described, find_base, load_answers, load_arms
@@ -36,12 +36,14 @@ def compare(
     suite_name: str | None = None,
     name: str | None = None,
     margins: Mapping[str, float] | None = None,
+    add: Callable[[Path], None] | None = None,
 ) -> Path:
     """Compare the arms, the first of them the baseline; the directory of what came of it.
 
     Each arm is the directories of its runs, one per seed. `margins` say by metric, in its own unit,
-    how much worse is still no worse; without them, the suite's do. Raises InputError where a run
-    was not evaluated on the suite, no prompt is shared, or a margin is of nothing that was scored.
+    how much worse is still no worse; without them, the suite's do. `add` writes more into the
+    directory, such as a page, before it stands under its name. Raises InputError where a run was
+    not evaluated on the suite, no prompt is shared, or a margin is of nothing that was scored.
     """
     if name is not None and not re.fullmatch(r"\w[\w. -]*", name):
         raise InputError(
@@ -110,7 +112,7 @@ def compare(
             "prompts": len(prompts),
         },
     )
-    return write_comparison(found, rows)
+    return write_comparison(found, rows, add)
 
 
 def shared_prompts(arms: Sequence[LoadedArm]) -> tuple[list[str], int]:
@@ -193,17 +195,17 @@ def least_seeds(arms: Sequence[LoadedArm]) -> int:
     return 0 if any(arm.is_fixed for arm in arms) else min(len(arm.seeds) for arm in arms)
 
 
-def write_comparison(comparison: Comparison, rows: Sequence[Row]) -> Path:
-    """Write comparison.parquet, then comparison.json; the directory. One of that name is
-    replaced."""
+def write_comparison(
+    comparison: Comparison, rows: Sequence[Row], add: Callable[[Path], None] | None = None
+) -> Path:
+    """Write comparison.parquet, comparison.json and what `add` writes; the directory. One of that
+    name is replaced, whole."""
     directory = artifacts_root() / "comparisons" / comparison.name
-    directory.mkdir(parents=True, exist_ok=True)
-    # Without its JSON it does not exist, while the table is being replaced.
-    (directory / "comparison.json").unlink(missing_ok=True)
-    temporary = directory / "comparison.parquet.tmp"
-    write_table(table_of(list(rows), COMPARISON), COMPARISON, temporary)
-    temporary.replace(directory / "comparison.parquet")
-    write_json(comparison, directory / "comparison.json")
+    with building(directory, replaces=True) as made:
+        write_table(table_of(list(rows), COMPARISON), COMPARISON, made / "comparison.parquet")
+        write_json(comparison, made / "comparison.json")
+        if add is not None:
+            add(made)
     return directory
 
 

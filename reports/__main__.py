@@ -1,10 +1,13 @@
 """`python -m reports`: compare arms and say which is better; list what exists."""
 
-from typing import Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from dataset_builder.command_line import data, run, talk
+from dataset_builder.printable import printable
 
 app = App(name="reports", help="Comparisons and variants for people.", version_flags=[])
 
@@ -15,10 +18,11 @@ def compare(
     suite: str | None = None,
     name: str | None = None,
     margin: Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compare arms: the table here, answers side by side in report.html.
 
-    Prints the path of the report.
+    Prints the path of the report. Tables for other programs are written by `just export`.
 
     Parameters
     ----------
@@ -28,10 +32,14 @@ def compare(
     suite
         The suite, where the runs were evaluated on several.
     name
-        What the comparison is called; without it, after its arms and scores.
+        What the comparison is called; without it, after its arms and scores. One of that name is
+        replaced.
     margin
         How much worse is still no worse, decided beforehand: `3` is three points of limits broken,
         `relevance_total=2` two nats. Without it, the suite's margins.
+    json
+        Print the whole comparison as JSON, and nothing else; docs/comparison.schema.json says what
+        its fields mean.
     """
     import re
 
@@ -40,7 +48,7 @@ def compare(
     from evals.imported import imported_directories
     from evals.margins import read_margins
     from finetune.run import find_runs
-    from reports.findings import read_findings
+    from reports.findings import Findings, read_findings
     from reports.html import write_report
     from reports.terminal import comparison_report
 
@@ -54,15 +62,52 @@ def compare(
             f"--name `{name}` is no name for a folder", "use letters, digits, `-`, `_` and `.`"
         )
     margins = read_margins(margin or [])
+    found: list[Findings] = []
+
+    def write_page(made: Path) -> None:
+        found.append(read_findings(made))
+        write_report(found[0], made / "report.html")
+
     with talk.status("comparing"):
         others = imported_directories()
-        found = [find_runs(arm, others) for arm in arms]
-        directory = compare_arms(found, suite, name, margins)
-        findings = read_findings(directory)
-        report = directory / "report.html"
-        write_report(findings, report)
+        found_runs = [find_runs(arm, others) for arm in arms]
+        directory = compare_arms(found_runs, suite, name, margins, write_page)
+    findings = replace(found[0], directory=directory)
+    if json:
+        from dataset_builder.figures import json_text
+        from reports.machine import comparison_record
+
+        print(json_text(comparison_record(findings)))
+        return
     talk.print(comparison_report(findings))
-    data.print(str(report), soft_wrap=True, markup=False)
+    data.print(str(directory / "report.html"), soft_wrap=True, markup=False)
+
+
+@app.command
+def export(
+    comparison: str, file: Path, *, table: Literal["differences", "answers"] = "differences"
+) -> None:
+    """Write a comparison for other programs, in the form that the file's ending names.
+
+    `.csv` guards text that a spreadsheet would take for a formula with an apostrophe; `.parquet`
+    has it as it was; `.md` is a table for a paper or a pull request. A file of that name is
+    replaced.
+
+    Parameters
+    ----------
+    comparison
+        Its name, a unique beginning of one, or its directory.
+    file
+        What to write: `.csv`, `.parquet` or `.md`.
+    table
+        `differences`, a row per arm, metric and limit with its interval; or `answers`, a row per
+        answer with its words and its text.
+    """
+    from reports.export import write_export
+    from reports.findings import find_comparison, read_findings
+
+    write_export(read_findings(find_comparison(comparison)), table, file)
+    talk.print(f"written: {printable(str(file))}", soft_wrap=True, markup=False)
 
 
 @app.command(name="list")

@@ -32,6 +32,7 @@ class Metric:
     scale: float = 1.0  # a stored value times this is the shown one
     decimals: int = 0
     suffix: str = ""  # after a shown value
+    is_more_better: bool = False
 
 
 _RELEVANCE = "how much the prompt explains an answer that keeps its limit; higher is better"
@@ -48,8 +49,10 @@ METRICS = {
             scale=100,
             suffix=" %",
         ),
-        Metric("relevance_total", "Relevance", _RELEVANCE, "nats", decimals=1),
-        Metric("relevance", "Relevance per token", _RELEVANCE, "nats", decimals=2),
+        Metric("relevance_total", "Relevance", _RELEVANCE, "nats", decimals=1, is_more_better=True),
+        Metric(
+            "relevance", "Relevance per token", _RELEVANCE, "nats", decimals=2, is_more_better=True
+        ),
         Metric(
             "overshoot",
             "Overshoot",
@@ -100,6 +103,17 @@ def interval(metric: Metric, low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return NOTHING
     return f"{difference(metric, low)} to {difference(metric, high)}"
+
+
+def range_of(metric: Metric, low: float | None, high: float | None) -> str:
+    """An interval in the fewest characters; a dash where it cannot be had.
+
+    >>> range_of(METRICS["violation"], 0.05, 0.24)
+    '+5…+24'
+    """
+    if low is None or high is None:
+        return NOTHING
+    return f"{difference(metric, low)}…{difference(metric, high)}"
 
 
 def limit_name(limit: int | None) -> str:

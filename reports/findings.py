@@ -6,7 +6,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset_builder.artifacts import read_json
+from dataset_builder.artifacts import BUILDING, artifacts_root, read_json
+from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
 from dataset_builder.tables import read_table
 from evals.arms import BASE
@@ -84,6 +85,33 @@ class Findings:
             for name in each.answers
         }
         return [arm.label for arm in self.arms] + [name for name in (BASE, HUMAN) if name in named]
+
+
+def find_comparison(name: str) -> Path:
+    """The directory of the comparison that `name` means: a path, a name, or a unique beginning of
+    one. Raises InputError where nothing or more than one matches, listing the choices.
+    """
+    if (Path(name) / "comparison.json").is_file():
+        return Path(name)
+    finished = {
+        path.parent.name: path.parent
+        for path in artifacts_root().glob("comparisons/*/comparison.json")
+        if not path.parent.name.startswith(BUILDING)
+    }
+    matching = [each for each in sorted(finished) if each == name]
+    matching = matching or [each for each in sorted(finished) if each.startswith(name)]
+    if len(matching) == 1:
+        return finished[matching[0]]
+    known = "\n      ".join(matching or sorted(finished))
+    if matching:
+        raise InputError(
+            f"`{name}` is the beginning of {len(matching)} comparisons",
+            f"choose one:\n      {known}",
+        )
+    raise InputError(
+        f"no comparison `{name}`",
+        f"comparisons:\n      {known}" if finished else "type `just compare ARM ARM`",
+    )
 
 
 def read_findings(directory: Path) -> Findings:

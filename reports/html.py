@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from dataset_builder.artifacts import write_text
+from dataset_builder.pages import page_environment
 from dataset_builder.printable import printable
 from dataset_builder.words import WORD_COUNTER
 from reports import figures
@@ -36,7 +37,7 @@ from reports.findings import (
     trivial_answerers,
     verdict,
 )
-from reports.terminal import fit_rows, funnel_rows, metric_places, trivial_name
+from reports.rows import fit_rows, funnel_rows, metric_places, trivial_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -119,17 +120,8 @@ def comparison_page(findings: Findings) -> str:
 
 
 def environment() -> Environment:
-    """Jinja2 as all pages use it: escaping always, an unknown name an error, control characters
-    shown.
-    """
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
-    )
+    """Jinja2 with how numbers are written."""
+    made = page_environment(TEMPLATES)
     made.filters.update(
         percent=figures.percent,
         count=figures.count,
@@ -159,14 +151,6 @@ def ticked(text: str) -> Markup:
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
         for place, part in enumerate(parts)
     )
-
-
-def _visible(value: Any) -> Any:
-    # Markup is ours or went through `ticked`; anything else that is text may hold whatever a model
-    # wrote.
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return printable(value.replace("\r\n", "\n"))
-    return value
 
 
 def _is_shown(findings: Findings, metric: Metric) -> bool:

@@ -22,7 +22,7 @@ from evals.tables import Comparison, Evaluation
 from finetune.checkpoints import UNFINISHED
 from finetune.run import Run
 from reports.figures import NOTHING, count, percent
-from reports.terminal import LINES, shown
+from reports.text_tables import LINES, shown
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 

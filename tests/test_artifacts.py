@@ -3,6 +3,9 @@ rows.
 """
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,64 @@ def test_a_directory_without_its_json_gives_way(tmp_path: Path):
     with artifacts.building(tmp_path / "one") as out:
         (out / "rows.txt").write_text("whole")
     assert (tmp_path / "one" / "rows.txt").read_text() == "whole"
+
+
+def replaced(out: Path, text: str) -> None:
+    with artifacts.building(out, replaces=True) as made:
+        (made / "rows.txt").write_text(text)
+        artifacts.write_json({}, made / "comparison.json")
+
+
+def test_a_directory_that_is_replaced_is_replaced_whole(tmp_path: Path):
+    replaced(tmp_path / "one", "first")
+    (tmp_path / "one" / "more.txt").write_text("of the first")
+    replaced(tmp_path / "one", "second")
+    assert (tmp_path / "one" / "rows.txt").read_text() == "second"
+    assert not (tmp_path / "one" / "more.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_replacement_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+):
+    replaced(tmp_path / "one", "first")
+    rename, calls = os.rename, []
+
+    def fails(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == failing:
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(artifacts.os, "rename", fails)
+    with pytest.raises(OSError, match="no"):
+        replaced(tmp_path / "one", "second")
+    assert (tmp_path / "one" / "rows.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_builder_killed_between_old_and_new_brings_the_old_one_back(tmp_path: Path):
+    replaced(tmp_path / "one", "first")
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from dataset_builder import artifacts\n"
+        "from tests.test_artifacts import replaced\n"
+        "rename, calls = os.rename, []\n"
+        "def dies(source, target):\n"
+        "    calls.append(source)\n"
+        "    if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(source, target)\n"
+        "artifacts.os.rename = dies\n"
+        "replaced(Path(sys.argv[1]), 'second')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "one"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "one").exists()
+    artifacts.sweep(tmp_path)
+    assert (tmp_path / "one" / "rows.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_what_a_dead_builder_left_is_swept_and_a_living_ones_stays(tmp_path: Path):

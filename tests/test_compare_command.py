@@ -32,6 +32,23 @@ def test_two_arms_become_a_table_and_a_page(artifacts: Path, capsys: pytest.Capt
         assert asked.prompt.split("'")[0] in page
 
 
+def test_a_comparison_whose_page_fails_leaves_the_one_before(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch
+):
+    call("compare", "full", "concise_best", "--name", "mine")
+    folder = artifacts / "comparisons" / "mine"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fails(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("reports.html.write_report", fails)
+    with pytest.raises(OSError, match="disk full"):
+        call("compare", "concise_best", "full", "--name", "mine")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
 @pytest.mark.parametrize("arms", [[], ["full"]])
 def test_fewer_than_two_arms_are_refused(artifacts: Path, arms: list[str]):
     with pytest.raises(InputError, match="wanted: two arms or more"):

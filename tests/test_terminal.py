@@ -10,8 +10,12 @@ from dataset_builder.printable import printable
 from reports import figures
 from reports.figures import METRICS
 from reports.findings import Findings, effect, mean, median_words, read_findings
+from reports.plots import MARKS, WIDEST, binned, limit_curve, loss_plot, round_ticks
+from reports.rows import DOWN, UP, arrow
 from reports.terminal import comparison_report
-from tests.golden import FOLDER, WIDE, WIDTHS, WORLDS, drawn, golden_texts
+from reports.text_tables import differing_table, rows_table
+from reports.training import Step
+from tests.golden import FOLDER, WIDE, WIDTHS, WORLDS, drawn, golden_texts, write_metrics
 from tests.hostile import MARKUP, TERMINAL
 from tests.reports_fixture import PROMPTS, World, write_artifacts
 
@@ -31,7 +35,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Findings:
 
 def test_the_golden_texts_are_what_is_shown(tmp_path: Path):
     texts = golden_texts(tmp_path)
-    assert sorted(texts) == sorted(path.name for path in FOLDER.glob("*.txt"))
+    assert sorted(texts) == sorted(path.name for path in FOLDER.iterdir())
     for name, text in texts.items():
         assert text == (FOLDER / name).read_text(encoding="utf-8"), f"{name}: see tests/golden.py"
 
@@ -84,6 +88,133 @@ def test_every_warning_is_shown(demo: Findings):
     assert len(demo.comparison.warnings) == 2
     for warning in demo.comparison.warnings:
         assert f"! {warning}" in text
+
+
+def test_an_arrow_says_which_way_an_interval_leaves_out_zero(demo: Findings):
+    row = effect(demo, "concise_best", "violation", 50)
+    assert row is not None
+    assert row.high is not None
+    assert row.high < 0
+    assert arrow(row) == DOWN
+    assert arrow(replace(row, low=0.1, high=0.3, difference=0.2)) == UP
+    assert arrow(replace(row, low=-0.1, high=0.3)) == ""
+    assert arrow(replace(row, low=0.0, high=0.3)) == ""
+    assert arrow(replace(row, low=None, high=None)) == ""
+    line = next(
+        line
+        for line in drawn(comparison_report(demo), 80).splitlines()
+        if line.startswith("concise_best")
+    )
+    assert line.split() == ["concise_best", "75", "%", DOWN, "0", "%", "38", "%", "cannot", "tell"]
+
+
+def test_the_limit_curve_has_a_mark_for_everybody_and_the_losses_one_for_each_arm(
+    tmp_path: Path,
+):
+    directory = write_artifacts(tmp_path, WIDE)
+    assert loss_plot(read_findings(directory), 80) is None
+    write_metrics(tmp_path)
+    findings = read_findings(directory)
+    curve, losses = limit_curve(findings, 80), loss_plot(findings, 80)
+    assert curve is not None
+    assert losses is not None
+    for mark, plot in (*((mark, curve) for mark in MARKS[:4]), *((m, losses) for m in MARKS[:3])):
+        *drawing, legend = plot.plain.splitlines()
+        assert mark in legend
+        assert any(mark in line for line in drawing)
+    assert [name for name in ("full", "capped", "concise_best", "base") if name in curve.plain] == [
+        "full",
+        "capped",
+        "concise_best",
+        "base",
+    ]
+    assert MARKS[3] not in losses.plain
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_plot_keeps_to_its_width(tmp_path: Path, width: int):
+    findings = read_findings(write_artifacts(tmp_path))
+    write_metrics(tmp_path)
+    for plot in (limit_curve(findings, width), loss_plot(findings, width)):
+        assert plot is not None
+        assert max(map(len, plot.plain.splitlines()[:-1])) <= min(width, WIDEST)
+
+
+def test_a_point_of_the_losses_is_the_mean_of_its_stretch_over_all_seeds():
+    steps = [Step(step=n, loss=float(n), examples_seen=n) for n in range(1, 11)]
+    more = [Step(step=n, loss=n + 1.0, examples_seen=n) for n in range(1, 11)]
+    assert binned([*steps, *more], 5, 10) == [
+        (1.5, 2.0),
+        (3.5, 4.0),
+        (5.5, 6.0),
+        (7.5, 8.0),
+        (9.5, 10.0),
+    ]
+    assert binned(steps[:3], 5, 10) == [(1.5, 1.5), (3.0, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.3, 2.4, [1.4, 1.6, 1.8, 2.0, 2.2]),
+        (1, 400, [100, 200, 300, 400]),
+        (0.511, 0.514, None),
+        (2, 2, [2]),
+    ],
+)
+def test_ticks_are_round_and_few(low: float, high: float, expected: list[float] | None):
+    found = round_ticks(low, high, 5)
+    assert 1 <= len(found) <= 5
+    assert all(low <= tick <= high for tick in found)
+    assert expected is None or found == expected
+
+
+def test_how_far_a_limit_is_followed_is_said_where_a_comparison_says_it(demo: Findings):
+    assert "Following the limit" not in drawn(comparison_report(demo), 80)
+    curves = [
+        {"arm": "full", "seed": 0, "limit": limit, "share_median": share}
+        for limit, share in ((20, 1.5), (50, 1.2))
+    ]
+    slopes = [{"arm": "full", "seed": 0, "slope": 0.25, "low": 0.1, "high": 0.4}]
+    comparison = replaced(demo.comparison, curves=curves, slopes=slopes)
+    text = drawn(comparison_report(replace(demo, comparison=comparison)), 80)
+    line = text[text.index("Following the limit") :].splitlines()[3]
+    assert line.split() == ["full", "150", "%", "120", "%", "0.25", "0.10…0.40"]
+
+
+def test_a_margin_given_beforehand_is_told_beside_the_verdict(demo: Findings):
+    effects = [
+        replace(row, margin=0.05, equivalence="no worse") if row.verdict else row
+        for row in demo.effects
+    ]
+    text = " ".join(drawn(comparison_report(replace(demo, effects=effects)), 80).split())
+    assert "−12 no worse" in text
+    assert "no worse within the margin given before, 5 points" in text
+
+
+def test_recipes_of_many_arms_are_listed_by_value(demo: Findings):
+    arms = [
+        replace(demo.arms[0], arm=replaced(demo.arms[0].arm, label=f"an_arm_of_a_long_name_{n}"))
+        for n in range(5)
+    ]
+    differing = {"recipe cap": {arm.label: n // 3 for n, arm in enumerate(arms)}}
+    comparison = replaced(demo.comparison, differing=differing)
+    text = drawn(differing_table(replace(demo, arms=arms, comparison=comparison), 80), 80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line.startswith("  ")][:1] == ["0"]
+    assert "an_arm_of_a_long_name_4" in next(line for line in lines if line.startswith("  1"))
+
+
+def test_more_arms_than_fit_beside_each_other_stand_in_several_tables(demo: Findings):
+    arms = [
+        replace(demo.arms[0], arm=replaced(demo.arms[0].arm, label=f"an_arm_of_a_long_name_{n}"))
+        for n in range(5)
+    ]
+    lines = drawn(rows_table(arms, 80), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.count("an_arm_of_a_long_name") for line in lines if "an_arm" in line] == [2, 2, 1]
+    assert sum(line.startswith("kept") for line in lines) == 3
 
 
 def test_prompts_that_were_left_out_are_said(demo: Findings):
