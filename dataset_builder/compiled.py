@@ -16,6 +16,9 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 SOURCE = Path(__file__).parent / "scan.c"
 
 _FLAGS = ("-O3", "-shared", "-fPIC")
@@ -85,6 +88,22 @@ def _compiled(folder: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return out
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """Where the first value of `array` stands, for a compiled function."""
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def buffers_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of some strings and where each begins among them, and the last ends (int32)."""
+    if not len(texts):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int32)
+    texts = texts.cast(pa.string())
+    _, offsets, data = texts.buffers()
+    held = data if data is not None else b""
+    ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return np.frombuffer(held, np.uint8), ends
 
 
 def processors() -> int:

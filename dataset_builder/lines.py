@@ -71,7 +71,7 @@ def block_of(file: BinaryIO, begin: int, end: int | None) -> Block | None:
     while (wanted := max(end - at, 0)) + tail <= LINE_BYTES:
         buffer = np.empty(wanted + tail + 1 + PADDING, np.uint8)
         file.seek(at)
-        met = file.readinto(memoryview(buffer)[: wanted + tail]) if wanted else 0  # type: ignore[attr-defined]
+        met = file.readinto(buffer[: wanted + tail]) if wanted else 0  # type: ignore[attr-defined]
         newline = buffer[wanted - 1 : met].tobytes().find(b"\n") if wanted else 0
         if newline < 0 and met == wanted + tail:
             tail *= 4  # the last line goes on

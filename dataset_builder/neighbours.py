@@ -26,6 +26,8 @@ def near_prompts(prompts: pa.ChunkedArray, held: pa.ChunkedArray, is_root: np.nd
 
     Of the held ones, follow-ups of a few words are passed over.
     """
+    if not len(held):
+        return []
     texts = pa.chunked_array([*held.chunks, *prompts.chunks], pa.string())
     found = shingles_of(texts, SHINGLE_WORDS)
     counts = np.zeros(len(texts), bool)

@@ -564,3 +564,40 @@ void copy_texts(Bytes buffer, const Message *messages, int64_t n, unsigned char 
         }
     }
 }
+
+/* How many words each of `n` texts has by Unicode's rules, which come to few between ASCII signs (bounds.py says which); -1
+where a text has other signs. */
+void count_words(Bytes data, const int32_t *offsets, int64_t n, int32_t *counts) {
+    enum { LETTER = 1, DIGIT = 2, UNDERSCORE = 4, JOIN = 8, OTHER = 64 };
+    unsigned char kinds[256];
+    for (int sign = 0; sign < 256; sign++) {
+        int small = sign | 0x20;
+        kinds[sign] = sign >= 0x80                        ? OTHER
+                      : small >= 'a' && small <= 'z'      ? LETTER
+                      : sign >= '0' && sign <= '9'        ? DIGIT
+                      : sign == '_'                       ? UNDERSCORE
+                      : sign == '\'' || sign == '.'       ? JOIN * (LETTER | DIGIT)
+                      : sign == ':'                       ? JOIN * LETTER
+                      : sign == ',' || sign == ';'        ? JOIN * DIGIT
+                                                          : 0;
+    }
+    for (int64_t text = 0; text < n; text++) {
+        Bytes at = data + offsets[text], end = data + offsets[text + 1];
+        int words = 0, said = 0, before = 0;
+        for (; at < end; at++) {
+            int kind = kinds[*at];
+            if (kind & (LETTER | DIGIT | UNDERSCORE)) {
+                said |= kind & (LETTER | DIGIT);
+            } else if (kind == OTHER) {
+                words = -1;
+                said = 0;
+                break;
+            } else if (!(at + 1 < end && before & kinds[at[1]] & kind >> 3)) {
+                words += said != 0;
+                said = 0;
+            }
+            before = kind;
+        }
+        counts[text] = words + (said != 0);
+    }
+}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from dataset_builder.columns import MET
-from dataset_builder.compiled import library
+from dataset_builder.compiled import library, pointer
 from dataset_builder.lines import Block
 from dataset_builder.rows import Form
 
@@ -82,7 +82,7 @@ def scanned(block: Block) -> Scanned | None:
     found = _Found(
         *(each.ctypes.data for each in arrays), *map(len, (messages, labels, emojis, left))
     )
-    if not _code().scan(_at(buffer), ctypes.c_int64(size), ctypes.byref(found)):
+    if not _code().scan(pointer(buffer), ctypes.c_int64(size), ctypes.byref(found)):
         return None
     messages, rows = messages[: found.n_messages], rows[: found.n_rows]
     for entry, at, length in inexact[: found.n_inexact].tolist():
@@ -120,10 +120,6 @@ def _code() -> ctypes.CDLL:
     return code
 
 
-def _at(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
 def _column(messages: np.ndarray, name: str) -> np.ndarray:
     return messages[:, _PLACES[name]]
 
@@ -134,12 +130,12 @@ def _strings(buffer: np.ndarray, at: np.ndarray, sizes: np.ndarray) -> pa.Array:
     out = np.empty(int(offsets[-1]), np.uint8)
     step = at.strides[0] // 4 if len(at) else 1
     _code().copy_strings(
-        _at(buffer),
-        _at(at),
-        _at(sizes),
+        pointer(buffer),
+        pointer(at),
+        pointer(sizes),
         ctypes.c_int64(step),
         ctypes.c_int64(len(at)),
-        _at(out),
+        pointer(out),
     )
     return _array(offsets, out, sizes)
 
@@ -149,10 +145,10 @@ def _texts(buffer: np.ndarray, messages: np.ndarray) -> pa.Array:
     offsets = _offsets(sizes)
     out = np.empty(int(offsets[-1]), np.uint8)
     _code().copy_texts(
-        _at(buffer),
-        _at(messages),
+        pointer(buffer),
+        pointer(messages),
         ctypes.c_int64(len(messages)),
-        _at(out),
+        pointer(out),
     )
     return _array(offsets, out, sizes)
 
