@@ -22,6 +22,15 @@ import pyarrow as pa
 SOURCE = Path(__file__).parent / "scan.c"
 
 _FLAGS = ("-O3", "-shared", "-fPIC")
+_ARGUMENTS = {
+    "scan": "pnp",
+    "copy_strings": "pppnnp",
+    "copy_texts": "ppnp",
+    "count_words": "ppnnp",
+    "hash_runs": "ppnnppp",
+    "tag_runs": "ppppnp",
+    "compare_runs": "pppnppnp",
+}
 _COMPILERS = ("cc", "gcc", "clang")
 _SECONDS = 60
 
@@ -34,7 +43,12 @@ def library() -> ctypes.CDLL | None:
         return None
     for folder in _folders():
         try:
-            return ctypes.CDLL(str(_compiled(folder)))
+            code = ctypes.CDLL(str(_compiled(folder)))
+            for name, kinds in _ARGUMENTS.items():
+                # In their order: `p` for where an array stands, `n` for a number.
+                kind_of = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+                getattr(code, name).argtypes = [kind_of[kind] for kind in kinds]
+            return code
         except OSError:
             continue  # a folder that cannot be written, or a file of another machine
     return None
@@ -91,8 +105,8 @@ def _compiled(folder: Path) -> Path:
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
-    """Where the first value of `array` stands, for a compiled function."""
-    return ctypes.c_void_p(array.ctypes.data)
+    """Where the first value of `array` stands, for a compiled function; holds the array."""
+    return array.ctypes.data_as(ctypes.c_void_p)
 
 
 def buffers_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:

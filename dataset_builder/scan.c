@@ -565,11 +565,10 @@ void copy_texts(Bytes buffer, const Message *messages, int64_t n, unsigned char 
     }
 }
 
-/* How many words each of `n` texts has by Unicode's rules, which come to few between ASCII signs (bounds.py says which); -1
-where a text has other signs. */
-void count_words(Bytes data, const int32_t *offsets, int64_t n, int32_t *counts) {
-    enum { LETTER = 1, DIGIT = 2, UNDERSCORE = 4, JOIN = 8, OTHER = 64 };
-    unsigned char kinds[256];
+enum { LETTER = 1, DIGIT = 2, UNDERSCORE = 4, JOIN = 8, OTHER = 64 };
+
+/* What a sign is to Unicode's rules for words, which come to few between ASCII signs (bounds.py says which). */
+static void kinds_of(unsigned char *kinds) {
     for (int sign = 0; sign < 256; sign++) {
         int small = sign | 0x20;
         kinds[sign] = sign >= 0x80                        ? OTHER
@@ -581,23 +580,129 @@ void count_words(Bytes data, const int32_t *offsets, int64_t n, int32_t *counts)
                       : sign == ',' || sign == ';'        ? JOIN * DIGIT
                                                           : 0;
     }
-    for (int64_t text = 0; text < n; text++) {
-        Bytes at = data + offsets[text], end = data + offsets[text + 1];
-        int words = 0, said = 0, before = 0;
-        for (; at < end; at++) {
-            int kind = kinds[*at];
-            if (kind & (LETTER | DIGIT | UNDERSCORE)) {
-                said |= kind & (LETTER | DIGIT);
-            } else if (kind == OTHER) {
-                words = -1;
-                said = 0;
-                break;
-            } else if (!(at + 1 < end && before & kinds[at[1]] & kind >> 3)) {
-                words += said != 0;
-                said = 0;
-            }
-            before = kind;
+}
+
+/* The next word at or behind `*at`: where it begins, and in `*at` where it ends; NULL where there is none. `kinds` are of
+ASCII alone. */
+static inline Bytes next_word(Bytes *at, Bytes end, const unsigned char *kinds) {
+    Bytes now = *at, begin = NULL;
+    int said = 0, before = 0;
+    for (; now < end; now++) {
+        int kind = kinds[*now];
+        if (kind & (LETTER | DIGIT | UNDERSCORE)) {
+            if (!begin) begin = now;
+            said |= kind & (LETTER | DIGIT);
+        } else if (!(now + 1 < end && before & kinds[now[1]] & kind >> 3)) {
+            if (said) break;
+            begin = NULL; /* a run of underscores is no word */
         }
-        counts[text] = words + (said != 0);
+        before = kind;
+    }
+    *at = now;
+    return said ? begin : NULL;
+}
+
+/* How many words each of `n` texts has; -1 where a text has signs beyond ASCII or a word of more than `longest` bytes. */
+void count_words(Bytes data, const int32_t *offsets, int64_t n, int64_t longest, int32_t *counts) {
+    unsigned char kinds[256];
+    kinds_of(kinds);
+    for (int64_t text = 0; text < n; text++) {
+        Bytes at = data + offsets[text], end = data + offsets[text + 1], word;
+        uint64_t high = 0;
+        for (Bytes each = at; each < end; each++) high |= *each;
+        counts[text] = high & 0x80 ? -1 : 0;
+        while (counts[text] >= 0 && (word = next_word(&at, end, kinds)))
+            counts[text] = at - word > longest ? -1 : counts[text] + 1;
+    }
+}
+
+static const uint64_t MULTIPLY = UINT64_C(6364136223846793005), FINISH = UINT64_C(0xFF51AFD7ED558CCD);
+
+static inline uint64_t mixed(uint64_t hash) { return (hash ^ hash >> 33) * FINISH; }
+
+static inline uint64_t spread(uint64_t hash) {
+    hash = mixed(hash);
+    return hash ^ hash >> 32;
+}
+
+/* The first `size` bytes, eight at most, in lower case, as a number. */
+static inline uint64_t lowered(Bytes at, int64_t size, Bytes end) {
+    uint64_t word = 0;
+    if (size >= 8 || end - at >= 8) word = eight(at);
+    else memcpy(&word, at, (size_t)size);
+    if (size < 8) word &= (UINT64_C(1) << 8 * size) - 1;
+    uint64_t upper = ((word + ONES * (0x80 - 'A')) ^ (word + ONES * (0x7F - 'Z'))) & HIGH;
+    return word | upper >> 2;
+}
+
+/* The hashes of all runs of `size` words of each of `n` texts, from `places` on, as shingles.py has them. Texts whose
+`words` are negative are left out. */
+void hash_runs(Bytes data, const int32_t *offsets, int64_t n, int64_t size, const int32_t *words, const int64_t *places,
+               uint64_t *hashes) {
+    enum { MOST = 16 };
+    unsigned char kinds[256];
+    kinds_of(kinds);
+    Bytes last = data + offsets[n];
+    for (int64_t text = 0; text < n; text++) {
+        if (words[text] < 0) continue;
+        Bytes at = data + offsets[text], end = data + offsets[text + 1], word;
+        uint64_t run[MOST] = {0}, *out = hashes + places[text];
+        int64_t seen = 0;
+        for (;;) {
+            uint64_t hash = 0;
+            if ((word = next_word(&at, end, kinds))) {
+                int64_t left = at - word;
+                hash = spread(lowered(word, left, last));
+                while ((left -= 8) > 0) {
+                    word += 8;
+                    hash = spread(hash * MULTIPLY + lowered(word, left, last));
+                }
+            } else if (seen >= size) {
+                break;
+            }
+            run[seen++ % size] = hash;
+            if (seen >= size) {
+                hash = 0;
+                for (int64_t each = seen - size; each < seen; each++) hash = hash * MULTIPLY + run[each % size];
+                *out++ = mixed(hash);
+            }
+        }
+    }
+}
+
+/* The hashes of the texts `members` behind each other, each mixed with its member's tag. */
+void tag_runs(const uint64_t *hashes, const int64_t *offsets, const int64_t *members, const uint64_t *tags, int64_t n,
+              uint64_t *out) {
+    for (int64_t member = 0; member < n; member++)
+        for (int64_t at = offsets[members[member]]; at < offsets[members[member] + 1]; at++)
+            *out++ = mixed(hashes[at] ^ tags[member]);
+}
+
+/* Of each pair of texts: how many different runs the one has, the other, and both; `room` of `table` is a power of two, at
+least twice the runs of any pair. */
+void compare_runs(const uint64_t *hashes, const int64_t *offsets, const int64_t *pairs, int64_t n, uint64_t *table,
+                  unsigned char *sides, int64_t room, int64_t *counts) {
+    for (int64_t pair = 0; pair < n; pair++, counts += 3) {
+        int64_t total = 0, here = 4;
+        for (int side = 0; side < 2; side++) {
+            int64_t text = pairs[2 * pair + side];
+            total += offsets[text + 1] - offsets[text];
+        }
+        while (here < 2 * total && here < room) here *= 2;
+        memset(sides, 0, (size_t)here);
+        counts[0] = counts[1] = counts[2] = 0;
+        for (int side = 0; side < 2; side++) {
+            int64_t text = pairs[2 * pair + side];
+            for (int64_t at = offsets[text]; at < offsets[text + 1]; at++) {
+                uint64_t hash = hashes[at];
+                int64_t slot = (int64_t)(hash >> 32) & (here - 1);
+                while (sides[slot] && table[slot] != hash) slot = (slot + 1) & (here - 1);
+                table[slot] = hash;
+                if (sides[slot] >> side & 1) continue;
+                counts[side]++;
+                if (side && sides[slot]) counts[2]++;
+                sides[slot] |= (unsigned char)(1 << side);
+            }
+        }
     }
 }

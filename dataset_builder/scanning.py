@@ -82,7 +82,7 @@ def scanned(block: Block) -> Scanned | None:
     found = _Found(
         *(each.ctypes.data for each in arrays), *map(len, (messages, labels, emojis, left))
     )
-    if not _code().scan(pointer(buffer), ctypes.c_int64(size), ctypes.byref(found)):
+    if not _code().scan(pointer(buffer), size, ctypes.byref(found)):
         return None
     messages, rows = messages[: found.n_messages], rows[: found.n_rows]
     for entry, at, length in inexact[: found.n_inexact].tolist():
@@ -133,8 +133,8 @@ def _strings(buffer: np.ndarray, at: np.ndarray, sizes: np.ndarray) -> pa.Array:
         pointer(buffer),
         pointer(at),
         pointer(sizes),
-        ctypes.c_int64(step),
-        ctypes.c_int64(len(at)),
+        step,
+        len(at),
         pointer(out),
     )
     return _array(offsets, out, sizes)
@@ -147,7 +147,7 @@ def _texts(buffer: np.ndarray, messages: np.ndarray) -> pa.Array:
     _code().copy_texts(
         pointer(buffer),
         pointer(messages),
-        ctypes.c_int64(len(messages)),
+        len(messages),
         pointer(out),
     )
     return _array(offsets, out, sizes)

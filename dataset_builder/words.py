@@ -23,6 +23,10 @@ WORD_COUNTER = f"uax29 unicode-segmentation-rs {version('unicode-segmentation-rs
 CONCISE_WORDS = 100
 
 
+# Bytes of a word: no text has a longer one.
+_ANY = 2**62
+
+
 def count_words(text: str) -> int:
     """The number of words in `text` by UAX #29.
 
@@ -54,9 +58,8 @@ def _compiled_counts(texts: pa.Array | pa.ChunkedArray, code: ctypes.CDLL) -> np
     counts = np.zeros(len(texts), np.int32)
     start = 0
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        data, offsets = buffers_of(chunk)
         here = counts[start : start + len(chunk)]
-        code.count_words(pointer(data), pointer(offsets), ctypes.c_int64(len(chunk)), pointer(here))
+        code.count_words(*map(pointer, buffers_of(chunk)), len(chunk), _ANY, pointer(here))
         for place in np.flatnonzero(here < 0).tolist():
             here[place] = count_words(chunk[place].as_py())
         start += len(chunk)
