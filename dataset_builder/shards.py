@@ -145,8 +145,9 @@ def _put_together(tables: list[pa.Table]) -> pa.Table:
     columns = {}
     for field in MET:
         column = pa.table({field.name: pa.chunked_array(chunks.pop(field.name), field.type)})
-        # Of 2 GiB of texts it has several chunks.
-        columns[field.name] = column.combine_chunks()[field.name]
+        # Texts, which are most of it, are taken from as many chunks as there are.
+        whole = column if field.name == "text" else column.combine_chunks()
+        columns[field.name] = whole[field.name]
     return pa.table(columns, schema=MET)
 
 

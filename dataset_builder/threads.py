@@ -189,22 +189,45 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
 def thread_messages(messages: pa.Table, held_out: float) -> tuple[Threads, pa.Table, pa.Array]:
     """The threads and the table `heldout` of `messages`, and the side of each tree."""
     paths = numbered(messages)
-    with database() as connection:
-        frames = {"messages": paths.frame}
-        splits = _splits(paths, run_sql(connection, "roots", frames), held_out)
-        frames["splits"] = pa.table(
-            {"tree_id": np.arange(len(splits), dtype=np.int32), "split": splits}
+    with ThreadPoolExecutor(1) as beside:
+        # What needs no split is decided beside it; neither holds Python's lock for long.
+        standing, ends, labels = (
+            beside.submit(find, paths) for find in (_standings, _ends, _labels)
         )
-        frames["standings"] = run_sql(connection, "standings", frames)
-        facts = _path_facts(paths, frames["standings"])
-        frames["paths"] = facts
-        heldout = _heldout(paths, facts, run_sql(connection, "heldout", frames))
-        found = {name: run_sql(connection, name, frames) for name in ("leaves", "best_paths")}
-    near = _near_prompts(paths, splits, heldout)
-    threads = _threads(paths, facts, splits, near, found)
+        with database() as connection:
+            frames = {"messages": paths.frame}
+            splits = _splits(paths, run_sql(connection, "roots", frames), held_out)
+            frames["splits"] = pa.table(
+                {"tree_id": np.arange(len(splits), dtype=np.int32), "split": splits}
+            )
+            facts = frames["paths"] = _path_facts(paths, standing.result())
+            heldout = _heldout(paths, facts, run_sql(connection, "heldout", frames))
+        near = _near_prompts(paths, splits, heldout)
+        threads = _threads(paths, facts, splits, near, ends.result(), labels.result())
     # One row per reply, none lost.
     assert threads.facts.num_rows == (pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0)
     return threads, heldout, splits
+
+
+def _standings(forest: Numbered) -> pa.Table:
+    with database() as connection:
+        return run_sql(connection, "standings", {"messages": forest.frame})
+
+
+def _ends(forest: Numbered) -> dict[str, pa.Table]:
+    """The replies that end conversations, and those that end the best paths."""
+    frames = {"messages": forest.frame, "standings": _standings(forest)}
+    with database() as connection:
+        return {name: run_sql(connection, name, frames) for name in ("leaves", "best_paths")}
+
+
+def _labels(forest: Numbered) -> pa.ChunkedArray:
+    """The labels of all replies, by name."""
+    return sorted_labels(taken(forest.messages["labels"], forest, _replies(forest)))
+
+
+def _replies(forest: Numbered) -> np.ndarray:
+    return np.flatnonzero(_booleans(pc.equal(forest.frame["role"], "assistant")))
 
 
 def write_tables(tables: Tables) -> Path:
@@ -300,12 +323,13 @@ def _threads(
     splits: pa.Array,
     near: np.ndarray,
     found: dict[str, pa.Table],
+    labels: pa.ChunkedArray,
 ) -> Threads:
     """The threads: one row per reply, with the conversation that led to it. Where a message
     above is missing, the conversation begins below the gap and is not complete.
     """
     messages = forest.messages
-    replies = np.flatnonzero(_booleans(pc.equal(forest.frame["role"], "assistant")))
+    replies = _replies(forest)
     prompts = above(forest, replies)
     # A message without a language counts as `und`, undetermined, which no recipe names.
     langs = pc.fill_null(messages["lang"], "und").take(pa.array(forest.rows))
@@ -328,7 +352,7 @@ def _threads(
         "cuts_synthetic": np.isin(replies, cut),
         "is_best_path": np.isin(replies, ends),
         "near_held_out": carried(forest, is_near, np.logical_or)[replies],
-        "labels": sorted_labels(taken(messages["labels"], forest, replies)),
+        "labels": labels,
     }
     del columns["review_result"]
     names = [name for name in THREADS.schema.names if name not in _TEXTS]
