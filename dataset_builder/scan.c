@@ -602,17 +602,40 @@ static inline Bytes next_word(Bytes *at, Bytes end, const unsigned char *kinds) 
     return said ? begin : NULL;
 }
 
+/* The words of a text; in `seen` what kinds of signs it has. A word begins where something is inside of one and nothing
+before it is, so that a processor has nothing to guess. Underscores are left to who looks at `seen`. */
+static inline int words_of(Bytes at, Bytes end, const unsigned char *kinds, int *seen, int64_t *longest) {
+    int words = 0, before = 0, inside = 0, kind = at < end ? kinds[*at] : 0;
+    int64_t size = 0;
+    *seen = 0;
+    for (; at < end; at++) {
+        int next = at + 1 < end ? kinds[at[1]] : 0, was = inside;
+        inside = ((kind & (LETTER | DIGIT)) | (kind >> 3 & before & next)) != 0;
+        words += inside & ~was;
+        if (longest) {
+            size = (size + 1) & -(int64_t)inside;
+            *longest = size > *longest ? size : *longest;
+        }
+        *seen |= kind;
+        before = kind, kind = next;
+    }
+    return words;
+}
+
 /* How many words each of `n` texts has; -1 where a text has signs beyond ASCII or a word of more than `longest` bytes. */
 void count_words(Bytes data, const int32_t *offsets, int64_t n, int64_t longest, int32_t *counts) {
     unsigned char kinds[256];
     kinds_of(kinds);
     for (int64_t text = 0; text < n; text++) {
         Bytes at = data + offsets[text], end = data + offsets[text + 1], word;
-        uint64_t high = 0;
-        for (Bytes each = at; each < end; each++) high |= *each;
-        counts[text] = high & 0x80 ? -1 : 0;
-        while (counts[text] >= 0 && (word = next_word(&at, end, kinds)))
-            counts[text] = at - word > longest ? -1 : counts[text] + 1;
+        int64_t most = 0;
+        int seen, bounded = longest < end - at;
+        int words = bounded ? words_of(at, end, kinds, &seen, &most) : words_of(at, end, kinds, &seen, NULL);
+        if (seen & OTHER) words = -1;
+        else if (seen & UNDERSCORE || most > longest)
+            for (words = 0; words >= 0 && (word = next_word(&at, end, kinds));)
+                words = at - word > longest ? -1 : words + 1;
+        counts[text] = words;
     }
 }
 
@@ -639,7 +662,7 @@ static inline uint64_t lowered(Bytes at, int64_t size, Bytes end) {
 `words` are negative are left out. */
 void hash_runs(Bytes data, const int32_t *offsets, int64_t n, int64_t size, const int32_t *words, const int64_t *places,
                uint64_t *hashes) {
-    enum { MOST = 16 };
+    enum { MOST = 16 }; /* no longer runs are asked for */
     unsigned char kinds[256];
     kinds_of(kinds);
     Bytes last = data + offsets[n];
@@ -660,10 +683,10 @@ void hash_runs(Bytes data, const int32_t *offsets, int64_t n, int64_t size, cons
             } else if (seen >= size) {
                 break;
             }
-            run[seen++ % size] = hash;
+            run[seen++ & (MOST - 1)] = hash;
             if (seen >= size) {
                 hash = 0;
-                for (int64_t each = seen - size; each < seen; each++) hash = hash * MULTIPLY + run[each % size];
+                for (int64_t each = seen - size; each < seen; each++) hash = hash * MULTIPLY + run[each & (MOST - 1)];
                 *out++ = mixed(hash);
             }
         }
@@ -704,5 +727,25 @@ void compare_runs(const uint64_t *hashes, const int64_t *offsets, const int64_t 
                 sides[slot] |= (unsigned char)(1 << side);
             }
         }
+    }
+}
+
+/* Each of `n` texts in lower case with letters and digits alone, behind each other in `out`; where each ends in `ends`. Of
+one with signs beyond ASCII, nothing. */
+void fold_texts(Bytes data, const int32_t *offsets, int64_t n, unsigned char *out, int32_t *ends) {
+    unsigned char folded[256], *begin = out;
+    for (int sign = 0; sign < 256; sign++) {
+        int small = sign | 0x20;
+        folded[sign] = small >= 'a' && small <= 'z' ? small : sign >= '0' && sign <= '9' ? sign : 0;
+    }
+    for (int64_t text = 0; text < n; text++) {
+        unsigned char *start = out, high = 0;
+        for (Bytes at = data + offsets[text], end = data + offsets[text + 1]; at < end; at++) {
+            high |= *at;
+            *out = folded[*at < 0x80 ? *at : 0];
+            out += *out != 0;
+        }
+        if (high & 0x80) out = start;
+        ends[text] = (int32_t)(out - begin);
     }
 }

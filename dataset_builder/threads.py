@@ -191,9 +191,9 @@ def thread_messages(messages: pa.Table, held_out: float) -> tuple[Threads, pa.Ta
     paths = numbered(messages)
     with ThreadPoolExecutor(1) as beside:
         # What needs no split is decided beside it; neither holds Python's lock for long.
-        standing, ends, labels = (
-            beside.submit(find, paths) for find in (_standings, _ends, _labels)
-        )
+        standing = beside.submit(_standings, paths)
+        ends = beside.submit(lambda: _ends(paths, standing.result()))
+        labels = beside.submit(_labels, paths)
         with database() as connection:
             frames = {"messages": paths.frame}
             splits = _splits(paths, run_sql(connection, "roots", frames), held_out)
@@ -214,9 +214,9 @@ def _standings(forest: Numbered) -> pa.Table:
         return run_sql(connection, "standings", {"messages": forest.frame})
 
 
-def _ends(forest: Numbered) -> dict[str, pa.Table]:
+def _ends(forest: Numbered, standings: pa.Table) -> dict[str, pa.Table]:
     """The replies that end conversations, and those that end the best paths."""
-    frames = {"messages": forest.frame, "standings": _standings(forest)}
+    frames = {"messages": forest.frame, "standings": standings}
     with database() as connection:
         return {name: run_sql(connection, name, frames) for name in ("leaves", "best_paths")}
 
