@@ -127,7 +127,7 @@ def _column(messages: np.ndarray, name: str) -> np.ndarray:
 def _strings(buffer: np.ndarray, at: np.ndarray, sizes: np.ndarray) -> pa.Array:
     """The strings at `at` of so many bytes, columns of one array; null where that is negative."""
     offsets = _offsets(sizes)
-    out = np.empty(int(offsets[-1]), np.uint8)
+    out = _room(int(offsets[-1]))
     step = at.strides[0] // 4 if len(at) else 1
     _code().copy_strings(
         pointer(buffer),
@@ -143,7 +143,7 @@ def _strings(buffer: np.ndarray, at: np.ndarray, sizes: np.ndarray) -> pa.Array:
 def _texts(buffer: np.ndarray, messages: np.ndarray) -> pa.Array:
     sizes = _column(messages, "unescaped")
     offsets = _offsets(sizes)
-    out = np.empty(int(offsets[-1]), np.uint8)
+    out = _room(int(offsets[-1]))
     _code().copy_texts(
         pointer(buffer),
         pointer(messages),
@@ -151,6 +151,11 @@ def _texts(buffer: np.ndarray, messages: np.ndarray) -> pa.Array:
         pointer(out),
     )
     return _array(offsets, out, sizes)
+
+
+def _room(size: int) -> np.ndarray:
+    # Of Arrow's memory: what stays does not lie between what goes.
+    return np.frombuffer(pa.allocate_buffer(size), np.uint8)
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ PERMUTATIONS, BANDS, SEED = 128, 32, 1
 # So many bytes of text are hashed at a time: bounds memory, changes nothing.
 PIECE = 2**20
 
-# So many texts are brought together at a time.
+# So many texts or sketches are brought together at a time.
 MEMBERS = 2**12
 
 # A word of more bytes is hashed by a library, one at a time.
@@ -136,7 +136,13 @@ def shared_buckets(units: Units, texts: Shingles) -> dict[int, list[int]]:
     places = np.flatnonzero(np.array(flags, bool))
     if not len(places):
         return {}
-    rows = np.array(_sketches(*_some(*sets, places)).to_rows(), np.uint64)
+    # As lists of Python's they take ten times the room.
+    rows = np.concatenate(
+        [
+            np.array(_sketches(*_some(*sets, places[start : start + MEMBERS])).to_rows(), np.uint64)
+            for start in range(0, len(places), MEMBERS)
+        ]
+    )
     found: dict[int, list[int]] = {}
     numbered = 0
     for band in np.split(rows, BANDS, axis=1):
