@@ -23,13 +23,15 @@ OASST2 = 135_000  # messages
 
 
 def treetune_threads(path: Path) -> int:
-    """The border, the join, the split and the threads; nothing is held out, as by the others."""
+    """The border, the join, the split and the threads with all their texts, some rows at a time;
+    nothing is held out, as by the others.
+    """
     from dataset_builder.export import read_export
     from dataset_builder.forest import join_exports
     from dataset_builder.threads import thread_messages
 
     threads, _, _ = thread_messages(join_exports([read_export(path)]).messages, 0.0)
-    return threads.num_rows
+    return sum(rows.num_rows for rows in threads.batches())
 
 
 def treetune_build(path: Path) -> int:
@@ -55,7 +57,7 @@ def _build(path: Path, name: str, near_duplicates: Any, against: Any) -> int:
 
     from dataset_builder.export import read_export
     from dataset_builder.recipe import load_recipe
-    from dataset_builder.threads import make_tables, write_tables
+    from dataset_builder.threads import make_tables, writing_tables
     from dataset_builder.variant import plan_variant, write_variant
 
     recipe = load_recipe(name)
@@ -64,8 +66,8 @@ def _build(path: Path, name: str, near_duplicates: Any, against: Any) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ARTIFACTS"] = folder
         tables = make_tables([read_export(path)], 0.1)
-        plan = plan_variant(name, recipe, tables, against)
-        write_tables(tables)
+        with writing_tables(tables):
+            plan = plan_variant(name, recipe, tables, against)
         write_variant(plan)
         return plan.train.num_rows
 

@@ -1,6 +1,7 @@
 """`python -m dataset_builder build`: variants of Open Assistant data."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,7 +92,7 @@ def build(
         variants_table,
     )
     from dataset_builder.template import find_template
-    from dataset_builder.threads import make_tables, write_tables
+    from dataset_builder.threads import make_tables, writing_tables
     from dataset_builder.variant import plan_variant, write_texts, write_variant
 
     # What can be wrong with the arguments is said before any file is read.
@@ -140,10 +141,12 @@ def build(
         if expect:
             check_import(expect, tables)
         status.update("applying recipes")
-        plans = [plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()]
-        if not dry_run:
+        with nullcontext() if dry_run else writing_tables(tables):
+            plans = [
+                plan_variant(name, recipe, tables, against) for name, recipe in recipes.items()
+            ]
             status.update("writing")
-            write_tables(tables)
+        if not dry_run:
             for plan in plans:
                 write_variant(plan)
                 if template:

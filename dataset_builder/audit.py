@@ -101,7 +101,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 def audit(tables: Tables) -> Audit:
     """What `tables` hold."""
     messages = pl.DataFrame(tables.messages)
-    threads = pl.DataFrame(tables.threads)
+    threads = pl.DataFrame(tables.by_number.facts)
     kept = messages.filter(is_kept())
     ids = messages["message_id"].implode()
     is_orphan = pl.col("parent_id").is_not_null() & ~pl.col("parent_id").is_in(ids)

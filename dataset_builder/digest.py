@@ -6,6 +6,7 @@ the file do not change it; a value, a null, a column's name or order does.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,14 @@ def rows_digest(table: pa.Table) -> str:
     """
     digest = hashlib.sha256(json.dumps([table.column_names, table.num_rows]).encode())
     for column in table.columns:
-        # One chunk is not copied.
-        chunks = column.chunks if column.num_chunks else [pa.array([], column.type)]
-        _feed(digest, chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks))
+        _feed(digest, column.chunks or [pa.array([], column.type)])
     return digest.hexdigest()
 
 
-def _feed(digest: Hash, values: pa.Array) -> None:
-    digest.update(np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes())
-    kind = values.type
+def _feed(digest: Hash, values: list[pa.Array]) -> None:
+    """Feeds an array that comes in pieces; of what is long no piece is copied."""
+    digest.update(np.packbits(_whole(each.is_valid() for each in values)).tobytes())
+    kind = values[0].type
     if pa.types.is_null(kind):
         return
     if pa.types.is_boolean(kind):
@@ -45,26 +45,32 @@ def _feed(digest: Hash, values: pa.Array) -> None:
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         _feed_texts(digest, values)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        lengths = pc.fill_null(pc.list_value_length(values), 0)
-        digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-        _feed(digest, values.flatten())
+        lengths = _whole(pc.fill_null(pc.list_value_length(each), 0) for each in values)
+        digest.update(lengths.astype("<i8").tobytes())
+        _feed(digest, [each.flatten() for each in values])
     elif pa.types.is_struct(kind):
         digest.update(json.dumps([field.name for field in kind]).encode())
-        for field in values.flatten():
-            _feed(digest, field)
+        for fields in zip(*(each.flatten() for each in values), strict=True):
+            _feed(digest, list(fields))
     else:
         raise TypeError(f"no digest for {kind}")
 
 
-def _numbers(values: pa.Array, stand_in: Any) -> np.ndarray:
-    return pc.fill_null(values, stand_in).to_numpy(zero_copy_only=False)
+def _whole(arrays: Iterable[pa.Array]) -> np.ndarray:
+    return np.concatenate([each.to_numpy(zero_copy_only=False) for each in arrays])
 
 
-def _feed_texts(digest: Hash, values: pa.Array) -> None:
-    texts = pc.fill_null(values.cast(pa.large_string()), "")
-    lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+def _numbers(values: list[pa.Array], stand_in: Any) -> np.ndarray:
+    return _whole(pc.fill_null(each, stand_in) for each in values)
+
+
+def _feed_texts(digest: Hash, values: list[pa.Array]) -> None:
+    texts = [pc.fill_null(each, "") if each.null_count else each for each in values]
+    lengths = _whole(pc.binary_length(each) for each in texts)
     digest.update(lengths.astype("<i8").tobytes())
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, "<i8", count=len(texts) + 1, offset=8 * texts.offset)
-    if data is not None and len(texts):
-        digest.update(memoryview(data)[ends[0] : ends[-1]])
+    for each in texts:
+        _, offsets, data = each.buffers()
+        if data is not None and len(each):
+            width = "<i8" if pa.types.is_large_string(each.type) else "<i4"
+            ends = np.frombuffer(offsets, width)[each.offset : each.offset + len(each) + 1]
+            digest.update(memoryview(data)[ends[0] : ends[-1]])

@@ -15,9 +15,18 @@ from pathlib import Path
 import pyarrow as pa
 
 from dataset_builder.columns import met_of_table
+from dataset_builder.compiled import processors
 from dataset_builder.errors import InputError
 from dataset_builder.rows import Form, Met, Refusal
-from dataset_builder.shards import WANTED, Part, joined, read_shard, reading, shards_of
+from dataset_builder.shards import (
+    WANTED,
+    Part,
+    is_compiled,
+    joined,
+    read_shard,
+    reading,
+    shards_of,
+)
 
 
 @dataclass
@@ -54,10 +63,12 @@ def read_export(
         met += rows
         report(met)
 
-    with ThreadPoolExecutor(1) as pool:
-        # Beside the reading: hashing holds nobody up.
-        digest = pool.submit(_digest, path)
-        part = joined(read_shard(shard, more) for shard in shards_of(path))
+    shards = shards_of(path)
+    # Only compiled code runs beside other threads.
+    n = processors() if is_compiled(path) else 1
+    with ThreadPoolExecutor(n) as pool, ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(_digest, path)  # hashing holds nobody up
+        part = joined(pool.map(lambda shard: read_shard(shard, more), shards))
         return _export(path, name, part, *digest.result())
 
 

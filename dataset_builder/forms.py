@@ -16,7 +16,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.flags import flags_of
 from dataset_builder.recipe import Recipe, Shape
 from dataset_builder.rules import is_best_to_its_prompt
-from dataset_builder.shape import examples_of, in_slices, limit_above, prompts_of, turns_of
+from dataset_builder.shape import Rows, examples_of, in_slices, limit_above, prompts_of, turns_of
 from dataset_builder.tables import PROMPTS
 
 
@@ -39,7 +39,7 @@ def refuse_texts(recipes: Mapping[str, Recipe]) -> None:
             )
 
 
-def rows_of(threads: pa.Table, shape: Shape, stating: Collection[str] | None = None) -> pa.Table:
+def rows_of(threads: Rows, shape: Shape, stating: Collection[str] | None = None) -> pa.Table:
     """A row for each of `threads` (rows of that table), in their order: of EXAMPLES, where
     `stating` is as `shape.examples_of` says, or of PROMPTS where that is the form.
     """

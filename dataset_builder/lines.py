@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from dataset_builder.errors import InputError
@@ -18,6 +19,11 @@ LINE_BYTES = 16 * 2**20
 # What is read and decoded at once; what its decoded messages take goes with each such batch.
 CHUNK_BYTES = 4 * 2**20
 TAIL_BYTES = 2**16
+
+# Behind a block, so that eight bytes can be read at every place of it.
+PADDING = 32
+
+_MARK = b"\xef\xbb\xbf"
 
 # What a packed file may unpack to: twenty times OASST2 whole, every state.
 UNPACKED_BYTES = 8 * 2**30
@@ -43,6 +49,49 @@ class Lines(NamedTuple):
 
     offsets: list[int]  # of each, in the file
     contents: list[bytes | None]
+
+
+class Block(NamedTuple):
+    """Whole lines that follow each other in an unpacked file, as they stand there."""
+
+    offset: int  # in the file
+    buffer: np.ndarray  # uint8: the lines, a newline, PADDING bytes
+    size: int  # bytes of the lines, at most LINE_BYTES
+
+
+def block_of(file: BinaryIO, begin: int, end: int | None) -> Block | None:
+    """The lines of a plain file that `lines_of` has, at once; None where that is too much, or the
+    file begins with a mark.
+    """
+    at = _next_line(file, begin) if begin else 0
+    if end is None:
+        end = file.seek(0, 2)
+        file.seek(at)
+    tail = TAIL_BYTES
+    while (wanted := max(end - at, 0)) + tail <= LINE_BYTES:
+        buffer = np.empty(wanted + tail + 1 + PADDING, np.uint8)
+        file.seek(at)
+        met = file.readinto(buffer[: wanted + tail]) if wanted else 0  # type: ignore[attr-defined]
+        newline = buffer[wanted - 1 : met].tobytes().find(b"\n") if wanted else 0
+        if newline < 0 and met == wanted + tail:
+            tail *= 4  # the last line goes on
+            continue
+        size = wanted + newline if newline >= 0 else met
+        buffer[size:] = 0
+        buffer[size] = ord("\n")
+        has_mark = not at and buffer[:3].tobytes() == _MARK
+        return None if has_mark else Block(at, buffer, size)
+    return None
+
+
+def as_block(lines: Lines) -> Block | None:
+    """`lines` as they stood in the file; None where something was cut from them."""
+    held = b"\n".join([*(content or b"" for content in lines.contents), b"\n" + bytes(PADDING)])
+    size = len(held) - PADDING - 1
+    ends = lines.offsets[-1] + len(lines.contents[-1] or b"") + 1
+    if size != ends - lines.offsets[0] or size > LINE_BYTES:
+        return None
+    return Block(lines.offsets[0], np.frombuffer(held, np.uint8), size)
 
 
 def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Lines]:
@@ -75,7 +124,7 @@ def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Line
 
 def _lines(offsets: list[int], pieces: list[bytes], lengths: list[int]) -> Lines:
     if not offsets[0]:
-        pieces[0] = pieces[0].removeprefix(b"\xef\xbb\xbf")
+        pieces[0] = pieces[0].removeprefix(_MARK)
     contents: list[bytes | None] = [*pieces]
     if max(lengths) > LINE_BYTES:
         for number in range(len(pieces)):

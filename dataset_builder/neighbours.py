@@ -6,16 +6,28 @@ their word triples, so that the sketches can miss a pair (at this banding, one i
 never invent one.
 """
 
+from itertools import chain
+
 import numpy as np
 import pyarrow as pa
 
 from dataset_builder.folds import fold_codes
-from dataset_builder.shingles import Shingles, Units, shared_buckets, shingles_of
+from dataset_builder.shingles import (
+    Shingles,
+    Units,
+    common_runs,
+    ranges,
+    shared_buckets,
+    shingles_of,
+)
 
 # Two texts are near when this share of the word triples that either has is in both: as a fraction,
 # exact.
 NEAR = 0.8
 SHINGLE_WORDS = 3
+
+# Pairs in common buckets that are looked at together.
+PAIRS = 2**22
 
 # A follow-up of fewer words ("thanks", "go on please") says nothing without what came before it.
 FOLLOW_UP_WORDS = 5
@@ -26,6 +38,8 @@ def near_prompts(prompts: pa.ChunkedArray, held: pa.ChunkedArray, is_root: np.nd
 
     Of the held ones, follow-ups of a few words are passed over.
     """
+    if not len(held):
+        return []
     texts = pa.chunked_array([*held.chunks, *prompts.chunks], pa.string())
     found = shingles_of(texts, SHINGLE_WORDS)
     counts = np.zeros(len(texts), bool)
@@ -62,6 +76,7 @@ def near_repeats(units: Units) -> list[int]:
     n_parts = int(units.parts.max(initial=0)) + 1
     folds = (fold_codes(units.texts)[units.members] * n_parts + units.parts).tolist()
     ends = units.offsets.tolist()
+    likely = _likely(units, shingles, buckets)
     kept_in: dict[int, list[int]] = {}
     equal: set[tuple[int, ...]] = set()
     found = []
@@ -69,12 +84,47 @@ def near_repeats(units: Units) -> list[int]:
         folded = tuple(folds[ends[place] : ends[place + 1]])
         shared = buckets.get(place, ())
         before = {key for bucket in shared for key in kept_in.get(bucket, ())}
+        if likely is not None:
+            before &= likely.get(place, set())
         if folded in equal or any(parts.are_near(place, key) for key in sorted(before)):
             found.append(place)
             continue
         equal.add(folded)
         for bucket in shared:
             kept_in.setdefault(bucket, []).append(place)
+    return found
+
+
+def _likely(
+    units: Units, shingles: Shingles, buckets: dict[int, list[int]]
+) -> dict[int, set[int]] | None:
+    """Of each of `units` those before it that share a bucket with it and whose last text is near
+    its own: none other is near it. None where there are too many to look at all at once.
+    """
+    places = np.repeat(np.array(list(buckets), np.int64), list(map(len, buckets.values())))
+    numbers = np.fromiter(chain.from_iterable(buckets.values()), np.int64, len(places))
+    order = np.lexsort([places, numbers])
+    places, sizes = places[order], np.unique(numbers, return_counts=True)[1]
+    if (sizes * (sizes - 1) // 2).sum() > PAIRS:
+        return None
+    found_pairs = [np.zeros((0, 2), np.int64)]
+    begins = np.cumsum(sizes) - sizes
+    for ahead in range(1, int(sizes.max(initial=1))):
+        here = ranges(begins, np.maximum(sizes - ahead, 0))
+        found_pairs.append(np.stack([places[here + ahead], places[here]], axis=1))
+    pairs = np.unique(np.concatenate(found_pairs), axis=0)
+    last, n = units.offsets[1:] - 1, np.diff(units.offsets)
+    # A part of several texts is looked at as a whole, and so is one without a word.
+    is_sure = (n > 0) & (shingles.words[units.members[last]] > 0)
+    is_sure &= (n == 1) | (units.parts[last] != units.parts[last - 1])
+    sure = is_sure[pairs].all(axis=1) & (np.diff(units.parts[last[pairs]], axis=1) == 0)[:, 0]
+    counts = common_runs(shingles, units.members[last[pairs]])
+    few, many = np.sort(counts[:, :2], axis=1).T
+    share = counts[:, 2] / (few + many - counts[:, 2])
+    pairs = pairs[~sure | ((few / many >= NEAR) & (share >= NEAR))]
+    found: dict[int, set[int]] = {}
+    for later, earlier in pairs.tolist():
+        found.setdefault(later, set()).add(earlier)
     return found
 
 

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.flags import flags_of
 from dataset_builder.recipe import Recipe, Shape
 from dataset_builder.shape import prompts_of, said, turns_of
 from dataset_builder.tables import PAIRS, checked
+from dataset_builder.threads import Threads
 
 # Over the longer reply's words.
 ROOM = 10
@@ -79,7 +79,7 @@ class Paired(NamedTuple):
     notes: dict[str, Any]
 
 
-def pair_up(threads: pa.Table, decided: pl.DataFrame, recipe: Recipe) -> Paired:
+def pair_up(threads: Threads, decided: pl.DataFrame, recipe: Recipe) -> Paired:
     """The pairs among the `threads` that `decided` keeps.
 
     A thread that stands in no row is dropped: by `cap` or `pair_gap` where a pair of it was, by
@@ -87,7 +87,7 @@ def pair_up(threads: pa.Table, decided: pl.DataFrame, recipe: Recipe) -> Paired:
     """
     shape = recipe.shape
     kept = decided.filter(pl.col("dropped_by").is_null()).select("thread_id", "split")
-    facts = pl.DataFrame(threads.select(["thread_id", "prompt_id", "rank", "reply_words"]))
+    facts = pl.DataFrame(threads.facts.select(["thread_id", "prompt_id", "rank", "reply_words"]))
     kept = kept.join(facts, on="thread_id")
     fates: dict[str, str | None] = {}
     sides, notes = {}, {}
@@ -172,7 +172,7 @@ def _pair(better: Reply, worse: Reply, shape: Shape) -> Pair:
     return Pair(pair_id, better, worse, augmentations(pair_id, better.words, worse.words, shape))
 
 
-def _table(threads: pa.Table, pairs: Sequence[Pair], shape: Shape) -> pa.Table:
+def _table(threads: Threads, pairs: Sequence[Pair], shape: Shape) -> pa.Table:
     """The rows of `pairs`, in their order, without one where there is none."""
     rows = [(pair, each) for pair in pairs for each in pair.rows]
     sides = [
@@ -180,11 +180,8 @@ def _table(threads: pa.Table, pairs: Sequence[Pair], shape: Shape) -> pa.Table:
         for pair, each in rows
     ]
     chosen, rejected = (
-        threads.take(
-            pc.index_in(
-                pa.array([side[n].thread_id for side in sides], pa.string()),
-                value_set=threads["thread_id"],
-            )
+        threads.rows(
+            threads.places_of(pa.array([side[n].thread_id for side in sides], pa.string()))
         )
         for n in (0, 1)
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,13 +37,15 @@ class Numbered(NamedTuple):
     levels: list[np.ndarray]  # the numbers of each depth
     trees: pa.DictionaryArray  # of n, with a number for each tree
     frame: pa.Table  # what SQL reads: numbers for ids, and no text
+    ids: pa.Array  # of n
+    texts: pl.Series  # of the table's rows
 
 
 def numbered(messages: pa.Table) -> Numbered:
     """`messages` by number. A parent that is missing gets a number that no message has, so that
     its replies are still siblings.
     """
-    rows = pc.sort_indices(messages["message_id"])
+    rows = pa.array(_order_of(whole(messages["message_id"])))
     narrow = messages.select(["message_id", "parent_id", "tree_id", *DECIDING])
     narrow = narrow.take(rows).combine_chunks()
     parent_ids, ids = (whole(narrow[name]) for name in ("parent_id", "message_id"))
@@ -61,7 +64,28 @@ def numbered(messages: pa.Table) -> Numbered:
     }
     for name, column in numbers.items():
         frame = frame.append_column(name, pa.array(column, pa.int32()))
-    return Numbered(messages, rows.to_numpy(), parents, depths, levels, trees, frame)
+    texts = pl.Series(messages["text"])
+    return Numbered(messages, rows.to_numpy(), parents, depths, levels, trees, frame, ids, texts)
+
+
+def _order_of(ids: pa.Array) -> np.ndarray:
+    """The places of `ids` (strings, no two alike) in their order, by bytes."""
+    # The first eight bytes part nearly all; numbers are sorted at once.
+    heads = pc.binary_slice(ids.cast(pa.binary()), 0, 8)
+    heads = pc.binary_join_element_wise(heads, bytes(8), b"")
+    heads = pc.binary_slice(heads, 0, 8).cast(pa.binary(8))
+    first = np.frombuffer(heads.buffers()[1], ">u8").astype(np.uint64)
+    order = np.argsort(first, kind="stable")
+    is_tied = np.flatnonzero(np.diff(first[order]) == 0)
+    if len(is_tied) > len(ids) // 100:
+        return pc.sort_indices(ids).to_numpy()
+    for begin in is_tied[np.diff(is_tied, prepend=-2) > 1].tolist():
+        end = begin + 1
+        while end < len(order) and first[order[end]] == first[order[begin]]:
+            end += 1
+        tied = order[begin:end]
+        order[begin:end] = tied[pc.sort_indices(ids.take(pa.array(tied))).to_numpy()]
+    return order
 
 
 def carried(forest: Numbered, own: np.ndarray, combine: Combine) -> np.ndarray:
@@ -113,17 +137,38 @@ def above(forest: Numbered, places: np.ndarray) -> np.ndarray:
 
 def taken(column: pa.ChunkedArray, forest: Numbered, places: np.ndarray) -> pa.ChunkedArray:
     """`column` of the messages with the numbers `places`; null at -1."""
-    rows = pa.array(forest.rows[places], mask=places < 0)
     if not pa.types.is_string(column.type):
-        return _chunked(column.take(rows))
+        return _chunked(column.take(pa.array(forest.rows[places], mask=places < 0)))
+    views = pl.Series(column)
     sizes = _byte_lengths(forest, column)[places] * (places >= 0)
-    found = [column.take(rows[start:end]) for start, end in _chunks(sizes)]
-    return pa.chunked_array([chunk for each in found for chunk in each.chunks], column.type)
+    found = [_gathered(views, forest, places[start:end]) for start, end in _chunks(sizes)]
+    return pa.chunked_array(found, column.type)
+
+
+def texts_of(forest: Numbered, places: np.ndarray) -> pa.Array:
+    """The texts of the messages with the numbers `places`, 2 GiB at most; null at -1."""
+    return _gathered(forest.texts, forest, places)
+
+
+def path_to(forest: Numbered, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the messages from the top of the path of each of `ends` (numbers; -1 for none)
+    down to it, and where each path begins among them.
+    """
+    lengths = np.where(ends < 0, 0, forest.depths[ends] + 1)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    turns = np.empty(offsets[-1], np.int64)
+    # From the last message of each path up, a step at a time for all.
+    places, at = offsets[1:][ends >= 0] - 1, ends[ends >= 0]
+    while len(at):
+        turns[places] = at
+        at = forest.parents[at]
+        places, at = places[at >= 0] - 1, at[at >= 0]
+    return turns, offsets
 
 
 def histories(forest: Numbered, ends: np.ndarray, type_: pa.DataType) -> pa.ChunkedArray:
     """For each of `ends` (numbers; -1 for none) the messages from the top of its path down to it,
-    as lists of structs of the type `type_`, whose fields are columns of messages.
+    as lists of structs of the type `type_` (message_id, role, text).
     """
     texts = forest.messages["text"]
     own = _byte_lengths(forest, texts)
@@ -133,17 +178,13 @@ def histories(forest: Numbered, ends: np.ndarray, type_: pa.DataType) -> pa.Chun
 
 
 def _histories(forest: Numbered, ends: np.ndarray, type_: pa.DataType) -> pa.Array:
-    lengths = np.where(ends < 0, 0, forest.depths[ends] + 1)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    turns = np.empty(offsets[-1], np.int64)
-    # From the last message of each history up, a step at a time for all.
-    places, at = offsets[1:][ends >= 0] - 1, ends[ends >= 0]
-    while len(at):
-        turns[places] = at
-        at = forest.parents[at]
-        places, at = places[at >= 0] - 1, at[at >= 0]
-    rows = pa.array(forest.rows[turns])
-    fields = [whole(forest.messages[field.name].take(rows)) for field in type_.value_type]
+    turns, offsets = path_to(forest, ends)
+    told = {
+        "message_id": forest.ids.take(pa.array(turns)),
+        "role": whole(forest.frame["role"]).take(pa.array(turns)),
+        "text": texts_of(forest, turns),
+    }
+    fields = [told[field.name] for field in type_.value_type]
     structs = pa.StructArray.from_arrays(fields, fields=list(type_.value_type))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs, type=type_)
 
@@ -167,6 +208,12 @@ def _sorted_labels(labels: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), structs, type=LABELS, mask=labels.is_null()
     )
+
+
+def _gathered(views: pl.Series, forest: Numbered, places: np.ndarray) -> pa.Array:
+    # Views, which cost nothing to move; each text is copied once, behind the one before.
+    rows = pl.Series(pa.array(forest.rows[places], mask=places < 0))
+    return views.gather(rows).to_arrow().cast(pa.string())
 
 
 def _depths(parents: np.ndarray) -> np.ndarray:

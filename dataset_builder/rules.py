@@ -3,11 +3,13 @@
 A thread is dropped by the first rule it fails, in the order they stand here.
 """
 
+import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from dataset_builder.labels import label_rules
+from dataset_builder.paths import carried, taken
 from dataset_builder.recipe import Keep
+from dataset_builder.threads import Threads
 from dataset_builder.words import CONCISE_WORDS
 
 
@@ -54,20 +56,15 @@ def rules(keep: Keep) -> dict[str, pl.Expr]:
     return {name: rule.fill_null(False) for name, rule in rules.items()}
 
 
-def with_root_review(threads: pl.DataFrame, whole: pa.Table, messages: pa.Table) -> pl.DataFrame:
+def with_root_review(threads: pl.DataFrame, told: Threads) -> pl.DataFrame:
     """`threads` with the review_result of each one's first message as `root_review`; null where
-    that one is no root, or nobody reviewed it. `whole` is the table `threads` with its histories.
+    that one is no root, or nobody reviewed it. `told` are the same threads.
     """
-    columns = messages.select(["message_id", "parent_id", "review_result"])
-    roots = pl.DataFrame(columns).filter(pl.col("parent_id").is_null())
-    first = pl.col("history").list.first().struct.field("message_id")
-    tops = pl.DataFrame(whole.select(["thread_id", "prompt_id", "history"])).select(
-        "thread_id", message_id=pl.coalesce(first, "prompt_id")
-    )
-    reviews = tops.join(
-        roots.select("message_id", root_review="review_result"), on="message_id", how="left"
-    ).drop("message_id")
-    return threads.join(reviews, on="thread_id", how="left", maintain_order="left")
+    forest = told.forest
+    tops = carried(forest, np.arange(len(forest.rows)), lambda above, here: above)[told.replies]
+    is_root = np.array(forest.messages["parent_id"].is_null())[forest.rows[tops]]
+    reviews = pl.Series(taken(forest.messages["review_result"], forest, tops))
+    return threads.with_columns(root_review=pl.when(pl.Series(is_root)).then(reviews))
 
 
 def one_per_prompt(keep: Keep) -> dict[str, pl.Expr]:

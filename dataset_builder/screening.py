@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from dataset_builder.artifacts import hash_order
 from dataset_builder.contamination import EXACT, NEARLY, Against, Meeting, meetings
 from dataset_builder.neighbours import near_repeats
+from dataset_builder.paths import above, path_to, taken
 from dataset_builder.recipe import Keep, Recipe
 from dataset_builder.shingles import Units
+from dataset_builder.threads import Threads
 
 # Of near repeats the first in the order that this salt draws is kept.
 ORDER = "order of near repeats"
@@ -39,7 +41,7 @@ class Screened(NamedTuple):
 
 
 def screened(
-    decided: pl.DataFrame, threads: pa.Table, recipe: Recipe, against: Against | None
+    decided: pl.DataFrame, threads: Threads, recipe: Recipe, against: Against | None
 ) -> Screened:
     """`decided` (thread_id, split, dropped_by, …) held against the files and itself.
 
@@ -49,9 +51,8 @@ def screened(
     """
     notes: dict[str, Any] = {}
     kinds: list[dict[str, str]] = []
-    said = Said.of(threads)
     if against:
-        asked, prompts = _prompts_of(said, _left(decided, threads), threads, recipe)
+        asked, prompts = _prompts_of(_left(decided, threads), threads, recipe)
         found = meetings(asked, against.files)
         notes["contamination"], kinds = _contamination(found, prompts, against)
         if against.drop:
@@ -60,11 +61,11 @@ def screened(
     if recipe.keep.near_duplicates != "keep":
         left = _left(decided, threads)
         key = "prompt_id" if recipe.keep.near_duplicates == "prompts" else "thread_id"
-        names = threads.select(["thread_id", "prompt_id", "split"]).take(pa.array(left))
+        names = threads.facts.select(["thread_id", "prompt_id", "split"]).take(pa.array(left))
         repeats = [
             name
             for side in ("train", "validation")
-            for name in _repeats(said, left, names, key, side, recipe)
+            for name in _repeats(threads, left, names, key, side, recipe)
         ]
         is_dropped = pc.is_in(names[key], value_set=pa.array(repeats, pa.string()))
         dropped = pl.Series(names["thread_id"].filter(is_dropped))
@@ -86,80 +87,39 @@ def with_written(
     return notes | {"contamination": notes["contamination"] | {"files": files}}
 
 
-class Said(NamedTuple):
-    """The messages of all threads without a copy of one, by position: first those of histories,
-    then the questions, then the replies.
-    """
-
-    ids: pa.ChunkedArray
-    texts: tuple[pa.ChunkedArray, ...]  # of histories, questions, replies
-    is_prompt: np.ndarray  # of those of histories
-    offsets: np.ndarray  # where each thread's history begins
-
-    @classmethod
-    def of(cls, threads: pa.Table) -> "Said":
-        """The messages of `threads`."""
-        histories = threads["history"]
-        turns = [chunk.flatten() for chunk in histories.chunks]
-        ids, texts, roles = (
-            pa.chunked_array([each.field(name) for each in turns], pa.string())
-            for name in ("message_id", "text", "role")
-        )
-        chunks = [*ids.chunks, *threads["prompt_id"].chunks, *threads["thread_id"].chunks]
-        lengths = pc.fill_null(pc.list_value_length(histories), 0).to_numpy()
-        return cls(
-            pa.chunked_array(chunks, pa.string()),
-            (texts, threads["question"], threads["reply"]),
-            pc.equal(roles, "prompter").to_numpy(),
-            np.concatenate([[0], np.cumsum(lengths)]),
-        )
-
-    def before(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The positions of the messages in the histories of the threads `rows`; of each, whose."""
-        lengths = np.diff(self.offsets)[rows]
-        owners = np.repeat(np.arange(len(rows)), lengths)
-        within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return self.offsets[rows][owners] + within, owners
-
-    def at(self, rows: np.ndarray, kind: int) -> np.ndarray:
-        """The positions of the questions (kind 1) or replies (kind 2) of the threads `rows`."""
-        return self.offsets[-1] + (kind - 1) * (len(self.offsets) - 1) + rows
-
-    def distinct(self, positions: np.ndarray) -> tuple[pa.ChunkedArray, np.ndarray]:
-        """The text of each message at `positions`, once; and of every position, which it is."""
-        codes = self.ids.take(pa.array(positions)).combine_chunks().dictionary_encode()
-        places = codes.indices.to_numpy()
-        first = np.empty(len(codes.dictionary), np.int64)
-        first[places[::-1]] = positions[::-1]
-        order = np.argsort(first)
-        found, start = [], 0
-        for texts in self.texts:
-            here = first[order][(first[order] >= start) & (first[order] < start + len(texts))]
-            found += texts.take(pa.array(here - start)).chunks
-            start += len(texts)
-        return pa.chunked_array(found, pa.string()), np.argsort(order)[places]
-
-
-def _left(decided: pl.DataFrame, threads: pa.Table) -> np.ndarray:
+def _left(decided: pl.DataFrame, threads: Threads) -> np.ndarray:
     """Where in `threads` those stand that no rule has dropped."""
     ids = decided.filter(pl.col("dropped_by").is_null())["thread_id"].to_arrow().cast(pa.string())
-    return np.sort(pc.index_in(ids, value_set=threads["thread_id"]).to_numpy())
+    return np.sort(threads.places_of(ids))
+
+
+def _before(threads: Threads, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The messages in the histories of the threads `rows`, by number; of each, whose."""
+    prompts = above(threads.forest, threads.replies[rows])
+    turns, offsets = path_to(threads.forest, above(threads.forest, prompts))
+    return turns, np.repeat(np.arange(len(rows)), np.diff(offsets))
+
+
+def _distinct(threads: Threads, numbers: np.ndarray) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The text of each message of `numbers`, once; and of each of those, which it is."""
+    found, places = np.unique(numbers, return_inverse=True)
+    return taken(threads.forest.messages["text"], threads.forest, found), places
 
 
 def _prompts_of(
-    said: Said, left: np.ndarray, threads: pa.Table, recipe: Recipe
+    left: np.ndarray, threads: Threads, recipe: Recipe
 ) -> tuple[pa.ChunkedArray, pl.DataFrame]:
     """The text of every prompt, once; and (thread_id, split, asked), every prompt of every thread
     of `left`, by its place among the texts.
     """
-    positions, rows = said.at(left, 1), np.arange(len(left))
+    numbers, rows = above(threads.forest, threads.replies[left]), np.arange(len(left))
     if not recipe.shape.last_turn_only:
-        before, owners = said.before(left)
-        is_prompt = said.is_prompt[before]
-        positions = np.concatenate([before[is_prompt], positions])
+        before, owners = _before(threads, left)
+        is_prompt = pc.equal(threads.forest.frame["role"], "prompter").to_numpy()[before]
+        numbers = np.concatenate([before[is_prompt], numbers])
         rows = np.concatenate([owners[is_prompt], rows])
-    asked, places = said.distinct(positions)
-    names = pl.DataFrame(threads.select(["thread_id", "split"]).take(pa.array(left[rows])))
+    asked, places = _distinct(threads, numbers)
+    names = pl.DataFrame(threads.facts.select(["thread_id", "split"]).take(pa.array(left[rows])))
     return asked, names.with_columns(pl.Series("asked", places))
 
 
@@ -207,7 +167,7 @@ def _by_kind(found: Iterable[tuple[Any, str]]) -> dict[str, int]:
 
 
 def _repeats(
-    said: Said, left: np.ndarray, names: pa.Table, key: str, side: str, recipe: Recipe
+    threads: Threads, left: np.ndarray, names: pa.Table, key: str, side: str, recipe: Recipe
 ) -> list[str]:
     """The values of `key` among the threads `left` of `side` whose units repeat one before them."""
     here = np.flatnonzero(pc.equal(names["split"], side).to_numpy())
@@ -216,18 +176,19 @@ def _repeats(
     rows_of = dict(zip(reversed(named), here[::-1].tolist(), strict=True))
     ordered = sorted(rows_of, key=_order)
     rows = left[[rows_of[name] for name in ordered]] if ordered else left[:0]
-    units = _units(said, rows, key == "thread_id", recipe.shape.last_turn_only)
+    units = _units(threads, rows, key == "thread_id", recipe.shape.last_turn_only)
     return [ordered[place] for place in near_repeats(units)]
 
 
-def _units(said: Said, rows: np.ndarray, with_replies: bool, last_turn_only: bool) -> Units:
+def _units(threads: Threads, rows: np.ndarray, with_replies: bool, last_turn_only: bool) -> Units:
     """Each of the threads `rows` as its history, its question and, where it counts, its reply."""
-    members = [said.before(rows if not last_turn_only else rows[:0])]
-    members += [(said.at(rows, kind), np.arange(len(rows))) for kind in (1, 2)[: 1 + with_replies]]
+    replies, own = threads.replies[rows], np.arange(len(rows))
+    members = [_before(threads, rows if not last_turn_only else rows[:0])]
+    members += [(above(threads.forest, replies), own), (replies, own)][: 1 + with_replies]
     owners = np.concatenate([owner for _, owner in members])
     parts = np.repeat(np.arange(len(members)), [len(owner) for _, owner in members])
     # A message that stands in the history of many threads is read once.
-    texts, places = said.distinct(np.concatenate([positions for positions, _ in members]))
+    texts, places = _distinct(threads, np.concatenate([numbers for numbers, _ in members]))
     order = np.argsort(owners, kind="stable")
     offsets = np.searchsorted(owners[order], np.arange(len(rows) + 1))
     return Units(texts, places[order], parts[order], offsets)

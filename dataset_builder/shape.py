@@ -6,7 +6,7 @@ written alike in every variant of the same shape.
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,15 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 ROWS = 2**14
 
 
-def examples_of(
-    threads: pa.Table, shape: Shape, stating: Collection[str] | None = None
-) -> pa.Table:
+class Rows(Protocol):
+    """Rows of the table `threads`, or what makes them once they are asked for."""
+
+    @property
+    def num_rows(self) -> int: ...
+    def slice(self, offset: int, length: int) -> pa.Table: ...
+
+
+def examples_of(threads: Rows, shape: Shape, stating: Collection[str] | None = None) -> pa.Table:
     """One row of EXAMPLES for each of `threads` (rows of that table), in their order. Where the ids
     `stating` are given, just those state a limit, as in a control; else the shape's share of the
     concise.
@@ -60,7 +66,7 @@ def examples_of(
 
 
 def in_slices(
-    threads: pa.Table, columns: Callable[[pa.Table], dict[str, Any]], declared: Table
+    threads: Rows, columns: Callable[[pa.Table], dict[str, Any]], declared: Table
 ) -> pa.Table:
     """The table `declared` that `columns` makes of `threads`, ROWS of them at a time."""
     starts = range(0, max(1, threads.num_rows), ROWS)

@@ -4,6 +4,7 @@ cheap to look for.
 A hash stands for its words alone, never for what else is read, so that no order matters.
 """
 
+import ctypes
 import hashlib
 import unicodedata
 from itertools import chain
@@ -15,6 +16,7 @@ from rensa import RMinHash, RMinHashDigestMatrix, RMinHashLSH
 from unicode_segmentation_rs import unicode_words
 
 from dataset_builder.bounds import pieces, plain, word_bounds
+from dataset_builder.compiled import buffers_of, is_at_hand, library, pointer
 
 # 32 bands of 4 find a pair whose sets overlap by 0.8 with all but certainty.
 PERMUTATIONS, BANDS, SEED = 128, 32, 1
@@ -22,7 +24,7 @@ PERMUTATIONS, BANDS, SEED = 128, 32, 1
 # So many bytes of text are hashed at a time: bounds memory, changes nothing.
 PIECE = 2**20
 
-# So many texts are brought together at a time.
+# So many texts or sketches are brought together at a time.
 MEMBERS = 2**12
 
 # A word of more bytes is hashed by a library, one at a time.
@@ -80,6 +82,13 @@ def shingles_of(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
     """Every run of `size` words of each of `texts` (strings, none of them null); where one has
     fewer words, all of it as one run.
     """
+    code = library() if is_at_hand() else None
+    if code is not None:
+        return _compiled_shingles(texts, size, code)
+    return _joined_shingles(texts, size)
+
+
+def _joined_shingles(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
     found = [_shingles_of(piece, size) for piece in pieces(texts, PIECE)]
     counts = [np.zeros(1, np.int64), *(np.diff(each.offsets) for each in found)]
     hashes = [np.zeros(0, np.uint64), *(each.hashes for each in found)]
@@ -87,6 +96,27 @@ def shingles_of(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
     return Shingles(
         np.concatenate(hashes), np.cumsum(np.concatenate(counts)), np.concatenate(lengths)
     )
+
+
+def _compiled_shingles(texts: pa.Array | pa.ChunkedArray, size: int, code: ctypes.CDLL) -> Shingles:
+    """The same by compiled code, where texts are ASCII and have no very long word."""
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    starts = np.cumsum([0, *map(len, chunks)])
+    words = np.empty(len(texts), np.int32)
+    held = [tuple(map(pointer, buffers_of(chunk))) for chunk in chunks]
+    for chunk, start, buffers in zip(chunks, starts[:-1], held, strict=True):
+        code.count_words(*buffers, len(chunk), LONG_WORD, pointer(words[start:]))
+    others = np.flatnonzero(words < 0)
+    more = _joined_shingles(texts.take(pa.array(others)), size)
+    counted = words.astype(np.int64)
+    counted[others] = more.words
+    offsets = np.concatenate([[0], np.cumsum(np.maximum(counted, size) - (size - 1))])
+    hashes = np.empty(offsets[-1], np.uint64)
+    for chunk, start, buffers in zip(chunks, starts[:-1], held, strict=True):
+        here = pointer(words[start:]), pointer(offsets[start:])
+        code.hash_runs(*buffers, len(chunk), size, *here, pointer(hashes))
+    hashes[ranges(offsets[others], np.diff(more.offsets))] = more.hashes
+    return Shingles(hashes, offsets, counted)
 
 
 def shared_buckets(units: Units, texts: Shingles) -> dict[int, list[int]]:
@@ -106,7 +136,13 @@ def shared_buckets(units: Units, texts: Shingles) -> dict[int, list[int]]:
     places = np.flatnonzero(np.array(flags, bool))
     if not len(places):
         return {}
-    rows = np.array(_sketches(*_some(*sets, places)).to_rows(), np.uint64)
+    # As lists of Python's they take ten times the room.
+    rows = np.concatenate(
+        [
+            np.array(_sketches(*_some(*sets, places[start : start + MEMBERS])).to_rows(), np.uint64)
+            for start in range(0, len(places), MEMBERS)
+        ]
+    )
     found: dict[int, list[int]] = {}
     numbered = 0
     for band in np.split(rows, BANDS, axis=1):
@@ -191,6 +227,12 @@ def _sets_of(units: Units, texts: Shingles) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.concatenate([[0], np.cumsum(counts)])
     hashes = np.empty(offsets[-1], np.uint64)
     tags = _mixed(units.parts.astype(np.uint64))
+    code = library() if is_at_hand() else None
+    if code is not None:
+        members = np.ascontiguousarray(units.members, np.int64)
+        arrays = map(pointer, (texts.hashes, texts.offsets, members, tags))
+        code.tag_runs(*arrays, len(members), pointer(hashes))
+        return hashes, offsets[units.offsets]
     # Some at a time: arrays that fit a processor's cache.
     for start in range(0, len(units.members), MEMBERS):
         here = slice(start, start + MEMBERS)
@@ -200,14 +242,44 @@ def _sets_of(units: Units, texts: Shingles) -> tuple[np.ndarray, np.ndarray]:
     return hashes, offsets[units.offsets]
 
 
+def common_runs(texts: Shingles, pairs: np.ndarray) -> np.ndarray:
+    """Of each pair of texts (n, 2): how many different runs the one has, the other, and both."""
+    counts = np.zeros((len(pairs), 3), np.int64)
+    code = library() if is_at_hand() else None
+    if code is None:
+        for place, (one, other) in enumerate(pairs.tolist()):
+            ours, theirs = texts.of(one), texts.of(other)
+            counts[place] = len(ours), len(theirs), len(ours & theirs)
+        return counts
+    most = int(np.diff(texts.offsets)[pairs].sum(axis=1).max(initial=1))
+    room = 2 ** (2 * most).bit_length()
+    table, sides = np.empty(room, np.uint64), np.empty(room, np.uint8)
+    pairs = np.ascontiguousarray(pairs, np.int64)
+    code.compare_runs(
+        pointer(texts.hashes),
+        pointer(texts.offsets),
+        pointer(pairs),
+        len(pairs),
+        pointer(table),
+        pointer(sides),
+        room,
+        pointer(counts),
+    )
+    return counts
+
+
 def _some(
     hashes: np.ndarray, offsets: np.ndarray, places: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The runs of the texts at `places`, in that order."""
     counts = np.diff(offsets)[places]
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    taken = np.arange(ends[-1]) + np.repeat(offsets[places] - ends[:-1], counts)
-    return hashes[taken], ends
+    return hashes[ranges(offsets[places], counts)], np.concatenate([[0], np.cumsum(counts)])
+
+
+def ranges(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers from each of `begins` on, as many as `sizes` says, behind each other."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - (ends - sizes), sizes)
 
 
 def _sketches(hashes: np.ndarray, offsets: np.ndarray) -> RMinHashDigestMatrix:

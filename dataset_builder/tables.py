@@ -254,10 +254,23 @@ def write_table(table: pa.Table, declared: Table, out: Path) -> None:
     pq.write_table(checked(table, declared), out, compression="zstd", store_schema=False)
 
 
-def write_beside(files: Iterable[tuple[pa.Table, Table, Path]]) -> None:
-    """`write_table` for each of `files`, two at a time: packing holds no lock of Python's."""
+def write_batches(batches: Iterable[pa.Table], declared: Table, out: Path) -> None:
+    """The same for a table that comes some rows at a time, the keys of which are known to be
+    unlike.
+    """
+    with pq.ParquetWriter(out, declared.schema, compression="zstd", store_schema=False) as writer:
+        for batch in batches:
+            writer.write_table(batch)
+
+
+def write_beside(files: Iterable[tuple[pa.Table | Iterable[pa.Table], Table, Path]]) -> None:
+    """Writes each of `files`, two at a time: packing holds no lock of Python's."""
+
+    def write(table: pa.Table | Iterable[pa.Table], declared: Table, out: Path) -> None:
+        (write_table if isinstance(table, pa.Table) else write_batches)(table, declared, out)
+
     with ThreadPoolExecutor(2) as writers:
-        for written in [writers.submit(write_table, *each) for each in files]:
+        for written in [writers.submit(write, *each) for each in files]:
             written.result()
 
 

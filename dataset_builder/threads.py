@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import duckdb
@@ -35,6 +36,7 @@ from dataset_builder.paths import (
     numbered,
     sorted_labels,
     taken,
+    texts_of,
     whole,
 )
 from dataset_builder.split import side
@@ -51,11 +53,11 @@ _OF_REPLY = {
     "parent_id": "prompt_id",
     "tree_state": "tree_state",
     "lang": "lang",
-    "text": "reply",
     "rank": "rank",
     "words": "reply_words",
     "review_result": "review_result",
 }
+_TEXTS = ("history", "question", "reply")
 _OF_PATH = ("turns", "standing", "worst_standing", "is_complete", "has_deleted", "has_synthetic")
 
 
@@ -86,15 +88,79 @@ def run_sql(
             connection.unregister(frame)
 
 
+# Threads that are given their texts at once.
+BATCH = 2**13
+
+
+@dataclass(frozen=True)
+class Threads:
+    """The table `threads` without its texts, which stand once, in the messages, and are put to rows
+    when those are written: many times over they would be most of what is held.
+    """
+
+    facts: pa.Table  # all columns but `history`, `question` and `reply`
+    forest: Numbered
+    replies: np.ndarray  # the number of each thread's reply
+
+    def rows(self, places: np.ndarray) -> pa.Table:
+        """The rows of the table `threads` at `places`."""
+        replies = self.replies[places]
+        prompts = above(self.forest, replies)
+        history = THREADS.schema.field("history").type
+        table = self.facts.take(pa.array(places))
+        table = table.append_column(
+            "history", histories(self.forest, above(self.forest, prompts), history)
+        )
+        table = table.append_column("question", pa.chunked_array([texts_of(self.forest, prompts)]))
+        table = table.append_column("reply", pa.chunked_array([texts_of(self.forest, replies)]))
+        return table.select(THREADS.schema.names).cast(THREADS.schema)
+
+    def places_of(self, ids: pa.Array) -> np.ndarray:
+        """Where the threads with these ids stand."""
+        return pc.index_in(ids, value_set=self.facts["thread_id"]).to_numpy()
+
+    def heads(self, places: np.ndarray, n: int) -> list[str]:
+        """The first `n` characters of each reply at `places`."""
+        rows = self.forest.rows[self.replies[places]]
+        return self.forest.texts.gather(rows).str.head(n).to_list()
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The table `threads`, some rows at a time."""
+        for start in range(0, max(1, self.facts.num_rows), BATCH):
+            yield self.rows(np.arange(start, min(start + BATCH, self.facts.num_rows)))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of `threads` in some order: each has its texts once it is asked for."""
+
+    threads: Threads
+    places: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+        return len(self.places)
+
+    def slice(self, offset: int, length: int) -> pa.Table:
+        """The rows from `offset` on, `length` at most."""
+        return self.threads.rows(self.places[offset : offset + length])
+
+
 @dataclass(frozen=True)
 class Tables:
     """What the sources hold, threaded and split, with the record that goes beside it."""
 
     messages: pa.Table
-    threads: pa.Table
+    by_number: Threads
     heldout: pa.Table
     rejects: pa.Table
     sources: Sources
+
+    @cached_property
+    def threads(self) -> pa.Table:
+        """The table `threads` whole, for who wants to look at all of a small one."""
+        return pa.concat_tables(self.by_number.batches())
 
 
 def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
@@ -120,48 +186,84 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
     return Tables(forest.messages, threads, heldout, forest.rejects, sources)
 
 
-def thread_messages(messages: pa.Table, held_out: float) -> tuple[pa.Table, pa.Table, pa.Array]:
-    """The tables `threads` and `heldout` of `messages`, and the side of each tree."""
+def thread_messages(messages: pa.Table, held_out: float) -> tuple[Threads, pa.Table, pa.Array]:
+    """The threads and the table `heldout` of `messages`, and the side of each tree."""
     paths = numbered(messages)
-    with database() as connection:
-        frames = {"messages": paths.frame}
-        splits = _splits(paths, run_sql(connection, "roots", frames), held_out)
-        frames["splits"] = pa.table(
-            {"tree_id": np.arange(len(splits), dtype=np.int32), "split": splits}
-        )
-        frames["standings"] = run_sql(connection, "standings", frames)
-        facts = _path_facts(paths, frames["standings"])
-        frames["paths"] = facts
-        heldout = _heldout(paths, facts, run_sql(connection, "heldout", frames))
-        found = {name: run_sql(connection, name, frames) for name in ("leaves", "best_paths")}
-    near = _near_prompts(paths, splits, heldout)
-    threads = checked(_threads(paths, facts, splits, near, found), THREADS)
+    with ThreadPoolExecutor(1) as beside:
+        # What needs no split is decided beside it; neither holds Python's lock for long.
+        standing = beside.submit(_standings, paths)
+        ends = beside.submit(lambda: _ends(paths, standing.result()))
+        labels = beside.submit(_labels, paths)
+        with database() as connection:
+            frames = {"messages": paths.frame}
+            splits = _splits(paths, run_sql(connection, "roots", frames), held_out)
+            frames["splits"] = pa.table(
+                {"tree_id": np.arange(len(splits), dtype=np.int32), "split": splits}
+            )
+            facts = frames["paths"] = _path_facts(paths, standing.result())
+            heldout = _heldout(paths, facts, run_sql(connection, "heldout", frames))
+        near = _near_prompts(paths, splits, heldout)
+        threads = _threads(paths, facts, splits, near, ends.result(), labels.result())
     # One row per reply, none lost.
-    assert threads.num_rows == (pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0)
+    assert threads.facts.num_rows == (pc.sum(pc.equal(messages["role"], "assistant")).as_py() or 0)
     return threads, heldout, splits
+
+
+def _standings(forest: Numbered) -> pa.Table:
+    with database() as connection:
+        return run_sql(connection, "standings", {"messages": forest.frame})
+
+
+def _ends(forest: Numbered, standings: pa.Table) -> dict[str, pa.Table]:
+    """The replies that end conversations, and those that end the best paths."""
+    frames = {"messages": forest.frame, "standings": standings}
+    with database() as connection:
+        return {name: run_sql(connection, name, frames) for name in ("leaves", "best_paths")}
+
+
+def _labels(forest: Numbered) -> pa.ChunkedArray:
+    """The labels of all replies, by name."""
+    return sorted_labels(taken(forest.messages["labels"], forest, _replies(forest)))
+
+
+def _replies(forest: Numbered) -> np.ndarray:
+    return np.flatnonzero(_booleans(pc.equal(forest.frame["role"], "assistant")))
 
 
 def write_tables(tables: Tables) -> Path:
     """The directory of `tables` below the artefacts: written now, or long there."""
+    with writing_tables(tables) as out:
+        return out
+
+
+@contextmanager
+def writing_tables(tables: Tables) -> Iterator[Path]:
+    """Writes `tables` beside what the block does, and gives their directory: there when the block
+    has ended well, or long there. Where it has not, nothing is written.
+    """
     out = artifacts_root() / "tables" / tables.sources.digest[:12]
-    if not (out / "source.json").is_file():
-        with building(out) as directory:
-            # The largest first, so that none of them is waited for alone.
-            write_beside(
-                [
-                    (tables.threads, THREADS, directory / "threads.parquet"),
-                    (tables.messages, MESSAGES, directory / "messages.parquet"),
-                    (tables.heldout, HELDOUT, directory / "heldout.parquet"),
-                    (tables.rejects, REJECTS, directory / "rejects.parquet"),
-                ]
-            )
-            write_json(tables.sources, directory / "source.json")
-    return out
+    if (out / "source.json").is_file():
+        yield out
+        return
+    with building(out) as directory, ThreadPoolExecutor(1) as beside:
+        # The largest first, so that none of them is waited for alone.
+        written = beside.submit(
+            write_beside,
+            [
+                (tables.by_number.batches(), THREADS, directory / "threads.parquet"),
+                (tables.messages, MESSAGES, directory / "messages.parquet"),
+                (tables.heldout, HELDOUT, directory / "heldout.parquet"),
+                (tables.rejects, REJECTS, directory / "rejects.parquet"),
+            ],
+        )
+        yield out
+        written.result()
+        write_json(tables.sources, directory / "source.json")
 
 
 def _splits(forest: Numbered, roots: pa.Table, held_out: float) -> pa.Array:
     """The side of each tree, by its number; `roots` has a message for each."""
-    texts = taken(forest.messages["text"], forest, roots["message_id"].to_numpy())
+    texts = texts_of(forest, roots["message_id"].to_numpy())
     sides = pa.array((side(text, held_out) for text in texts.to_pylist()), pa.string())
     assert roots["tree_id"].to_pylist() == list(range(len(sides)))
     return sides
@@ -221,12 +323,13 @@ def _threads(
     splits: pa.Array,
     near: np.ndarray,
     found: dict[str, pa.Table],
-) -> pa.Table:
-    """The table `threads`: one row per reply, with the conversation that led to it. Where a message
+    labels: pa.ChunkedArray,
+) -> Threads:
+    """The threads: one row per reply, with the conversation that led to it. Where a message
     above is missing, the conversation begins below the gap and is not complete.
     """
     messages = forest.messages
-    replies = np.flatnonzero(_booleans(pc.equal(forest.frame["role"], "assistant")))
+    replies = _replies(forest)
     prompts = above(forest, replies)
     # A message without a language counts as `und`, undetermined, which no recipe names.
     langs = pc.fill_null(messages["lang"], "und").take(pa.array(forest.rows))
@@ -237,26 +340,25 @@ def _threads(
     leaves, ends = found["leaves"], found["best_paths"]["thread_id"].to_numpy()
     cut = leaves.filter(leaves["cuts_synthetic"])["thread_id"].to_numpy()
     told = {name: facts[name].take(pa.array(replies)) for name in _OF_PATH}
-    return pa.table(
-        {
-            **{_OF_REPLY[name]: column for name, column in own.items()},
-            **told,
-            "split": sides,
-            "root_lang": taken(messages["lang"], forest, facts["top"].to_numpy()[replies]),
-            "langs": distinct_on_paths(forest, whole(langs)).take(pa.array(replies)),
-            "history": histories(
-                forest, above(forest, prompts), THREADS.schema.field("history").type
-            ),
-            "question": taken(messages["text"], forest, prompts),
-            "question_words": taken(messages["words"], forest, prompts),
-            "review_failed": pc.fill_null(pc.invert(own["review_result"]), False),
-            "is_leaf": np.isin(replies, leaves["thread_id"].to_numpy()),
-            "cuts_synthetic": np.isin(replies, cut),
-            "is_best_path": np.isin(replies, ends),
-            "near_held_out": carried(forest, is_near, np.logical_or)[replies],
-            "labels": sorted_labels(taken(messages["labels"], forest, replies)),
-        }
-    ).drop(["review_result"])
+    columns = {
+        **{_OF_REPLY[name]: column for name, column in own.items()},
+        **told,
+        "split": sides,
+        "root_lang": taken(messages["lang"], forest, facts["top"].to_numpy()[replies]),
+        "langs": distinct_on_paths(forest, whole(langs)).take(pa.array(replies)),
+        "question_words": taken(messages["words"], forest, prompts),
+        "review_failed": pc.fill_null(pc.invert(own["review_result"]), False),
+        "is_leaf": np.isin(replies, leaves["thread_id"].to_numpy()),
+        "cuts_synthetic": np.isin(replies, cut),
+        "is_best_path": np.isin(replies, ends),
+        "near_held_out": carried(forest, is_near, np.logical_or)[replies],
+        "labels": labels,
+    }
+    del columns["review_result"]
+    names = [name for name in THREADS.schema.names if name not in _TEXTS]
+    declared = pa.schema([THREADS.schema.field(name) for name in names])
+    facts = pa.table(columns).select(names).cast(declared)
+    return Threads(checked(facts, replace(THREADS, schema=declared)), forest, replies)
 
 
 def _near_prompts(forest: Numbered, splits: pa.Array, heldout: pa.Table) -> np.ndarray:
@@ -264,7 +366,7 @@ def _near_prompts(forest: Numbered, splits: pa.Array, heldout: pa.Table) -> np.n
     is_train = pc.equal(splits, "train").take(forest.trees.indices)
     is_prompt = pc.equal(forest.frame["role"], "prompter")
     prompts = np.flatnonzero(_booleans(pc.and_(is_prompt, is_train)))
-    texts = taken(forest.messages["text"], forest, prompts)
+    texts = pa.chunked_array([texts_of(forest, prompts)])
     is_root = _booleans(heldout["is_root"])
     return prompts[near_prompts(texts, heldout["question"], is_root)]
 
@@ -280,23 +382,19 @@ def _booleans(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
 def _sources(
     forest: Forest,
     splits: pa.Array,
-    threads: pa.Table,
+    threads: Threads,
     heldout: pa.Table,
     held_out: float,
     digests: list[str],
 ) -> Sources:
     # What follows from the messages alone needs no hashing again: of threads and prompts, the
     # decisions are enough.
-    decisions = [
-        name
-        for name in THREADS.schema.names
-        if name not in ("history", "question", "reply", "labels")
-    ]
+    decisions = [name for name in threads.facts.column_names if name != "labels"]
     parts = [
         # A column more is other tables, although its values follow from the messages.
         THREADS.schema.names,
         digests[0],
-        rows_digest(threads.select(decisions)),
+        rows_digest(threads.facts.select(decisions)),
         rows_digest(heldout.select(["prompt_id", "split"])),
         digests[1],
         held_out,
@@ -309,7 +407,7 @@ def _sources(
         held_out=held_out,
         trees=len(splits),
         messages=forest.messages.num_rows,
-        threads=threads.num_rows,
+        threads=threads.facts.num_rows,
         trees_by_split=_counts(splits, ("train", "validation", "test")),
         prompts_by_split=_counts(heldout["split"], ("validation", "test")),
         word_counter=WORD_COUNTER,

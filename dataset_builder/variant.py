@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataset_builder.artifacts import (
     artifacts_root,
@@ -31,9 +30,10 @@ from dataset_builder.contamination import Against
 from dataset_builder.control import control_rules, match_sides, target_of
 from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
-from dataset_builder.flags import flag_counts
+from dataset_builder.flags import flag_counts, look_ahead
 from dataset_builder.forms import drop_same_prompts, form_rules, rows_of
 from dataset_builder.labels import label_hint
+from dataset_builder.languages import SECOND_LOOK
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
 from dataset_builder.recipe import Cap, Recipe
@@ -42,7 +42,7 @@ from dataset_builder.screening import screened, screening_rules, with_written
 from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import FORMS, LEDGER, checked, write_beside
 from dataset_builder.template import Template, text
-from dataset_builder.threads import Tables
+from dataset_builder.threads import Chosen, Tables, Threads
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER
 
 # Rows stand in this order, and a cap takes the first of them.
@@ -77,16 +77,17 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
 
     Raises InputError where it keeps nothing to train on.
     """
-    threads = pl.DataFrame(tables.threads.drop(["history", "question", "reply"]))
-    ruled = threads
-    if recipe.keep.root_review:
-        ruled = with_root_review(threads, tables.threads, tables.messages)
-    decided, met, noted = screened(_decided(ruled, recipe), tables.threads, recipe, against)
+    told = tables.by_number
+    threads = pl.DataFrame(told.facts)
+    ruled = with_root_review(threads, told) if recipe.keep.root_review else threads
+    decided = _decided(ruled, recipe)
+    _look_ahead(told, decided, recipe)
+    decided, met, noted = screened(decided, told, recipe, against)
     paired = None
     if recipe.shape.form == "prompts":
         decided = drop_same_prompts(threads, decided)
     if recipe.shape.form == "pairs":
-        paired = pair_up(tables.threads, decided, recipe)  # capped already, in whole pairs
+        paired = pair_up(told, decided, recipe)  # capped already, in whole pairs
         decided = paired.decided
     cap = Cap() if paired else recipe.cap
     train, notes = _capped(decided.filter(pl.col("split") == "train"), cap)
@@ -107,7 +108,7 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     else:
         sides = {
             side: rows_of(
-                _rows_of(tables.threads, ordered.filter(pl.col("split") == side)),
+                _rows_of(told, ordered.filter(pl.col("split") == side)),
                 recipe.shape,
                 stating,
             )
@@ -215,6 +216,19 @@ def _decided(threads: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
     return columns.with_columns(pl.Series("order", orders, pl.String))
 
 
+def _look_ahead(threads: Threads, decided: pl.DataFrame, recipe: Recipe) -> None:
+    """Has the languages of the replies found that will be written, as far as that can be said."""
+    if recipe.shape.form == "prompts":
+        return
+    left = decided.filter(pl.col("dropped_by").is_null()).sort("order")
+    is_train = pl.col("split") == "train"
+    train = left.filter(is_train).head(recipe.cap.examples or left.height)
+    ids = pl.concat([train, left.filter(~is_train)])["thread_id"].to_arrow().cast(pa.string())
+    places = threads.places_of(ids)
+    langs = threads.facts["lang"].take(pa.array(places)).to_pylist()
+    look_ahead(threads.heads(places, SECOND_LOOK), langs)
+
+
 def _capped(train: pl.DataFrame, cap: Cap) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The threads with `share` and `cap` among the reasons, and what was decided for the whole."""
     kept = train.filter(pl.col("dropped_by").is_null()).sort("order")
@@ -266,11 +280,10 @@ def _funnel(decided: pl.DataFrame, side: str, names: Sequence[str]) -> dict[str,
     return funnel
 
 
-def _rows_of(threads: pa.Table, ordered: pl.DataFrame) -> pa.Table:
+def _rows_of(threads: Threads, ordered: pl.DataFrame) -> Chosen:
     """The rows of `threads` that `ordered` has, in its order."""
     ids = ordered["thread_id"].to_arrow().cast(pa.string())
-    places = pc.index_in(ids, value_set=threads["thread_id"])
-    return threads.take(places)
+    return Chosen(threads, threads.places_of(ids))
 
 
 def _split_count(rows: pa.Table) -> SplitCount:

@@ -5,6 +5,7 @@ other conventions stand beside it for comparison with published numbers; no rule
 decides by them.
 """
 
+import ctypes
 import re
 from importlib.metadata import version
 
@@ -13,12 +14,17 @@ import pyarrow as pa
 from unicode_segmentation_rs import unicode_words
 
 from dataset_builder.bounds import pieces, plain, word_bounds
+from dataset_builder.compiled import buffers_of, is_at_hand, library, pointer
 
 # Stored in every manifest: two counts are comparable only when this is equal.
 WORD_COUNTER = f"uax29 unicode-segmentation-rs {version('unicode-segmentation-rs')}"
 
 # A reply of at most this many words is concise: the size of the conciseness subset's replies.
 CONCISE_WORDS = 100
+
+
+# Bytes of a word: no text has a longer one.
+_ANY = 2**62
 
 
 def count_words(text: str) -> int:
@@ -34,6 +40,9 @@ def word_counts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """`count_words` of each of `texts` (strings, none of them null), int32: fifteen times as fast
     where they are ASCII.
     """
+    code = library() if is_at_hand() else None
+    if code is not None:
+        return _compiled_counts(texts, code)
     found = [np.zeros(0, np.int32)]
     for piece in pieces(texts):
         texts_of_ascii, is_plain = plain(piece)
@@ -43,6 +52,18 @@ def word_counts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
             counts[place] = count_words(piece[place].as_py())
         found.append(counts)
     return np.concatenate(found)
+
+
+def _compiled_counts(texts: pa.Array | pa.ChunkedArray, code: ctypes.CDLL) -> np.ndarray:
+    counts = np.zeros(len(texts), np.int32)
+    start = 0
+    for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
+        here = counts[start : start + len(chunk)]
+        code.count_words(*map(pointer, buffers_of(chunk)), len(chunk), _ANY, pointer(here))
+        for place in np.flatnonzero(here < 0).tolist():
+            here[place] = count_words(chunk[place].as_py())
+        start += len(chunk)
+    return counts
 
 
 def whitespace_words(text: str) -> int:

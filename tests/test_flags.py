@@ -15,8 +15,8 @@ from dataset_builder.flags import (
     flags_of,
     has_control_tokens,
     has_personal_data,
-    other_languages,
 )
+from dataset_builder.languages import other_languages
 from dataset_builder.tables import CHAT
 from dataset_builder.variant import plan_variant
 from tests.test_variant import recipe

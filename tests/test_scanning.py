@@ -1,0 +1,215 @@
+"""Compiled code takes what it takes as the slow reader would, and leaves everything else to it."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from builders import lines, message, nested, prompt, reply
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from real import real
+from test_columns import SCORES, assert_same, contents, leave_all
+
+from dataset_builder import compiled, shards, words
+from dataset_builder.export import read_export
+from dataset_builder.lines import block_of
+from dataset_builder.scanning import scanned
+from dataset_builder.shards import Part, joined, read_shard, shards_of
+
+relaxed = settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+ROWS = [
+    *nested(
+        [
+            prompt("a", text='line\n"two" \\ é Я 漢 \U0001f600 \u2028', user_id="u"),
+            reply("b", "a", labels={"spam": {"value": 1 / 3, "count": 2}}, emojis={"+1": 3}),
+            prompt("c", "b", detoxify=dict.fromkeys(SCORES, 7.5e-05)),
+            reply("d", "c", rank=1, review_count=3, model_name="m"),
+        ]
+    ),
+    message("e", labels={"quality": {"value": 0.25, "count": 1}}, created_date="2023-01-01"),
+    reply("f", "e"),
+]
+WHOLE = [json.dumps(row, ensure_ascii=n % 2 == 1).encode() for n, row in enumerate(ROWS * 2)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def library():
+    if compiled.library() is None:
+        pytest.skip("no C compiler")
+
+
+def ways(path: Path, size: int = 2**23) -> tuple[Part, Part]:
+    """The file at `path` by compiled code in shards of `size` bytes, and with every line on its
+    own.
+    """
+    fast = joined(map(read_shard, shards_of(path, size)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "is_compiled", lambda path: False)
+        patch.setattr(shards, "take_plain", leave_all)
+        return fast, joined(map(read_shard, shards_of(path)))
+
+
+def found(path: Path):
+    with path.open("rb") as file:
+        block = block_of(file, 0, None)
+        assert block is not None
+        return scanned(block)
+
+
+def edited(row: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    for place, size, new in edits:
+        at = place % len(row) if row else 0
+        row = row[:at] + new + row[at + size :]
+    return row
+
+
+edits = st.lists(
+    st.tuples(
+        st.integers(0, 2000),
+        st.integers(0, 3),
+        st.sampled_from(
+            [*(bytes([n]) for n in b'"\\,:{}[]01-+.eEu\t\r\0 \x1f\x7f\xc3\xa9\xed\xf5')]
+        )
+        | st.binary(max_size=3)
+        | st.sampled_from([b"null", b"true", b"1e5", b"\\ud83d", b"\\u00e9", b'"text": ""', b"\n"]),
+    ),
+    max_size=3,
+)
+
+
+@relaxed
+@given(st.lists(st.tuples(st.sampled_from(WHOLE), edits), min_size=1, max_size=6))
+def test_lines_with_any_fault_are_read_as_each_on_its_own(tmp_path, parts):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join(edited(row, changes) for row, changes in parts))
+    assert_same(*ways(path))
+
+
+@relaxed
+@given(st.lists(contents, max_size=4), st.integers(200, 2000))
+def test_files_of_every_kind_are_read_as_line_by_line(tmp_path, parts, size):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"".join(parts))
+    assert_same(*ways(path, size))
+
+
+def test_usual_lines_are_all_taken(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join(WHOLE) + b"\n\n \t\r\n")
+    taken = found(path)
+    assert (len(taken.forms), taken.left, taken.lines) == (len(WHOLE), [], len(WHOLE) + 2)
+    for name in ("laion_en_100.trees.jsonl", "oasst2_animals.trees.jsonl"):
+        assert found(real(f"oasst/{name}")).left == []
+
+
+@pytest.mark.parametrize("name", ["laion_en_100.trees.jsonl", "oasst2_animals.trees.jsonl"])
+def test_real_files_are_read_as_line_by_line(name):
+    assert_same(*ways(real(f"oasst/{name}"), 100_001))
+
+
+NUMBERS = "0 1 0.0 0.1 0.3333333333333333 0.16666666666666666 0.30000000000000004 9007199254740993"
+NUMBERS += " 0.9007199254740993 1e-05 7.5E-3 2.5e+10 123456789012345.678 0.000000000000000000001"
+NUMBERS += " 01 1. .5 -1 -0.0 1e999 1e 0x1 NaN Infinity 1234567890123456789012345 0.1e 1.5e1.5"
+
+
+def test_means_are_rounded_as_by_the_slow_reader(tmp_path):
+    path = tmp_path / "x.jsonl"
+    row = '{"message_id": "%s", "text": "a", "role": "prompter", "labels": %s}'
+    label = '{"spam": {"count": 1, "value": %s}}'
+    rows = [row % (n, label % value) for n, value in enumerate(NUMBERS.split())]
+    path.write_text("\n".join(rows))
+    fast, slow = ways(path)
+    assert_same(fast, slow)
+    of = dict(zip(fast.met["message_id"].to_pylist(), fast.met["labels"].to_pylist(), strict=True))
+    for n, value in enumerate(NUMBERS.split()[:14]):
+        assert of[str(n)] == [{"name": "spam", "value": float(value), "count": 1}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\n\t\r\b\f\/\\\"", r"\u00e9\u4e2d\u0041", r"\ud83d\ude00\ud83d\ude00", r"a\u2028" * 40],
+)
+def test_escapes_stand_for_what_they_say(tmp_path, text):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"message_id": "a", "text": "{text}", "role": "prompter"}}')
+    assert found(path).left == []
+    assert ways(path)[0].met["text"].to_pylist() == [json.loads(f'"{text}"')]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\ud83d", r"\ude00", r"\ud83d\n", r"\u0000", r"\x", r"\u12g4", "\x01", "\\"],
+)
+def test_what_is_no_text_is_left(tmp_path, text):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"message_id": "a", "text": "{text}", "role": "prompter"}}')
+    assert [line for line, _, _ in found(path).left] == [0]
+    assert_same(*ways(path))
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80"]
+)
+def test_what_is_no_utf8_is_left(tmp_path, text):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"message_id": "a", "text": "%s", "role": "prompter"}' % text)
+    assert [line for line, _, _ in found(path).left] == [0]
+    assert [refusal.reason for refusal in ways(path)[0].refusals] == ["utf8"]
+
+
+def test_replies_below_replies_are_bounded(tmp_path):
+    deep = [prompt("m0")]
+    for n in range(1, 90):
+        deep.append((reply if n % 2 else prompt)(f"m{n}", f"m{n - 1}"))
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(lines(nested(deep[:60])) + lines(nested(deep)))
+    assert [line for line, _, _ in found(path).left] == [1]
+    assert_same(*ways(path))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text("ab1_'.:,; é\n-", max_size=12) | st.text(max_size=8), max_size=6))
+def test_words_are_counted_as_by_the_library(texts):
+    column = pa.array(texts, pa.string())
+    assert words.word_counts(column).tolist() == [words.count_words(text) for text in texts]
+    assert words.word_counts(column[1:]).tolist() == [words.count_words(text) for text in texts[1:]]
+
+
+def test_without_a_compiler_the_tables_are_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join(WHOLE))
+    fast = read_export(path)
+    monkeypatch.setenv("CC", str(tmp_path / "no compiler"))
+    monkeypatch.setattr(compiled, "_folders", lambda: [tmp_path / "empty"])
+    compiled.library.cache_clear()
+    try:
+        assert compiled.library() is None
+        monkeypatch.setattr(shards, "COMPILED_BYTES", 0)
+        slow = read_export(path)
+    finally:
+        monkeypatch.undo()
+        compiled.library.cache_clear()
+    assert fast.met.equals(slow.met)
+    assert not list((tmp_path / "empty").glob("*"))
+
+
+def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "_folders", lambda: [tmp_path])
+    assert not compiled.is_at_hand()
+    compiled.library.cache_clear()
+    try:
+        assert compiled.library() is not None
+        assert compiled.is_at_hand()
+        (kept,) = tmp_path.iterdir()
+        monkeypatch.setenv("CC", str(tmp_path / "no compiler"))
+        compiled.library.cache_clear()
+        assert compiled.library() is not None
+        assert [kept] == list(tmp_path.iterdir())
+    finally:
+        monkeypatch.undo()
+        compiled.library.cache_clear()
