@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataset_builder.gather import Texts, chunks_of
+
 # So many bytes are looked at together: few enough for a processor's cache.
 PIECE = 2**19
 
@@ -70,13 +72,12 @@ def word_bounds(texts: Plain) -> Bounds:
     return Bounds(starts, ends, np.diff(np.searchsorted(starts, offsets)))
 
 
-def pieces(texts: pa.Array | pa.ChunkedArray, size: int | None = None) -> Iterator[pa.Array]:
+def pieces(texts: Texts, size: int | None = None) -> Iterator[pa.Array]:
     """`texts` (strings, none of them null) in order, some at a time: of `size` bytes at most, or
     PIECE; or one.
     """
     size = size or PIECE
-    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-    for chunk in chunks:
+    for chunk in chunks_of(texts):
         ends = _offsets(chunk)
         at = 0
         while at < len(chunk):

@@ -27,6 +27,7 @@ _ARGUMENTS = {
     "copy_strings": "pppnnp",
     "copy_texts": "ppnp",
     "count_words": "ppnnp",
+    "gather": "ppnp",
     "fold_texts": "ppnpp",
     "hash_runs": "ppnnppp",
     "tag_runs": "ppppnp",

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from dataset_builder.errors import InputError
 from dataset_builder.folds import fold_codes
+from dataset_builder.gather import Texts, chunks_of
 from dataset_builder.prompt_files import PromptLines, read_prompt_lines
 from dataset_builder.shingles import shingles_of
 from dataset_builder.split import letters_and_digits
@@ -62,7 +63,7 @@ def read_against(paths: Sequence[Path], drop: bool = True) -> Against | None:
     return Against(files, drop) if files else None
 
 
-def meetings(texts: pa.ChunkedArray, files: Sequence[PromptLines]) -> list[Meeting]:
+def meetings(texts: Texts, files: Sequence[PromptLines]) -> list[Meeting]:
     """Every text of `texts` (none of them null) with each file's prompt that it holds, exactly or
     by overlap; ordered by text, file and line.
     """
@@ -72,7 +73,7 @@ def meetings(texts: pa.ChunkedArray, files: Sequence[PromptLines]) -> list[Meeti
         for text, prompt in _overlapping(texts, [text for _, _, text in asked])
     }
     prompts = pa.array([text for *_, text in asked], pa.string())
-    codes = fold_codes(pa.chunked_array([*texts.chunks, prompts], pa.string()))
+    codes = fold_codes(pa.chunked_array([*chunks_of(texts), prompts], pa.string()))
     exact: dict[int, list[tuple[int, int]]] = {}
     for code, (at, line, text) in zip(codes[len(texts) :].tolist(), asked, strict=True):
         if letters_and_digits(text):
@@ -84,7 +85,7 @@ def meetings(texts: pa.ChunkedArray, files: Sequence[PromptLines]) -> list[Meeti
     return [Meeting(*key, kind) for key, kind in sorted(found.items())]
 
 
-def _overlapping(texts: pa.ChunkedArray, prompts: Sequence[str]) -> list[tuple[int, int]]:
+def _overlapping(texts: Texts, prompts: Sequence[str]) -> list[tuple[int, int]]:
     """(place of the text, place of the prompt) where enough of the prompt's 8-grams stand in the
     text.
     """

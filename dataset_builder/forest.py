@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataset_builder.columns import MET
 from dataset_builder.errors import InputError
 from dataset_builder.export import Export
+from dataset_builder.gather import Strings
 from dataset_builder.lines import Place
 from dataset_builder.manifest import SourceFile
 from dataset_builder.merge import Merged, merge_exports
@@ -243,19 +243,19 @@ def _messages_table(merged: Merged, links: _Links, sources: list[str]) -> pa.Tab
     # An exporter that drops false writes no key at all.
     for name in ("deleted", "synthetic"):
         columns[name] = pc.fill_null(columns[name], False)
+    pa.default_memory_pool().release_unused()
     return checked(pa.table({name: columns[name] for name in MESSAGES.schema.names}), MESSAGES)
 
 
 def _taken(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
-    """The values in these rows. Of texts, by views and a piece at a time: 2 GiB is the most that
-    one array of Arrow's strings can hold.
+    """The values in these rows, texts a piece at a time: 2 GiB is the most that one array of
+    Arrow's strings can hold.
     """
     if not pa.types.is_string(column.type):
         return column.take(pa.array(rows))
-    texts = pl.Series(column)
+    texts = Strings(column)
     pieces = [rows[begin : begin + PIECE_ROWS] for begin in range(0, len(rows), PIECE_ROWS)]
-    found = [texts.gather(piece).to_arrow().cast(pa.string()) for piece in pieces]
-    return pa.chunked_array(found, pa.string())
+    return pa.chunked_array([texts.take(piece) for piece in pieces], pa.string())
 
 
 def _words(texts: pa.ChunkedArray) -> pa.Array:

@@ -72,9 +72,11 @@ def near_repeats(units: Units) -> list[int]:
     """
     shingles = shingles_of(units.texts, SHINGLE_WORDS)
     parts = _Parts(units, shingles)
-    buckets = shared_buckets(units, shingles)
     n_parts = int(units.parts.max(initial=0)) + 1
     folds = (fold_codes(units.texts)[units.members] * n_parts + units.parts).tolist()
+    # From here on the texts, which are large, are not needed.
+    units = units._replace(texts=pa.array([], pa.string()))
+    buckets = shared_buckets(units, shingles)
     ends = units.offsets.tolist()
     likely = _likely(units, shingles, buckets)
     kept_in: dict[int, list[int]] = {}
@@ -132,7 +134,9 @@ class _Parts:
     """Whether two units are near, part by part; a part's set is made when it is first asked for."""
 
     def __init__(self, units: Units, shingles: Shingles) -> None:
-        self.texts, self.shingles = units.texts, shingles
+        self.shingles = shingles
+        wordless = np.flatnonzero(shingles.words == 0).tolist()
+        self.texts = {at: units.texts[at].as_py() for at in wordless}
         self.members = units.members.tolist()
         self.parts, self.ends = units.parts.tolist(), units.offsets.tolist()
         self.n_parts = max(self.parts, default=0) + 1

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataset_builder.gather import Selected, Strings
 from dataset_builder.tables import THREADS
 
 # So many bytes of text stand in one chunk at most, but for a row that has more alone: Arrow's
@@ -38,7 +38,7 @@ class Numbered(NamedTuple):
     trees: pa.DictionaryArray  # of n, with a number for each tree
     frame: pa.Table  # what SQL reads: numbers for ids, and no text
     ids: pa.Array  # of n
-    texts: pl.Series  # of the table's rows
+    texts: Strings  # of the table's rows
 
 
 def numbered(messages: pa.Table) -> Numbered:
@@ -64,7 +64,7 @@ def numbered(messages: pa.Table) -> Numbered:
     }
     for name, column in numbers.items():
         frame = frame.append_column(name, pa.array(column, pa.int32()))
-    texts = pl.Series(messages["text"])
+    texts = Strings(messages["text"])
     return Numbered(messages, rows.to_numpy(), parents, depths, levels, trees, frame, ids, texts)
 
 
@@ -139,7 +139,7 @@ def taken(column: pa.ChunkedArray, forest: Numbered, places: np.ndarray) -> pa.C
     """`column` of the messages with the numbers `places`; null at -1."""
     if not pa.types.is_string(column.type):
         return _chunked(column.take(pa.array(forest.rows[places], mask=places < 0)))
-    views = pl.Series(column)
+    views = Strings(column)
     sizes = _byte_lengths(forest, column)[places] * (places >= 0)
     found = [_gathered(views, forest, places[start:end]) for start, end in _chunks(sizes)]
     return pa.chunked_array(found, column.type)
@@ -148,6 +148,15 @@ def taken(column: pa.ChunkedArray, forest: Numbered, places: np.ndarray) -> pa.C
 def texts_of(forest: Numbered, places: np.ndarray) -> pa.Array:
     """The texts of the messages with the numbers `places`, 2 GiB at most; null at -1."""
     return _gathered(forest.texts, forest, places)
+
+
+def selected(forest: Numbered, places: np.ndarray) -> pa.ChunkedArray | Selected:
+    """The texts of the messages with the numbers `places`; copied where that is little."""
+    sizes = _byte_lengths(forest, forest.messages["text"])[places]
+    if sizes.sum() > CHUNK_BYTES:
+        bounds = list(_chunks(sizes, CHUNK_BYTES // 8))
+        return Selected(forest.texts, forest.rows[places], bounds)
+    return pa.chunked_array([texts_of(forest, places)], pa.string())
 
 
 def path_to(forest: Numbered, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -210,10 +219,8 @@ def _sorted_labels(labels: pa.Array) -> pa.Array:
     )
 
 
-def _gathered(views: pl.Series, forest: Numbered, places: np.ndarray) -> pa.Array:
-    # Views, which cost nothing to move; each text is copied once, behind the one before.
-    rows = pl.Series(pa.array(forest.rows[places], mask=places < 0))
-    return views.gather(rows).to_arrow().cast(pa.string())
+def _gathered(strings: Strings, forest: Numbered, places: np.ndarray) -> pa.Array:
+    return strings.take(np.where(places < 0, -1, forest.rows[places]))
 
 
 def _depths(parents: np.ndarray) -> np.ndarray:
@@ -232,13 +239,13 @@ def _byte_lengths(forest: Numbered, column: pa.ChunkedArray) -> np.ndarray:
     return lengths.astype(np.int64)[forest.rows]
 
 
-def _chunks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Slices of rows of so many bytes each that have at most CHUNK_BYTES together, or one row."""
+def _chunks(sizes: np.ndarray, most: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:
+    """Slices of rows of so many bytes each that have at most `most` together, or one row."""
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):
         before = ends[start - 1] if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, before + CHUNK_BYTES, side="right")))
+        end = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
         yield start, end
         start = end
 

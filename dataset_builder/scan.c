@@ -749,3 +749,8 @@ void fold_texts(Bytes data, const int32_t *offsets, int64_t n, unsigned char *ou
         ends[text] = (int32_t)(out - begin);
     }
 }
+
+/* Puts strings that lie anywhere behind each other in `out`. */
+void gather(const uint64_t *at, const int32_t *sizes, int64_t n, unsigned char *out) {
+    for (int64_t each = 0; each < n; out += sizes[each++]) memcpy(out, (Bytes)(uintptr_t)at[each], (size_t)sizes[each]);
+}

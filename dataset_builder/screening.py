@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from dataset_builder.artifacts import hash_order
 from dataset_builder.contamination import EXACT, NEARLY, Against, Meeting, meetings
+from dataset_builder.gather import Texts
 from dataset_builder.neighbours import near_repeats
-from dataset_builder.paths import above, path_to, taken
+from dataset_builder.paths import above, path_to, selected
 from dataset_builder.recipe import Keep, Recipe
 from dataset_builder.shingles import Units
 from dataset_builder.threads import Threads
@@ -100,15 +101,13 @@ def _before(threads: Threads, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return turns, np.repeat(np.arange(len(rows)), np.diff(offsets))
 
 
-def _distinct(threads: Threads, numbers: np.ndarray) -> tuple[pa.ChunkedArray, np.ndarray]:
+def _distinct(threads: Threads, numbers: np.ndarray) -> tuple[Texts, np.ndarray]:
     """The text of each message of `numbers`, once; and of each of those, which it is."""
     found, places = np.unique(numbers, return_inverse=True)
-    return taken(threads.forest.messages["text"], threads.forest, found), places
+    return selected(threads.forest, found), places
 
 
-def _prompts_of(
-    left: np.ndarray, threads: Threads, recipe: Recipe
-) -> tuple[pa.ChunkedArray, pl.DataFrame]:
+def _prompts_of(left: np.ndarray, threads: Threads, recipe: Recipe) -> tuple[Texts, pl.DataFrame]:
     """The text of every prompt, once; and (thread_id, split, asked), every prompt of every thread
     of `left`, by its place among the texts.
     """
@@ -176,8 +175,10 @@ def _repeats(
     rows_of = dict(zip(reversed(named), here[::-1].tolist(), strict=True))
     ordered = sorted(rows_of, key=_order)
     rows = left[[rows_of[name] for name in ordered]] if ordered else left[:0]
-    units = _units(threads, rows, key == "thread_id", recipe.shape.last_turn_only)
-    return [ordered[place] for place in near_repeats(units)]
+    with_replies, last_turn_only = key == "thread_id", recipe.shape.last_turn_only
+    # Given away: it lets go of the texts when it has read them.
+    found = near_repeats(_units(threads, rows, with_replies, last_turn_only))
+    return [ordered[place] for place in found]
 
 
 def _units(threads: Threads, rows: np.ndarray, with_replies: bool, last_turn_only: bool) -> Units:

@@ -148,6 +148,7 @@ def _put_together(tables: list[pa.Table]) -> pa.Table:
         # Texts, which are most of it, are taken from as many chunks as there are.
         whole = column if field.name == "text" else column.combine_chunks()
         columns[field.name] = whole[field.name]
+    pa.default_memory_pool().release_unused()
     return pa.table(columns, schema=MET)
 
 

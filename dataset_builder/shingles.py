@@ -17,6 +17,7 @@ from unicode_segmentation_rs import unicode_words
 
 from dataset_builder.bounds import pieces, plain, word_bounds
 from dataset_builder.compiled import buffers_of, is_at_hand, library, pointer
+from dataset_builder.gather import Texts, chunks_of
 
 # 32 bands of 4 find a pair whose sets overlap by 0.8 with all but certainty.
 PERMUTATIONS, BANDS, SEED = 128, 32, 1
@@ -26,6 +27,10 @@ PIECE = 2**20
 
 # So many texts or sketches are brought together at a time.
 MEMBERS = 2**12
+
+# Of so many runs the sets are sketched at once, and only those that may have a neighbour unpacked;
+# of more, all are, some at a time: slower, in a fifth of the room.
+TOGETHER = 2**25
 
 # A word of more bytes is hashed by a library, one at a time.
 LONG_WORD = 64
@@ -61,13 +66,13 @@ class Units(NamedTuple):
     of which every unit has as many; those of unit k are `members[offsets[k]:offsets[k + 1]]`.
     """
 
-    texts: pa.Array | pa.ChunkedArray  # strings, none of them null
+    texts: Texts
     members: np.ndarray  # int64: places in `texts`, part by part
     parts: np.ndarray  # int64: the part in which each member stands, from 0
     offsets: np.ndarray  # int64, (units + 1,)
 
     @classmethod
-    def single(cls, texts: pa.Array | pa.ChunkedArray) -> "Units":
+    def single(cls, texts: Texts) -> "Units":
         """Each text a unit of one part."""
         places = np.arange(len(texts) + 1)
         return cls(texts, places[:-1], np.zeros(len(texts), np.int64), places)
@@ -78,7 +83,7 @@ def words(text: str) -> list[str]:
     return unicode_words(unicodedata.normalize("NFKC", text).casefold())
 
 
-def shingles_of(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
+def shingles_of(texts: Texts, size: int) -> Shingles:
     """Every run of `size` words of each of `texts` (strings, none of them null); where one has
     fewer words, all of it as one run.
     """
@@ -88,7 +93,7 @@ def shingles_of(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
     return _joined_shingles(texts, size)
 
 
-def _joined_shingles(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
+def _joined_shingles(texts: Texts, size: int) -> Shingles:
     found = [_shingles_of(piece, size) for piece in pieces(texts, PIECE)]
     counts = [np.zeros(1, np.int64), *(np.diff(each.offsets) for each in found)]
     hashes = [np.zeros(0, np.uint64), *(each.hashes for each in found)]
@@ -98,23 +103,26 @@ def _joined_shingles(texts: pa.Array | pa.ChunkedArray, size: int) -> Shingles:
     )
 
 
-def _compiled_shingles(texts: pa.Array | pa.ChunkedArray, size: int, code: ctypes.CDLL) -> Shingles:
+def _compiled_shingles(texts: Texts, size: int, code: ctypes.CDLL) -> Shingles:
     """The same by compiled code, where texts are ASCII and have no very long word."""
-    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-    starts = np.cumsum([0, *map(len, chunks)])
     words = np.empty(len(texts), np.int32)
-    held = [tuple(map(pointer, buffers_of(chunk))) for chunk in chunks]
-    for chunk, start, buffers in zip(chunks, starts[:-1], held, strict=True):
+    start = 0
+    for chunk in chunks_of(texts):
+        buffers = map(pointer, buffers_of(chunk))
         code.count_words(*buffers, len(chunk), LONG_WORD, pointer(words[start:]))
+        start += len(chunk)
     others = np.flatnonzero(words < 0)
     more = _joined_shingles(texts.take(pa.array(others)), size)
     counted = words.astype(np.int64)
     counted[others] = more.words
     offsets = np.concatenate([[0], np.cumsum(np.maximum(counted, size) - (size - 1))])
     hashes = np.empty(offsets[-1], np.uint64)
-    for chunk, start, buffers in zip(chunks, starts[:-1], held, strict=True):
+    start = 0
+    for chunk in chunks_of(texts):
+        buffers = map(pointer, buffers_of(chunk))
         here = pointer(words[start:]), pointer(offsets[start:])
         code.hash_runs(*buffers, len(chunk), size, *here, pointer(hashes))
+        start += len(chunk)
     hashes[ranges(offsets[others], np.diff(more.offsets))] = more.hashes
     return Shingles(hashes, offsets, counted)
 
@@ -128,28 +136,24 @@ def shared_buckets(units: Units, texts: Shingles) -> dict[int, list[int]]:
     """
     if len(units.offsets) < 3:
         return {}
-    sets = _sets_of(units, texts)
-    # Most texts have no neighbour: of them no sketch is ever unpacked.
-    flags = RMinHashLSH(0.8, PERMUTATIONS, BANDS).query_duplicate_flags_matrix_one_shot(
-        _sketches(*sets)
-    )
-    places = np.flatnonzero(np.array(flags, bool))
+    places = np.arange(len(units.offsets) - 1)
+    if np.diff(texts.offsets)[units.members].sum() <= TOGETHER:
+        # Most texts have no neighbour: of them no sketch is ever unpacked.
+        flags = RMinHashLSH(0.8, PERMUTATIONS, BANDS).query_duplicate_flags_matrix_one_shot(
+            _sketches(*_sets_of(units, texts, places))
+        )
+        places = np.flatnonzero(np.array(flags, bool))
     if not len(places):
         return {}
     # As lists of Python's they take ten times the room.
-    rows = np.concatenate(
-        [
-            np.array(_sketches(*_some(*sets, places[start : start + MEMBERS])).to_rows(), np.uint64)
-            for start in range(0, len(places), MEMBERS)
-        ]
+    starts = range(0, len(places), MEMBERS)
+    keys = np.concatenate(
+        [_band_keys(_sets_of(units, texts, places[at : at + MEMBERS])) for at in starts]
     )
     found: dict[int, list[int]] = {}
     numbered = 0
-    for band in np.split(rows, BANDS, axis=1):
-        keys = np.zeros(len(places), np.uint64)
-        for column in band.T:
-            keys = _mixed(keys * _MULTIPLY + column)
-        _, bucket, members = np.unique(keys, return_inverse=True, return_counts=True)
+    for band in keys.T:
+        _, bucket, members = np.unique(band, return_inverse=True, return_counts=True)
         is_shared = (members > 1)[bucket]
         for place, number in zip(
             places[is_shared].tolist(), (bucket[is_shared] + numbered).tolist(), strict=True
@@ -221,25 +225,37 @@ def _word_hashes(signs: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarr
     return hashes
 
 
-def _sets_of(units: Units, texts: Shingles) -> tuple[np.ndarray, np.ndarray]:
-    """The set of each unit: the runs of its texts, each mixed with the part it stands in."""
-    counts = np.diff(texts.offsets)[units.members]
-    offsets = np.concatenate([[0], np.cumsum(counts)])
+def _sets_of(units: Units, texts: Shingles, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sets of the units at `places`: the runs of their texts, each mixed with the part it
+    stands in; and where each set begins.
+    """
+    sizes = np.diff(units.offsets)[places]
+    here = ranges(units.offsets[places], sizes)
+    members = np.ascontiguousarray(units.members[here], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(np.diff(texts.offsets)[members])])
+    tags = _mixed(units.parts[here].astype(np.uint64))
     hashes = np.empty(offsets[-1], np.uint64)
-    tags = _mixed(units.parts.astype(np.uint64))
     code = library() if is_at_hand() else None
     if code is not None:
-        members = np.ascontiguousarray(units.members, np.int64)
         arrays = map(pointer, (texts.hashes, texts.offsets, members, tags))
         code.tag_runs(*arrays, len(members), pointer(hashes))
-        return hashes, offsets[units.offsets]
-    # Some at a time: arrays that fit a processor's cache.
-    for start in range(0, len(units.members), MEMBERS):
-        here = slice(start, start + MEMBERS)
-        found, _ = _some(texts.hashes, texts.offsets, units.members[here])
-        of_part = np.repeat(tags[here], counts[here])
-        hashes[offsets[start] :][: len(found)] = _mixed(found ^ of_part)
-    return hashes, offsets[units.offsets]
+    else:
+        # Some at a time: arrays that fit a processor's cache.
+        for start in range(0, len(members), MEMBERS):
+            some = slice(start, start + MEMBERS)
+            found, ends = _some(texts.hashes, texts.offsets, members[some])
+            of_part = np.repeat(tags[some], np.diff(ends))
+            hashes[offsets[start] :][: len(found)] = _mixed(found ^ of_part)
+    return hashes, offsets[np.concatenate([[0], np.cumsum(sizes)])]
+
+
+def _band_keys(sets: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """A key for each band of each set's sketch: uint64, (sets, BANDS)."""
+    rows = np.array(_sketches(*sets).to_rows(), np.uint64).reshape(len(sets[1]) - 1, BANDS, -1)
+    keys = np.zeros(rows.shape[:2], np.uint64)
+    for column in range(rows.shape[2]):
+        keys = _mixed(keys * _MULTIPLY + rows[:, :, column])
+    return keys
 
 
 def common_runs(texts: Shingles, pairs: np.ndarray) -> np.ndarray:
