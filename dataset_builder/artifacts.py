@@ -22,6 +22,9 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 # A directory being built is called so, with the builder's pid, until it is renamed.
 BUILDING = ".building-"
 
+# Before the name of what is being replaced.
+ASIDE = "before-"
+
 
 def artifacts_root() -> Path:
     """The folder of all artefacts: `artifacts`, or what the variable ARTIFACTS says."""
@@ -59,13 +62,14 @@ def read_json(path: Path, struct: type[Record]) -> Record:
 
 
 @contextmanager
-def building(out: Path) -> Iterator[Path]:
+def building(out: Path, replaces: bool = False) -> Iterator[Path]:
     """A fresh directory that becomes `out` when the block ends well, and is removed when it does
     not.
 
     The block writes the directory's JSON last. A finished `out` is never overwritten: where one
     stands already, the new one is dropped, since names carry digests and equal names hold equal
-    rows.
+    rows; but `replaces` says otherwise. What is replaced is put aside until the new one stands,
+    and brought back by the next `sweep` where a kill came between.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     sweep(out.parent)
@@ -75,23 +79,33 @@ def building(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         flush(temporary)
-        if out.exists() and any(out.glob("*.json")):
+        is_finished = out.exists() and any(out.glob("*.json"))
+        if is_finished and not replaces:
             shutil.rmtree(temporary)
         else:
-            shutil.rmtree(out, ignore_errors=True)  # without its JSON it does not exist
+            aside = out.with_name(f"{BUILDING}{os.getpid()}-{ASIDE}{out.name}")
+            if out.exists():
+                os.rename(out, aside)
             os.rename(temporary, out)
             flush_directory(out.parent)
+            shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def sweep(folder: Path) -> None:
-    """Remove what builders that are no longer alive left unfinished in `folder`."""
+    """Remove what builders that are no longer alive left unfinished in `folder`; what they had put
+    aside and not replaced is brought back.
+    """
     for left in folder.glob(f"{BUILDING}*"):
-        pid = left.name.removeprefix(BUILDING).partition("-")[0]
+        pid, _, name = left.name.removeprefix(BUILDING).partition("-")
         if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
+            before = folder / name.removeprefix(ASIDE)
+            if name.startswith(ASIDE) and not before.exists():
+                os.rename(left, before)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def flush(directory: Path) -> None:

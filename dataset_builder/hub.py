@@ -3,6 +3,7 @@ where no source is named.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,30 @@ def find_sources(named: Sequence[Path] | None) -> list[Source]:
         raise InputError("`--source` without a file", HINT)
     if named is None:
         return _fetched(REPOSITORY, None)
-    return [source for path in named for source in _found(path)]
+    return _told_apart([source for path in named for source in _found(path)])
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """`sources` with longer names for files that are called alike: as much of their paths, from the
+    end, as no two share.
+
+    Raises InputError where one file is named twice.
+    """
+    paths = [Path(os.path.abspath(source.path)) for source in sources]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise InputError(f"source `{path}` is named twice", "name each file once")
+    names = [source.name or source.path.name for source in sources]
+    for n in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        alike = {name for name in names if names.count(name) > 1}
+        names = [
+            "/".join(path.parts[-n:]) if name in alike and not source.name else name
+            for source, path, name in zip(sources, paths, names, strict=True)
+        ]
+    return [
+        source if name == source.path.name else Source(source.path, name)
+        for source, name in zip(sources, names, strict=True)
+    ]
 
 
 def from_hub(name: str) -> str | None:
