@@ -186,11 +186,17 @@ def _pairs_note(manifest: Manifest) -> Text:
 
 
 def rules_in_order(lists: Sequence[list[str]]) -> list[str]:
-    """Every name of `lists` once, in the order of FUNNEL."""
+    """Every name of `lists` once, in the order of FUNNEL; one that is not in it, of another version
+    of treetune, after the one before it.
+    """
     places = {name: place for place, name in enumerate(FUNNEL)}
-    met = dict.fromkeys(name for names in lists for name in names)
-    # One of another version of treetune was some rule of a recipe.
-    return sorted(met, key=lambda name: places.get(name, places["reply_words"]))
+    met: dict[str, None] = {}
+    for names in lists:
+        place = 0
+        for name in names:
+            place = places.setdefault(name, place)
+            met[name] = None
+    return sorted(met, key=places.__getitem__)
 
 
 def _table() -> Table:
