@@ -47,7 +47,8 @@ def build(
     held_out
         Share of root prompts that no variant trains on.
     text
-        Also write train.jsonl and val.jsonl as `{"text": …}` under this template.
+        Also write train.jsonl and val.jsonl as `{"text": …}` under this template: one that ships,
+        or the chat template of a tokenizer, as its directory or a model of the Hub.
     fit
         Also report what a length would do to the rows under this tokenizer: a directory, a
         `tokenizer.json`, or a model of the Hub such as `microsoft/phi-2`.
@@ -78,8 +79,8 @@ def build(
     from dataset_builder.contamination import read_against
     from dataset_builder.expect import check_import, find_published
     from dataset_builder.export import Export, read_export
-    from dataset_builder.fit_report import fit_table, fits, open_tokenizer
-    from dataset_builder.formats import write_messages
+    from dataset_builder.fit_report import fit_table, fits, open_fitting
+    from dataset_builder.formats import text_format, write_messages, write_texts
     from dataset_builder.forms import refuse_texts
     from dataset_builder.manifest import find_tables
     from dataset_builder.push import check_repository
@@ -93,18 +94,18 @@ def build(
     )
     from dataset_builder.template import find_template
     from dataset_builder.threads import make_tables, writing_tables
-    from dataset_builder.variant import plan_variant, write_texts, write_variant
+    from dataset_builder.variant import plan_variant, write_variant
 
     # What can be wrong with the arguments is said before any file is read.
-    template = find_template(text) if text else None
+    form = text_format(text) if text else None
     if expect:
         find_published(expect)
     fitting = find_template(fit_template)
     if fit_length < 1:
         raise InputError(f"--fit-length {fit_length} holds no token", "give 1 or more")
-    tokenizer = open_tokenizer(fit, fitting) if fit else None
+    tokenizer = open_fitting(fit, fitting) if fit else None
     recipes = load_recipes(variants or default_names())
-    if template or messages or tokenizer:
+    if form or messages or tokenizer:
         refuse_texts(recipes)
     if report_contamination and not decontaminate:
         raise InputError(
@@ -149,8 +150,8 @@ def build(
         if not dry_run:
             for plan in plans:
                 write_variant(plan)
-                if template:
-                    write_texts(plan, template, plan.directory / f"text-{template.name}")
+                if form:
+                    write_texts(plan, form, plan.directory / f"text-{form.name}")
                 if messages:
                     write_messages(plan, plan.directory / "messages")
             if push:

@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, StrictUndefined
 
 from dataset_builder import hub
 from dataset_builder.manifest import Manifest
-from dataset_builder.recipe import load_recipe, recipe_names
+from dataset_builder.recipe_file import recipe_files
 from dataset_builder.words import CONCISE_WORDS
 
 TEMPLATE = Path(__file__).parent / "card.md"
@@ -37,7 +36,7 @@ def card(manifest: Manifest) -> str:
         concise_words=CONCISE_WORDS,
         is_open_assistant=is_open_assistant,
         command=build_command(manifest),
-        ships=_ships(manifest),
+        recipe_files=recipe_files(manifest.name, manifest.recipe),
     )
 
 
@@ -46,7 +45,11 @@ def build_command(manifest: Manifest) -> str:
     names = dict.fromkeys(hub.from_hub(file.name) or file.name for file in manifest.sources)
     is_default = [file.name for file in manifest.sources] == [hub.NAME]
     sources = [] if is_default else [part for name in names for part in ("--source", name)]
-    arguments = [manifest.name, *sources, "--held-out", f"{manifest.held_out:g}"]
+    files = recipe_files(manifest.name, manifest.recipe)
+    name = next(iter(files), manifest.name)
+    short = f"{manifest.held_out:g}"
+    held_out = short if float(short) == manifest.held_out else repr(manifest.held_out)
+    arguments = [name, *sources, "--held-out", held_out]
     if met := manifest.notes.get("contamination"):
         arguments += ["--decontaminate", *(file["name"] for file in met["files"])]
         arguments += [] if met["dropped"] else ["--report-contamination"]
@@ -84,14 +87,6 @@ def metadata(manifest: Manifest) -> DatasetCardData:
             }
         ],
     )
-
-
-def _ships(manifest: Manifest) -> bool:
-    """Whether the recipe is one of those that come with treetune, under its own name."""
-    if manifest.name not in recipe_names():
-        return False
-    shipped = msgspec.json.encode(load_recipe(manifest.name))
-    return bool(msgspec.json.decode(shipped) == manifest.recipe)
 
 
 def _is_open_assistant(manifest: Manifest) -> bool:

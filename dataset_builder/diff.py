@@ -24,7 +24,7 @@ from dataset_builder.difference import (
 )
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest
-from dataset_builder.tables import EXAMPLES, read_table
+from dataset_builder.tables import FORMS, read_table
 from dataset_builder.words import CONCISE_WORDS
 
 Row = dict[str, Any]
@@ -39,24 +39,23 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 def diff_variants(a: tuple[Path, Manifest], b: tuple[Path, Manifest]) -> Difference:
     """How `b` differs from `a`; each is what `find_variant` gives.
 
-    Raises InputError where one is no variant of answers, or its files are damaged.
+    Raises InputError where they are of different forms, or their files are damaged.
     """
-    sides = (a, b)
-    for _, manifest in sides:
-        form = getattr(manifest, "form", "answers")
-        if form != "answers":
-            raise InputError(
-                f"variant `{manifest.name}` holds {form}; wanted answers",
-                'compare variants whose recipe has no `form`, or `form = "answers"`',
-            )
+    form = a[1].form
+    if form not in FORMS or b[1].form != form:
+        raise InputError(
+            f"`{a[1].name}` holds {form} and `{b[1].name}` {b[1].form}: their rows are no match",
+            f"compare variants of one form: {', '.join(FORMS)}",
+        )
     rows = {
-        split: tuple(_rows(directory / f"{split}.parquet") for directory, _ in sides)
+        split: tuple(_rows(directory / f"{split}.parquet", form) for directory, _ in (a, b))
         for split in ("train", "validation")
     }
     train_a, train_b = rows["train"]
     crossed = len(train_a.keys() & rows["validation"][1].keys())
     crossed += len(train_b.keys() & rows["validation"][0].keys())
     return Difference(
+        form=form,
         a=_side(*a),
         b=_side(*b),
         keys=changed_keys(a[1].recipe, b[1].recipe),
@@ -64,8 +63,8 @@ def diff_variants(a: tuple[Path, Manifest], b: tuple[Path, Manifest]) -> Differe
         splits={split: kinds(*both) for split, both in rows.items()},
         crossed=crossed,
         concise={"a": _concise(train_a), "b": _concise(train_b)},
-        shifts=[_shift(name, of, train_a, train_b) for name, of in NUMBERS.items()],
-        counts=[_counts(name, of, train_a, train_b) for name, of in VALUES.items()],
+        shifts=[_shift(name, of, train_a, train_b) for name, of in NUMBERS[form].items()],
+        counts=[_counts(name, of, train_a, train_b) for name, of in VALUES[form].items()],
         examples=_examples(train_a, train_b),
     )
 
@@ -100,25 +99,56 @@ def kinds(a: Mapping[str, Row], b: Mapping[str, Row]) -> Kinds:
     )
 
 
-# What is compared as numbers, and as values: each a function of a row.
-NUMBERS: dict[str, Callable[[Row], int | None]] = {
-    "reply words": lambda row: row["reply_words"],
+# What is compared as numbers, and as values: each a function of a row, by the form of the rows.
+_Of = Callable[[Row], Any]
+
+_LIMITS: dict[str, _Of] = {
     "stated limit": lambda row: row["limit"],
     "limit less reply words": lambda row: (
         None if row["limit"] is None else row["limit"] - row["reply_words"]
     ),
     "messages in the prompt": lambda row: len(row["prompt"]),
 }
-VALUES: dict[str, Callable[[Row], Any]] = {
-    "rank": lambda row: row["rank"],
+NUMBERS: dict[str, dict[str, _Of]] = {
+    "answers": {"reply words": lambda row: row["reply_words"], **_LIMITS},
+    "pairs": {
+        "chosen words": lambda row: row["chosen_words"],
+        "rejected words": lambda row: row["rejected_words"],
+        "chosen less rejected": lambda row: row["chosen_words"] - row["rejected_words"],
+        "stated limit": _LIMITS["stated limit"],
+        "limit less chosen words": _LIMITS["limit less reply words"],
+        "messages in the prompt": _LIMITS["messages in the prompt"],
+    },
+    "prompts": {"words of the human reply": lambda row: row["reply_words"], **_LIMITS},
+}
+_COMMON: dict[str, _Of] = {
     "language": lambda row: row["lang"],
     "turns": lambda row: row["turns"],
     "stated limit": lambda row: row["limit"],
 }
+VALUES: dict[str, dict[str, _Of]] = {
+    "answers": {"rank": lambda row: row["rank"], **_COMMON},
+    "pairs": {
+        "augmentation": lambda row: row["augmentation"],
+        "the chosen reply is": lambda row: _longer(row["chosen_words"] - row["rejected_words"]),
+        "chosen rank": lambda row: row["chosen_rank"],
+        "rejected rank": lambda row: row["rejected_rank"],
+        **_COMMON,
+    },
+    "prompts": {"rank of the human reply": lambda row: row["rank"], **_COMMON},
+}
 
 
-def _rows(path: Path) -> dict[str, Row]:
-    return {row["example_id"]: row for row in read_table(path, EXAMPLES).to_pylist()}
+def _longer(words: int) -> str:
+    return "longer" if words > 0 else "shorter" if words else "of equal length"
+
+
+def _rows(path: Path, form: str = "answers") -> dict[str, Row]:
+    rows = read_table(path, FORMS[form]).to_pylist()
+    if form == "pairs":
+        # The reply that is taught is the chosen one.
+        rows = [row | {"reply_words": row["chosen_words"]} for row in rows]
+    return {row["example_id"]: row for row in rows}
 
 
 def _side(directory: Path, manifest: Manifest) -> Side:
@@ -249,7 +279,9 @@ def _example(kind: str, a: Row | None, b: Row | None) -> Example:
     first = a or b
     assert first is not None, kind
     questions = [row["prompt"][-1]["content"] if row else None for row in (a, b)]
-    replies = [row["completion"][0]["content"] if row else None for row in (a, b)]
+    replies = [_said(row, "completion", "chosen") for row in (a, b)]
+    rejected = [_said(row, "rejected") for row in (a, b)]
+    is_same = kind == "rewritten" and (replies, rejected) == (replies[::-1], rejected[::-1])
     question = first["prompt"][-1]["content"]
     return Example(
         kind=kind,
@@ -258,7 +290,9 @@ def _example(kind: str, a: Row | None, b: Row | None) -> Example:
         question=question,
         question_b=questions[1] if questions[1] not in (None, question) else None,
         a=replies[0],
-        b=replies[1] if kind != "rewritten" else None,
+        b=replies[1] if not is_same else None,
+        rejected_a=rejected[0],
+        rejected_b=rejected[1] if not is_same else None,
         words_a=a["reply_words"] if a else None,
         words_b=b["reply_words"] if b else None,
         limit_a=a["limit"] if a else None,
@@ -266,3 +300,10 @@ def _example(kind: str, a: Row | None, b: Row | None) -> Example:
         messages_a=len(a["prompt"]) if a else None,
         messages_b=len(b["prompt"]) if b else None,
     )
+
+
+def _said(row: Row | None, *columns: str) -> str | None:
+    """The reply in the first of `columns` that the row has."""
+    found = (row[name] for name in columns if row and name in row)
+    said = next(found, None)
+    return said[0]["content"] if said else None

@@ -8,12 +8,12 @@ from markupsafe import Markup
 
 from dataset_builder.artifacts import artifacts_root, write_text
 from dataset_builder.diff_tables import (
-    KINDS,
     SHIFT_HEADINGS,
     concise_said,
     count_rows,
     example_parts,
     kind_rows,
+    kinds_titled,
     shift_rows,
     told,
     value_text,
@@ -40,14 +40,14 @@ def diff_page(found: Difference) -> str:
         policy=POLICY,
         # Ours, from the templates folder.
         style=Markup((TEMPLATES / "diff.css").read_text(encoding="utf-8")),
-        kinds={split: kind_rows(kinds) for split, kinds in found.splits.items()},
+        kinds={split: kind_rows(kinds, found.form) for split, kinds in found.splits.items()},
         shifts=shift_rows(found),
         shift_headings=SHIFT_HEADINGS,
         concise=concise_said(found),
         counts=[(each.name, count_rows(each, 30)) for each in told(found)],
         examples={
             title: [example_parts(each) for each in found.examples if each.kind == kind]
-            for kind, title in KINDS.items()
+            for kind, title in kinds_titled(found).items()
         },
     )
 

@@ -26,12 +26,28 @@ ROWS = 12
 # Characters of a text that an example shows here; the page shows all of it.
 SHOWN = 300
 
-KINDS = {
-    "only_a": "Only in a",
-    "only_b": "Only in b",
-    "other_reply": "Another reply to the same prompt",
-    "rewritten": "The same reply, written otherwise",
+# How a row of the same prompt is called that only one has, and a row whose id both have.
+OTHER = {
+    "answers": "another reply to the same prompt",
+    "pairs": "another row of the same prompt",
+    "prompts": "another row of the same prompt",
 }
+REWRITTEN = {
+    "answers": "The same reply, written otherwise",
+    "pairs": "The same pair, written otherwise",
+    "prompts": "The same prompt, written otherwise",
+}
+REPLIES = {"answers": "Replies", "pairs": "Chosen replies", "prompts": "Best human replies"}
+
+
+def kinds_titled(found: Difference) -> dict[str, str]:
+    """The kinds of examples with their titles."""
+    return {
+        "only_a": "Only in a",
+        "only_b": "Only in b",
+        "other_reply": OTHER[found.form].capitalize(),
+        "rewritten": REWRITTEN[found.form],
+    }
 
 
 def diff_report(found: Difference) -> RenderableType:
@@ -48,12 +64,12 @@ def told(found: Difference) -> list[Counts]:
     return [each for each in found.counts if len(each.a.keys() | each.b.keys()) > 1]
 
 
-def kind_rows(kinds: Kinds) -> list[tuple[str, int, int]]:
+def kind_rows(kinds: Kinds, form: str = "answers") -> list[tuple[str, int, int]]:
     """The kinds by name with the rows of a and of b, which they add up to."""
     return [
         ("the same", kinds.same, kinds.same),
         ("written otherwise", kinds.rewritten, kinds.rewritten),
-        ("another reply to the same prompt", kinds.other_reply_a, kinds.other_reply_b),
+        (OTHER[form], kinds.other_reply_a, kinds.other_reply_b),
         ("only in a", kinds.only_a, 0),
         ("only in b", 0, kinds.only_b),
     ]
@@ -85,7 +101,7 @@ SHIFT_HEADINGS = ("n", "mean", "least", "10 %", "25 %", "50 %", "75 %", "90 %", 
 def concise_said(found: Difference) -> str:
     """How many of the replies are concise, on both sides."""
     a, b = found.concise["a"], found.concise["b"]
-    said = f"Replies of at most {CONCISE_WORDS} words: a {share(a)}, b {share(b)}"
+    said = f"{REPLIES[found.form]} of at most {CONCISE_WORDS} words: a {share(a)}, b {share(b)}"
     if a is None or b is None:
         return f"{said}."
     return f"{said}, {signed(100 * (b - a))} points."
@@ -142,7 +158,9 @@ def _keys(found: Difference) -> list[RenderableType]:
 
 def _rows(found: Difference) -> RenderableType:
     table = plain_table("", "train a", "train b", "validation a", "validation b")
-    train, validation = (kind_rows(found.splits[side]) for side in ("train", "validation"))
+    train, validation = (
+        kind_rows(found.splits[side], found.form) for side in ("train", "validation")
+    )
     for (name, *ours), (_, *theirs) in zip(train, validation, strict=True):
         is_last = name == "only in b"
         table.add_row(name, *map(count, [*ours, *theirs]), end_section=is_last)
@@ -150,7 +168,8 @@ def _rows(found: Difference) -> RenderableType:
     table.add_row("rows", *map(count, totals), style="bold")
     limits = found.splits["train"].limit_changed
     prompts = found.splits["train"].other_reply_prompts
-    note = f"In train {prompts:,} prompts with another reply; of the rows written otherwise, "
+    other = "reply" if found.form == "answers" else "row"
+    note = f"In train {prompts:,} prompts with another {other}; of the rows written otherwise, "
     return Group(table, Text(f"{note}{limits:,} with another stated limit.", style="dim"))
 
 
@@ -172,7 +191,7 @@ def _counts(counts: Counts) -> RenderableType:
 
 
 def _examples(found: Difference) -> Iterator[RenderableType]:
-    for kind, title in KINDS.items():
+    for kind, title in kinds_titled(found).items():
         shown = [each for each in found.examples if each.kind == kind]
         if shown:
             yield titled(f"{title}: examples", Group(*(_example(each) for each in shown)))
@@ -197,11 +216,17 @@ def example_parts(each: Example) -> list[tuple[str, str]]:
     if each.kind == "rewritten" and each.messages_a != each.messages_b:
         said = f"{each.messages_a:,} messages in a, {each.messages_b:,} in b"
         parts.append(("prompt", said))
-    if each.a is not None:
-        name = "reply" if each.kind == "rewritten" else "a"
-        parts.append((f"{name}, {words_said(each.words_a)}", each.a))
-    if each.b is not None:
-        parts.append((f"b, {words_said(each.words_b)}", each.b))
+    is_same = each.kind == "rewritten" and each.b is None
+    for letter, reply, rejected, n in (
+        ("a", each.a, each.rejected_a, each.words_a),
+        ("b", each.b, each.rejected_b, each.words_b),
+    ):
+        if reply is not None:
+            whose = "reply" if is_same and rejected is None else "" if is_same else letter
+            kind = "chosen" if rejected is not None else ""
+            parts.append((f"{' '.join(filter(None, [whose, kind]))}, {words_said(n)}", reply))
+        if rejected is not None:
+            parts.append(("rejected" if is_same else f"{letter} rejected", rejected))
     return parts
 
 

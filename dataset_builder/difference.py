@@ -35,7 +35,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
     """Where the rows of one split stand: a's rows and b's are each the sum of their four kinds."""
 
     same: int
-    rewritten: int  # the same reply to the same prompt, written otherwise
+    rewritten: int  # the same row, written otherwise: of answers, the same reply
     limit_changed: int  # of the rewritten: another stated limit, or one where there was none
     other_reply_prompts: int  # prompts that both answer, each with a reply that the other has not
     other_reply_a: int  # rows
@@ -85,6 +85,8 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     limit_b: int | None
     messages_a: int | None  # in the prompt
     messages_b: int | None
+    rejected_a: str | None = None  # of pairs, the rejected reply, as `a` and `b` are the chosen
+    rejected_b: str | None = None
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,3 +102,4 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     shifts: list[Shift]  # of train
     counts: list[Counts]  # of train
     examples: list[Example]  # of train
+    form: str = "answers"  # of the rows of both: answers, pairs or prompts

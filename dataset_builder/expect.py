@@ -2,13 +2,25 @@
 
 The counts of the dataset cards of OpenAssistant/oasst1 and oasst2, for the *ready* export: the one
 that the Hub serves as trees and, split by tree, as parquet.
+
+What they do not allow: OASST1's list by language is of all trees (and adds up to 160,519 of their
+161,443 messages), so that of the ready ones English alone is known; no rows say their split, so
+that it is compared where file names do; ranks and reviews are published of OASST1's train split,
+reviews and deletions of the whole of OASST2.
 """
 
+import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataset_builder.errors import InputError
+from dataset_builder.manifest import SourceFile
 from dataset_builder.threads import Tables
 
 
@@ -20,11 +32,42 @@ class Published:
     messages: int
     splits: dict[str, int]
     languages: dict[str, int]
+    # Of all messages, and of those of the train split: how many have what FACTS names.
+    facts: dict[str, int] = field(default_factory=dict)
+    train: dict[str, int] = field(default_factory=dict)
+
+
+# What is counted of a table of messages, beside its rows.
+FACTS: dict[str, Callable[[pa.Table], Any]] = {
+    "roots": lambda messages: messages["parent_id"].null_count,
+    "with a rank": lambda messages: _given(messages, "rank"),
+    "reviewed": lambda messages: _given(messages, "review_result"),
+    "with labels": lambda messages: _given(messages, "labels"),
+    "with emojis": lambda messages: _given(messages, "emojis"),
+    "accepted": lambda messages: pc.sum(messages["review_result"]).as_py() or 0,
+    "deleted": lambda messages: pc.sum(messages["deleted"]).as_py() or 0,
+}
+
+
+def _given(messages: pa.Table, name: str) -> int:
+    return int(messages.num_rows - messages[name].null_count)
 
 
 PUBLISHED = {
     # The card's list of languages is of all trees; English was counted in the ready ones.
-    "oasst1": Published(10_364, 88_838, {"train": 84_437, "validation": 4_401}, {"en": 41_305}),
+    "oasst1": Published(
+        10_364,
+        88_838,
+        {"train": 84_437, "validation": 4_401},
+        {"en": 41_305},
+        train={
+            "roots": 9_846,
+            "with a rank": 48_730,
+            "reviewed": 83_732,
+            "with labels": 84_199,
+            "with emojis": 71_496,
+        },
+    ),
     "oasst2": Published(
         13_854,
         135_174,
@@ -59,6 +102,7 @@ PUBLISHED = {
             "bn": 1,
             "sv": 1,
         },
+        facts={"accepted": 129_517, "deleted": 4_376},
     ),
 }
 
@@ -70,6 +114,12 @@ def find_published(name: str) -> Published:
             f"unknown import `{name}` after `--expect`", f"known: {', '.join(PUBLISHED)}"
         )
     return PUBLISHED[name]
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a file's name says: `train-00000-of-00001.parquet`, `en.validation.jsonl`."""
+    found = re.search(r"(?<![a-z])(train|validation)(?![a-z])", PurePosixPath(name).name)
+    return found.group(1) if found else None
 
 
 def check_import(name: str, tables: Tables) -> None:
@@ -84,12 +134,21 @@ def check_import(name: str, tables: Tables) -> None:
         ("trees", published.trees, found.trees),
         ("messages", published.messages, found.messages),
     ]
-    splits: Counter[str] = Counter()
+    messages = tables.messages
+    pairs += [(f"{fact} messages", n, FACTS[fact](messages)) for fact, n in published.facts.items()]
+    files: dict[str, list[SourceFile]] = {split: [] for split in published.splits}
     for file in found.files:
-        splits[PurePosixPath(file.name).name.partition("-")[0]] += file.messages
-    if any(splits[split] for split in published.splits):
+        if split := _split_of(file.name):
+            files[split].append(file)
+    if any(files.values()):
         pairs += [
-            (f"messages of {split}", n, splits[split]) for split, n in published.splits.items()
+            (f"messages of {split}", n, sum(file.messages for file in files[split]))
+            for split, n in published.splits.items()
+        ]
+        of = pa.array([file.sha256 for file in files["train"]], pa.string())
+        train = messages.filter(pc.is_in(messages["source"], value_set=of))
+        pairs += [
+            (f"{fact} of train", n, FACTS[fact](train)) for fact, n in published.train.items()
         ]
     languages = Counter(str(lang) for lang in tables.messages["lang"].to_pylist())
     is_whole = sum(published.languages.values()) == published.messages

@@ -4,7 +4,6 @@ Nothing is decided here. A run applies its preset's policy by the same `fit_rows
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,36 +11,21 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit, Overflow, fit_rows
 from dataset_builder.printable import printable
 from dataset_builder.template import Template, end_id
+from dataset_builder.tokenizer import open_tokenizer
 
 QUANTILES = ("0.1", "0.5", "0.9", "1")
 # `refuse` keeps every row or none.
 POLICIES: tuple[Overflow, ...] = ("drop", "last_turns", "cut_keep_end", "cut")
 
 
-def open_tokenizer(name: str, template: Template) -> Any:
-    """The tokenizer in a directory or a `tokenizer.json`, or of a model on the Hub.
-
-    Raises InputError where there is none, the Hub cannot be reached, or the tokenizer has no token
+def open_fitting(name: str, template: Template) -> Any:
+    """The tokenizer `name`. Raises InputError as `open_tokenizer` does, and where it has no token
     that ends the template's answers.
     """
-    from huggingface_hub.errors import HFValidationError
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    path = Path(name)
-    try:
-        if path.is_file():
-            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, HFValidationError) as error:
-        raise InputError(
-            f"no tokenizer `{name}` on this disk, and none was had from the Hub",
-            "name a directory that holds `tokenizer.json`, or a model of the Hub while online",
-        ) from error
+    tokenizer = open_tokenizer(name)
     end_id(template, tokenizer)
     return tokenizer
 

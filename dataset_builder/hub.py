@@ -3,6 +3,7 @@ where no source is named.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,30 @@ def find_sources(named: Sequence[Path] | None) -> list[Source]:
         raise InputError("`--source` without a file", HINT)
     if named is None:
         return _fetched(REPOSITORY, None)
-    return [source for path in named for source in _found(path)]
+    return _told_apart([source for path in named for source in _found(path)])
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """`sources` with longer names for files that are called alike: as much of their paths, from the
+    end, as no two share.
+
+    Raises InputError where one file is named twice.
+    """
+    paths = [Path(os.path.abspath(source.path)) for source in sources]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise InputError(f"source `{path}` is named twice", "name each file once")
+    names = [source.name or source.path.name for source in sources]
+    for n in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        alike = {name for name in names if names.count(name) > 1}
+        names = [
+            "/".join(path.parts[-n:]) if name in alike and not source.name else name
+            for source, path, name in zip(sources, paths, names, strict=True)
+        ]
+    return [
+        source if name == source.path.name else Source(source.path, name)
+        for source, name in zip(sources, names, strict=True)
+    ]
 
 
 def from_hub(name: str) -> str | None:
@@ -74,6 +98,9 @@ def from_hub(name: str) -> str | None:
 def _found(path: Path) -> list[Source]:
     dataset = _DATASET.fullmatch(path.as_posix())
     if path.exists() or not dataset or path.suffix in _ENDINGS:
+        near = None if path.exists() else _near(path.as_posix())
+        if near:
+            raise InputError(f"{path}: cannot be read: No such file or directory", near)
         return [Source(path, None)]
     return _fetched(dataset["repository"], dataset["revision"])
 
@@ -84,7 +111,8 @@ def _fetched(repository: str, revision: str | None) -> list[Source]:
     if revision is None:
         raise InputError(
             f"no file `{repository}`, and as a Hub dataset it names no revision",
-            _near(repository) or f"`--source {repository}@COMMIT` reads it at that commit",
+            _near(repository)
+            or f"name a file that is there, or `--source {repository}@COMMIT` for the Hub's",
         )
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise InputError(
@@ -134,11 +162,24 @@ def _snapshot(repository: str, revision: str) -> Path:
 
 
 def _near(name: str) -> str | None:
-    """A hint with the file that `name` is most like, among those of the folder it names."""
-    folder = Path(name).parent
-    names = sorted(each.name for each in folder.glob("*") if each.is_file())
-    near = difflib.get_close_matches(Path(name).name, names, n=1)
-    return f"did you mean `{folder / near[0]}`?" if near else None
+    """A hint with the file that `name` is most like, or the folder of such a name that is most like
+    its own; None where neither is.
+    """
+    folder, file = Path(name).parent, Path(name).name
+    folders = [each for each in sorted(Path().glob("*")) if each.is_dir()]
+    close = difflib.get_close_matches(str(folder), [each.name for each in folders], n=1)
+    for place in (folder, *map(Path, close)):
+        names = sorted(each.name for each in place.glob("*") if each.is_file())
+        stems = {_stem(each): each for each in reversed(names)}
+        near = difflib.get_close_matches(file, [*names, *stems], n=1)
+        if near:
+            return f"did you mean `{place / stems.get(near[0], near[0])}`?"
+    known = difflib.get_close_matches(name.partition("@")[0], PINS, n=1, cutoff=0.8)
+    return f"did you mean `{known[0]}`?" if known else None
+
+
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _out_of_reach(repository: str) -> InputError:

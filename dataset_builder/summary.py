@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from dataset_builder.labels import Labels
 from dataset_builder.manifest import Manifest, Sources
 from dataset_builder.printable import printable
 from dataset_builder.prompt_files import PromptLines
@@ -20,8 +21,19 @@ ZERO = "–"
 # Of the refused rows; a reader who wants more opens the table.
 REFUSED_SHOWN = 5
 
-# What is decided after every rule, whichever of the recipes side by side has which rules.
-LAST = ("share", "cap", "one_per_prompt", "one_per_tree", "control_match", "kept")
+LABELS = Labels.__struct_fields__
+
+# All that can stand in a funnel, in the order in which it is decided.
+FUNNEL = (
+    *("threads", "test", "validation"),
+    *("complete", "deleted", "tree_states", "root_languages", "languages", "synthetic", "review"),
+    *("root_review", "near_held_out", "leaves", "best_path", "rank", "path_rank", "turns"),
+    *("prompt_words", *(f"{bound}_labels.{name}" for bound in ("min", "max") for name in LABELS)),
+    *("reply_words", "best_per_prompt", "shortest_of_top"),
+    *("contamination", "near_duplicate_prompt", "near_duplicate_row"),
+    *("same_prompt", "no_pair", "pair_gap", "share", "cap"),
+    *("one_per_prompt", "one_per_tree", "control_match", "kept"),
+)
 
 
 def sources_table(sources: Sources) -> Group:
@@ -174,19 +186,17 @@ def _pairs_note(manifest: Manifest) -> Text:
 
 
 def rules_in_order(lists: Sequence[list[str]]) -> list[str]:
-    """Every name once, each after those that stand before it in the list that first holds it, and
-    those of `LAST` last.
+    """Every name of `lists` once, in the order of FUNNEL; one that is not in it, of another version
+    of treetune, after the one before it.
     """
-    ordered: list[str] = []
+    places = {name: place for place, name in enumerate(FUNNEL)}
+    met: dict[str, None] = {}
     for names in lists:
-        at = 0
+        place = 0
         for name in names:
-            if name in ordered:
-                at = ordered.index(name) + 1
-            else:
-                ordered.insert(at, name)
-                at += 1
-    return sorted(ordered, key=lambda name: LAST.index(name) if name in LAST else -1)
+            place = places.setdefault(name, place)
+            met[name] = None
+    return sorted(met, key=places.__getitem__)
 
 
 def _table() -> Table:

@@ -41,7 +41,6 @@ from dataset_builder.rules import is_concise, one_per_prompt, rules, with_root_r
 from dataset_builder.screening import screened, screening_rules, with_written
 from dataset_builder.strata import by_strata, strata_counts
 from dataset_builder.tables import FORMS, LEDGER, checked, write_beside
-from dataset_builder.template import Template, text
 from dataset_builder.threads import Chosen, Tables, Threads
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER
 
@@ -160,22 +159,6 @@ def write_variant(plan: Plan) -> Path:
             write_json(plan.manifest, directory / "manifest.json")
     write_json(Pointer(out.name), out.parent / f"{plan.manifest.name}.json")
     return out
-
-
-def write_texts(plan: Plan, template: Template, out: Path) -> None:
-    """Write train.jsonl and val.jsonl, `{"text": …}` a line under `template`, into the directory
-    `out`.
-    """
-    with building(out) as directory:
-        for file, rows in (("train.jsonl", plan.train), ("val.jsonl", plan.validation)):
-            lines = [
-                json.dumps(
-                    {"text": text(template, [*row["prompt"], *row["completion"]])},
-                    ensure_ascii=False,
-                )
-                for row in rows.to_pylist()
-            ]
-            write_text("".join(f"{line}\n" for line in lines), directory / file)
 
 
 def shares(cap: Cap, concise: int, others: int) -> Shares:

@@ -3,7 +3,6 @@ rows.
 """
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 from dataset_builder import artifacts
 from dataset_builder.errors import InputError
 from dataset_builder.tables import LEDGER, read_table, table_of, write_table
+
+ROOT = Path(__file__).parents[1]
 
 ROWS = [
     {"thread_id": "a", "tree_id": "t", "split": "train", "dropped_by": None},
@@ -89,29 +90,6 @@ def test_a_replacement_that_fails_leaves_the_old_one(
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
-def test_a_builder_killed_between_old_and_new_brings_the_old_one_back(tmp_path: Path):
-    replaced(tmp_path / "one", "first")
-    program = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from dataset_builder import artifacts\n"
-        "from tests.test_artifacts import replaced\n"
-        "rename, calls = os.rename, []\n"
-        "def dies(source, target):\n"
-        "    calls.append(source)\n"
-        "    if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    rename(source, target)\n"
-        "artifacts.os.rename = dies\n"
-        "replaced(Path(sys.argv[1]), 'second')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / "one"], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not (tmp_path / "one").exists()
-    artifacts.sweep(tmp_path)
-    assert (tmp_path / "one" / "rows.txt").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["one"]
-
-
 def test_what_a_dead_builder_left_is_swept_and_a_living_ones_stays(tmp_path: Path):
     dead = tmp_path / f"{artifacts.BUILDING}999999999-one"
     living = tmp_path / f"{artifacts.BUILDING}{os.getppid()}-two"
@@ -120,6 +98,43 @@ def test_what_a_dead_builder_left_is_swept_and_a_living_ones_stays(tmp_path: Pat
     artifacts.sweep(tmp_path)
     assert not dead.exists()
     assert living.exists()
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_one_directory_replaces_another_loses_neither(tmp_path: Path, renames: int):
+    def replace(text: str) -> None:
+        with artifacts.building(tmp_path / "one", replaces=True) as out:
+            (out / "rows.txt").write_text(text)
+            artifacts.write_json({}, out / "export.json")
+
+    replace("first")
+    killed = f"""
+import os
+from pathlib import Path
+from dataset_builder import artifacts
+left, rename = {renames}, os.rename
+
+def counted(*paths):
+    global left
+    if not left:
+        os._exit(9)
+    left -= 1
+    rename(*paths)
+
+os.rename = counted
+with artifacts.building(Path({str(tmp_path / "one")!r}), replaces=True) as out:
+    (out / "rows.txt").write_text("second")
+    artifacts.write_json({{}}, out / "export.json")
+os._exit(9)
+"""
+    ran = subprocess.run([sys.executable, "-c", killed], cwd=ROOT, check=False)
+    assert ran.returncode == 9
+    artifacts.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert (tmp_path / "one" / "rows.txt").read_text() == ("second" if renames == 2 else "first")
+    replace("third")
+    assert (tmp_path / "one" / "rows.txt").read_text() == "third"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_table_that_is_not_as_declared_is_refused(tmp_path: Path):

@@ -159,14 +159,89 @@ def test_a_key_that_one_recipe_has_not_is_told_as_absent():
     ]
 
 
-def test_a_variant_of_another_form_is_refused(builds, monkeypatch):
-    directory, manifest = find_variant("short")
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """Pairs with and without flips, prompts with two shares of limits."""
+    folder = tmp_path_factory.mktemp("forms")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTIFACTS", str(folder / "artifacts"))
+        write_forms(tables_of(folder, forest(), held_out=0.2))
+        yield
 
-    class Pairs:
-        name, form = manifest.name, "pairs"
 
-    with pytest.raises(InputError, match="variant `short` holds pairs; wanted answers"):
-        diff_variants((directory, manifest), (directory, Pairs()))
+def write_forms(tables):
+    write_build("short", tables, keep={"reply_words": [1, 100]})
+    write_build("pairs", tables, shape={"form": "pairs"})
+    write_build("flips", tables, shape={"form": "pairs", "length_flips": True, "plain_too": True})
+    write_build("few", tables, shape={"form": "pairs"}, cap={"examples": 9})
+    for name, share in (("asked", 1.0), ("half", 0.5)):
+        shape = {"form": "prompts", "state_word_limit": share}
+        write_build(name, tables, shape=shape)
+    ranked = {"form": "prompts", "state_word_limit": 1.0}
+    write_build("fewer", tables, shape=ranked, cap={"examples": 5})
+
+
+def test_variants_of_two_forms_have_no_rows_in_common(forms):
+    with pytest.raises(InputError) as error:
+        difference("short", "pairs")
+    told = "`short` holds answers and `pairs` pairs: their rows are no match"
+    assert str(error.value) == told
+    assert error.value.hint == "compare variants of one form: answers, pairs, prompts"
+
+
+def test_pairs_differ_in_rows_in_augmentations_and_in_which_reply_is_longer(forms):
+    found = difference("pairs", "flips")
+    n = found.a.rows["train"]
+    train = found.splits["train"]
+    assert found.b.rows["train"] == 3 * n
+    assert (train.same, train.rewritten, train.only_b) == (n, 0, 2 * n)
+    counts = {each.name: each for each in found.counts}
+    assert counts["augmentation"].a == {"plain": n, "kept": 0, "flipped": 0}
+    assert counts["augmentation"].b == {"plain": n, "kept": n, "flipped": n}
+    # The long reply is ranked first; a flip chooses the short one.
+    assert counts["the chosen reply is"].b == {"longer": 2 * n, "shorter": n}
+    shifts = {each.name: each for each in found.shifts}
+    assert shifts["chosen less rejected"].a.quantiles["0.5"] == 107
+    assert shifts["stated limit"].a.n == 0
+    assert shifts["stated limit"].b.n == 2 * n
+    assert found.concise == {"a": 0.0, "b": 1 / 3}
+    examples = {each.kind: each for each in found.examples}
+    assert examples.keys() == {"only_b"}
+    assert examples["only_b"].b
+    assert examples["only_b"].rejected_b not in (None, examples["only_b"].b)
+    only = difference("few", "pairs").splits["train"]
+    assert (only.same, only.only_b) == (9, n - 9)
+
+
+def test_prompts_differ_in_the_limits_they_state(forms):
+    found = difference("asked", "half")
+    train = found.splits["train"]
+    assert train.rewritten == train.limit_changed > 5
+    assert train.same + train.rewritten == found.a.rows["train"] == found.b.rows["train"]
+    example = found.examples[0]
+    assert example.kind == "rewritten"
+    assert example.question.startswith(example.question_b)
+    assert example.a is example.b is None
+    only = difference("asked", "fewer").splits["train"]
+    assert (only.same, only.only_a) == (5, found.a.rows["train"] - 5)
+
+
+PAIRS_OF_FORMS = [("pairs", "flips"), ("flips", "few"), ("asked", "half"), ("fewer", "asked")]
+
+
+def test_every_form_is_shown_in_the_terminal_and_on_a_page(forms):
+    for pair in PAIRS_OF_FORMS:
+        found = difference(*pair)
+        shown = drawn(diff_report(found), 80)
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "\x1b" not in shown
+        page = diff_page(found)
+        assert "<script" not in page
+        for text in (shown, page):
+            assert "another row of the same prompt" in text
+        if found.form == "pairs":
+            assert "rejected" in shown
+            assert "<dt>a rejected</dt>" in page or "<dt>b rejected</dt>" in page
 
 
 def test_the_terminal_fits_80_columns_and_shows_no_escape(builds):

@@ -9,7 +9,7 @@ import pytest
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.fit import fit_rows
-from dataset_builder.fit_report import POLICIES, fit_table, fits, open_tokenizer
+from dataset_builder.fit_report import POLICIES, fit_table, fits, open_fitting
 from dataset_builder.recipe import load_recipe
 from dataset_builder.template import encode_completions, find_template
 from dataset_builder.threads import make_tables
@@ -141,14 +141,14 @@ def test_a_tokenizer_is_opened_from_a_directory_or_its_file(tmp_path):
     template = find_template("chatml")
     tiny_tokenizer().save_pretrained(tmp_path)
     for name in (tmp_path, tmp_path / "tokenizer.json"):
-        opened = open_tokenizer(str(name), template)
+        opened = open_fitting(str(name), template)
         assert opened("why so")["input_ids"] == tiny_tokenizer()("why so")["input_ids"]
 
 
 def test_a_tokenizer_that_is_nowhere_and_one_without_the_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="no tokenizer `nobody/nothing`"):
-        open_tokenizer("nobody/nothing", INSTRUCT)
+        open_fitting("nobody/nothing", INSTRUCT)
     phi2_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="has no token"):
-        open_tokenizer(str(tmp_path), find_template("chatml"))
+        open_fitting(str(tmp_path), find_template("chatml"))

@@ -12,7 +12,8 @@ import pytest
 from builders import prompt, reply, tables_of
 
 from dataset_builder.card import card
-from dataset_builder.formats import write_messages
+from dataset_builder.errors import InputError
+from dataset_builder.formats import text_format, write_messages, write_texts
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.tables import EXAMPLES
 from dataset_builder.variant import Plan, plan_variant, write_variant
@@ -107,6 +108,74 @@ def test_messages_are_whole_conversations_a_line(tmp_path):
             assert roles == ["user", "assistant"] * (len(roles) // 2)
 
 
+CHAT = (
+    "{% for m in messages %}{% if loop.first and m['role'] == 'system' %}"
+    "{{ raise_exception('no system') }}{% endif %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+)
+
+
+def test_text_stands_under_the_template_of_any_tokenizer(tmp_path):
+    from tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(str(tmp_path / "model"))
+    made = plan(tmp_path / "rows", "red")
+    form = text_format(str(tmp_path / "model"))
+    assert form.name.startswith("chat-")
+    write_texts(made, form, tmp_path / "out")
+    for file, rows in (("train.jsonl", made.train), ("val.jsonl", made.validation)):
+        lines = (tmp_path / "out" / file).read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line) for line in lines] == [
+            {
+                "text": "".join(
+                    f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n"
+                    for each in [*row["prompt"], *row["completion"]]
+                )
+            }
+            for row in rows.to_pylist()
+        ]
+    with pytest.raises(InputError, match="refuses a conversation: no system"):
+        form.text_of([{"role": "system", "content": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("chatlm", "unknown template `chatlm`", "did you mean `chatml`?"),
+        ("zebra", "unknown template `zebra`", "known: chatml, "),
+        ("{bare}", "the tokenizer `{bare}` has no chat template", "name a template that ships"),
+    ],
+)
+def test_a_template_that_is_none_is_an_input_error(tmp_path, name, message, hint):
+    from tiny import tiny_tokenizer
+
+    bare = tmp_path / "bare"
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(str(bare))
+    with pytest.raises(InputError) as error:
+        text_format(name.replace("{bare}", str(bare)))
+    assert str(error.value).startswith(message.replace("{bare}", str(bare)))
+    assert str(error.value.hint).startswith(hint)
+
+
+def test_an_export_is_written_again_only_where_it_is_another(tmp_path):
+    made, other = plan(tmp_path / "rows", "red"), plan(tmp_path / "others", "blue")
+    out = tmp_path / "out"
+    write_messages(made, out)
+    first = (out / "train.jsonl").stat()
+    write_messages(made, out)
+    assert (out / "train.jsonl").stat().st_ino == first.st_ino
+    (out / "val.jsonl").write_text("torn")
+    write_messages(made, out)
+    assert (out / "val.jsonl").read_text() != "torn"
+    write_messages(other, out)
+    assert "blue" in (out / "train.jsonl").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["others", "out", "rows"]
+
+
 def test_rows_of_answers_train_as_they_are(tmp_path, monkeypatch):
     trl = pytest.importorskip("trl")
     from datasets import load_dataset
@@ -150,7 +219,7 @@ def test_the_card_explains_every_column_and_how_to_build_what_does_not_ship(tmp_
     told = card(made.manifest)
     for column in EXAMPLES.schema.names:
         assert f"`{column}`" in told, column
-    assert "write it as `test.toml`" in told
+    assert "Write this as `test.toml`:" in told
     for section in ("What was kept", "Split", "Limits", "Load it", "Build it again"):
         assert f"\n## {section}\n" in told
     shipped = plan_variant("full", load_recipe("full"), tables_of(tmp_path, ROWS))

@@ -10,6 +10,8 @@ from dataset_builder.__main__ import app
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
 from dataset_builder.expect import PUBLISHED, Published, check_import
+from dataset_builder.export import read_export
+from dataset_builder.threads import make_tables
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROWS = [prompt("a"), reply("b", "a"), prompt("c", lang="de"), reply("d", "c", lang="de")]
@@ -87,13 +89,27 @@ def test_a_path_without_an_ending_that_is_not_there_gets_the_near_file_as_its_hi
     for name, hint in {
         "exports/forest": "did you mean `exports/forest.jsonl`?",
         "exports/forest.jsonl@1": "did you mean `exports/forest.jsonl`?",
-        "exports/zebra": "`--source exports/zebra@COMMIT` reads it at that commit",
-        "export/forest": "`--source export/forest@COMMIT` reads it at that commit",
+        "exports/zebra": (
+            "name a file that is there, or `--source exports/zebra@COMMIT` for the Hub's"
+        ),
+        "export/forest": "did you mean `exports/forest.jsonl`?",
+        "export/forst": "did you mean `exports/forest.jsonl`?",
+        "OpenAsistant/oasst2": "did you mean `OpenAssistant/oasst2`?",
+        "elsewhere/forest": (
+            "name a file that is there, or `--source elsewhere/forest@COMMIT` for the Hub's"
+        ),
     }.items():
         with pytest.raises(InputError) as error:
             hub.find_sources([Path(name)])
         assert str(error.value).startswith(f"no file `{name}`, and as a Hub dataset ")
         assert error.value.hint == hint
+    for name in ("exports/forst.jsonl", "export/forest.jsonl.gz", "forest.jsonl"):
+        if name == "forest.jsonl":
+            (tmp_path / "forests.jsonl").write_text("{}")
+        with pytest.raises(InputError) as error:
+            hub.find_sources([Path(name)])
+        assert str(error.value) == f"{name}: cannot be read: No such file or directory"
+        assert str(error.value.hint).startswith("did you mean `")
     assert stand_in[1] == []
 
 
@@ -174,6 +190,34 @@ def test_splits_are_compared_where_files_say_theirs(tmp_path, monkeypatch):
     told = "messages of train: 0 found, 4 published.*messages of validation: 4 found, 0 published"
     with pytest.raises(InputError, match=told):
         check_import("oasst1", named)
+
+
+def test_what_is_published_of_reviews_and_of_the_train_split_is_compared(tmp_path, monkeypatch):
+    train = [prompt("a"), reply("b", "a", rank=0, deleted=True), reply("e", "a")]
+    train[2]["review_result"] = None
+    rows = [prompt("c", lang="de", review_result=False), reply("d", "c", lang="de")]
+    for name, n, ours in (("en_train.jsonl", 3, train), ("rows.validation.jsonl", 2, rows)):
+        assert len(ours) == n
+        write(tmp_path / name, ours)
+    exports = [read_export(tmp_path / name) for name in ("en_train.jsonl", "rows.validation.jsonl")]
+    tables = make_tables(exports, 0.0)
+    right = Published(
+        2,
+        5,
+        {"train": 3, "validation": 2},
+        {"en": 3, "de": 2},
+        facts={"accepted": 3, "deleted": 1},
+        train={"roots": 1, "with a rank": 1, "reviewed": 2, "with labels": 0, "with emojis": 0},
+    )
+    monkeypatch.setitem(expect.PUBLISHED, "oasst1", right)
+    check_import("oasst1", tables)
+    for key in ("facts", "train", "splits"):
+        for fact, n in getattr(right, key).items():
+            wrong = replace(right, **{key: getattr(right, key) | {fact: n + 1}})
+            monkeypatch.setitem(expect.PUBLISHED, "oasst1", wrong)
+            with pytest.raises(InputError, match=rf"{n} found, {n + 1} published \(-1\)"):
+                check_import("oasst1", tables)
+    assert set(expect.FACTS) == {*right.facts, *right.train}
 
 
 def test_a_build_that_expects_more_writes_nothing(tmp_path, monkeypatch, capsys):

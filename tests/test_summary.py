@@ -1,14 +1,18 @@
 """What the terminal says of sources and variants: whole, in order, and no foreign escape in it."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import msgspec
 from builders import prompt, reply, tables_of
 from rich.console import Console
 
-from dataset_builder.recipe import Recipe
-from dataset_builder.summary import REFUSED_SHOWN, refused_table, variants_table
-from dataset_builder.variant import plan_variant
+from dataset_builder.contamination import Against
+from dataset_builder.control import control_rules
+from dataset_builder.labels import Labels
+from dataset_builder.recipe import Cap, Control, Keep, Recipe, Shape
+from dataset_builder.rules import rules
+from dataset_builder.summary import FUNNEL, REFUSED_SHOWN, refused_table, variants_table
+from dataset_builder.variant import _later_rules, plan_variant
 
 ROWS = [prompt("a"), reply("b", "a", rank=0, words=9), reply("c", "a", rank=1, words=9)]
 
@@ -45,6 +49,34 @@ def test_what_a_cap_took_stands_below_every_rule_whichever_recipe_comes_first(tm
         assert len(set(funnel)) == len(funnel)
         for manifest in order:
             assert [name for name in funnel if name in manifest.funnel] == list(manifest.funnel)
+
+
+def test_the_funnel_has_a_place_for_every_rule_in_the_order_in_which_it_is_decided():
+    labels = Labels(**dict.fromkeys(Labels.__struct_fields__, 0.5))
+    every = {
+        **dict.fromkeys(("languages", "root_languages"), ("en",)),
+        **dict.fromkeys(("turns", "prompt_words", "reply_words"), (1, 2)),
+        **dict.fromkeys(("max_rank", "max_path_rank"), 0),
+        **dict.fromkeys(("min_labels", "max_labels"), labels),
+        "root_review": True,
+    }
+    against = Against(())
+    met = set()
+    for paths, chooses, nears, form, cap in product(
+        ("replies", "leaves", "best"),
+        ({}, {"best_per_prompt": True}, {"shortest_of_top": 2}),
+        ("keep", "prompts", "rows"),
+        ({}, {"form": "prompts"}, {"form": "pairs", "length_flips": True}),
+        ({"examples": 1}, {"concise_share": 0.5}),
+    ):
+        keep = Keep(**every, paths=paths, near_duplicates=nears, **chooses)
+        target = Recipe(title="", keep=keep, shape=Shape(**form), cap=Cap(**cap))
+        control = Control(of="x", match="rows", recipe=target)
+        recipe = msgspec.structs.replace(target, control=control)
+        names = [*rules(keep), *_later_rules(recipe, against), *control_rules(recipe)]
+        assert names == [name for name in FUNNEL if name in names]
+        met |= set(names)
+    assert set(FUNNEL) - met == {"threads", "test", "validation", "kept"}
 
 
 def test_refused_rows_are_shown_with_file_line_and_reason_and_where_all_of_them_stand(tmp_path):

@@ -20,12 +20,13 @@ from dataset_builder.artifacts import read_json
 from dataset_builder.card import metadata
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
+from dataset_builder.formats import text_format, write_texts
 from dataset_builder.manifest import Manifest, find_tables, find_variant
 from dataset_builder.recipe import Cap, Recipe, load_recipe
 from dataset_builder.tables import EXAMPLES, LEDGER, read_table
 from dataset_builder.template import find_template, text
 from dataset_builder.threads import write_tables
-from dataset_builder.variant import plan_variant, shares, write_texts, write_variant
+from dataset_builder.variant import plan_variant, shares, write_variant
 
 
 def forest(n=60, lang="en"):
@@ -211,7 +212,7 @@ def test_the_card_is_one_that_the_hub_understands_and_tells_the_whole_funnel(art
         line = next(each for each in content.splitlines() if each.startswith(f"| {name} |"))
         assert line.split("|")[2].strip() == f"{n:,}"
     assert made.manifest.digest in content
-    assert "just build-data test --source 0.jsonl --held-out 0.3" in content
+    assert "just build-data test.toml --source 0.jsonl --held-out 0.3" in content
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_the_card_names_the_languages_that_the_recipe_asks_for(tables, keep, lan
 def test_the_texts_are_the_rows_under_the_template(tmp_path, tables):
     made = plan(tables)
     template = find_template("instruct")
-    write_texts(made, template, tmp_path / "texts")
+    write_texts(made, text_format("instruct"), tmp_path / "texts")
     for name, rows in (("train", made.train), ("val", made.validation)):
         lines = (tmp_path / "texts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         assert len(lines) == rows.num_rows
