@@ -92,7 +92,7 @@ for name in "${parts[@]}"; do
     smollm2) part smollm2 240 $python -m bench.train "$small" --preset "$scratch/small.toml" --rows "$variant" \
       --window 60 --ours 20 --only trl-defaults-8 treetune-32 $tiny ;;
     resume) part resume 240 bash bench/gpu_resume.sh "$variant" "$scratch/small.toml" $tiny ;;
-    previews) part previews 150 bash -c "$python -m bench.previews $variant $scratch/phi.toml $tiny &&
+    previews) part previews 200 bash -c "$python -m bench.previews $variant $scratch/phi.toml $tiny &&
       $python -m bench.previews $variant $scratch/small.toml $tiny" ;;
     curves) part curves 360 $python -m bench.curves "$variant" "$scratch/real.toml" --steps 60 \
       --out "$out/curves.json" $tiny ;;
