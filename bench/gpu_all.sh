@@ -3,30 +3,31 @@
 # its own below OUT, `parts.txt` with how each ended. Parts that are named are run, all of the card's without names; a
 # part that failed does not end the others. Logs come back in logs.tgz.
 #
-#   bench/gpu_all.sh [--tiny] [PART …]     parts: train parity real smollm2 resume previews curves memory several
+#   bench/gpu_all.sh [--tiny] [PART ...]     parts: train parity real smollm2 resume previews curves memory several
 #
+# LIMIT seconds (555) are all it takes: a part gets what is left, and is left out where that is under a minute.
 # `--tiny` tries every part on a CPU with tiny models, figures meaningless. On a bare host bench/gpu_host.sh sets up
 # (Python and torch are there, a network is not). Here, once, into a folder that git ignores:
 #
-#   mkdir -p host && bench/gpu_host.sh wheels host && bench/gpu_host.sh vocabulary host
-#   just build-data full --source …/export.trees.jsonl.gz && bench/gpu_host.sh data host artifacts full
-#   bench/gpu_host.sh model 1 host/first && bench/gpu_host.sh model 2 host/second   # 47 MB each: one a call
+#   bench/gpu_host.sh wheels host/base && bench/gpu_host.sh vocabulary host/base
+#   just build-data full --source EXPORT ... && bench/gpu_host.sh data host/base artifacts full
+#   bench/gpu_host.sh model 1 host/first && bench/gpu_host.sh model 2 host/second   # 47 MB each
 #
-# There, one GPU, three calls of at most 10 minutes each (what each carries, and the minutes its parts take):
-#   1. host/*.whl host/vocabulary host/artifacts                    train parity real      5 + 1 + 2
-#        source bench/gpu_host.sh setup host && bench/gpu_all.sh train parity real
-#   2. the same and host/second                                    smollm2 resume previews 2 + 3 + 2
-#        source bench/gpu_host.sh setup host host/second && bench/gpu_all.sh smollm2 resume previews
-#   3. the same and host/first (a host kept from 2 has the rest)    curves memory          5 + 4
-#        source bench/gpu_host.sh setup host host/first && bench/gpu_all.sh curves memory
-# Without the packaged model's two halves `curves` takes the shapes of SmolLM2 with random weights, and says so.
-# Two or four GPUs, one call:                                      several                2
-#        source bench/gpu_host.sh setup host && bench/gpu_all.sh several
+# There, one GPU of 80 GB, three calls of at most 10 minutes; what each carries, and the minutes foreseen, a minute of
+# set-up among them:
+#   1. host/base                    8    source bench/gpu_host.sh setup host/base && bench/gpu_all.sh train parity
+#   2. host/base host/second        9    source bench/gpu_host.sh setup host/base host/second &&
+#                                          bench/gpu_all.sh real smollm2 resume
+#   3. host/base host/first         9.5  source bench/gpu_host.sh setup host/base host/first &&
+#                                          bench/gpu_all.sh previews curves memory
+# The packaged model's halves join only where the host of call 2 is still there in call 3; else `curves` takes SmolLM2's
+# shapes with random weights, and says so. Two or four GPUs, one call, host/base, 4 minutes:
+#   4. source bench/gpu_host.sh setup host/base && bench/gpu_all.sh several
 set -uo pipefail
 tiny=
 if [ "${1:-}" = --tiny ]; then tiny=--tiny; shift; fi
 python=${PYTHON:-python3} scratch=${TMPDIR:-/tmp}/treetune-all out=${OUT:-results}
-host=${HOST_FILES:-host} variant=${VARIANT:-full}
+host=${HOST_FILES:-host/base} variant=${VARIANT:-full}
 logs=$scratch/logs
 mkdir -p "$out" "$logs"
 export PYTHON=$python
@@ -37,6 +38,10 @@ parts=("$@")
 part() { # NAME SECONDS COMMAND...
   local name=$1 limit=$2 start=$SECONDS code=0
   shift 2
+  local left=$((${LIMIT:-555} - SECONDS))
+  [ "$left" -ge 60 ] || { echo "$name: left out, $left s are left" | tee -a "$out/parts.txt"; return; }
+  [ "$limit" -le "$left" ] || limit=$left
+  [ -z "$tiny" ] || limit=3000 # a busy CPU
   echo "== $name"
   timeout --kill-after=10 "$limit" "$@" > "$out/$name.txt" 2> "$logs/$name.err" || code=$?
   cat "$out/$name.txt"
@@ -82,14 +87,14 @@ for name in "${parts[@]}"; do
     # Gradients of one step against float32. It has no CPU form: tests/test_fast.py holds that.
     parity) [ -n "$tiny" ] || part parity 150 $python -m bench.parity "$phi2" ;;
     # Real lengths: real tokens only, the share of padding beside.
-    real) part real 180 $python -m bench.train "$phi2" --preset "$scratch/phi.toml" --rows "$variant" --window 30 \
-      --only trl-defaults treetune-16 treetune $tiny ;;
+    real) part real 240 $python -m bench.train "$phi2" --preset "$scratch/phi.toml" --rows "$variant" --window 30 \
+      --ours 20 --only trl-defaults treetune-16 treetune $tiny ;;
     smollm2) part smollm2 240 $python -m bench.train "$small" --preset "$scratch/small.toml" --rows "$variant" \
       --window 60 --ours 20 --only trl-defaults-8 treetune-32 $tiny ;;
     resume) part resume 240 bash bench/gpu_resume.sh "$variant" "$scratch/small.toml" $tiny ;;
-    previews) part previews 150 bash -c "$python -m bench.previews $variant $scratch/phi.toml $tiny &&
+    previews) part previews 200 bash -c "$python -m bench.previews $variant $scratch/phi.toml $tiny &&
       $python -m bench.previews $variant $scratch/small.toml $tiny" ;;
-    curves) part curves 360 $python -m bench.curves "$variant" "$scratch/real.toml" --steps 80 \
+    curves) part curves 360 $python -m bench.curves "$variant" "$scratch/real.toml" --steps 60 \
       --out "$out/curves.json" $tiny ;;
     memory) part memory 420 $python -m bench.gpu_memory "$phi2" "$small" $tiny ;;
     several)

@@ -79,12 +79,13 @@ PYTHON
 }
 
 data() {
-  local out=$1 artifacts=$2 name
+  local out artifacts=$2 name
+  mkdir -p "$1"; out=$(realpath "$1")
   shift 2
   rm -rf "$out/artifacts"; mkdir -p "$out/artifacts/variants" "$out/artifacts/tables"
   for name in "${@:-}"; do cp -r "$artifacts/variants/$name"* "$out/artifacts/variants/"; done
   # Of the tables, training reads the held-out prompts alone.
-  (cd "$artifacts/tables" && cp --parents */heldout.parquet */source.json "$OLDPWD/$out/artifacts/tables/")
+  (cd "$artifacts/tables" && cp --parents */heldout.parquet */source.json "$out/artifacts/tables/")
 }
 
 # The model's halves may come over two calls while the host stays up: each call puts down what it carries.

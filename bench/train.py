@@ -25,7 +25,8 @@ from bench.rows import Rows, random_rows, real_rows
 
 ROWS = 32_000
 WARM = 3  # steps before the window: compilation, the allocator, the first reads
-EXAMPLES = 200_000  # that no window comes to the end of
+# Examples a second that no contender reaches, and some for the shortest window.
+FASTEST, FEWEST = 1500, 2000
 
 
 class Clock:
@@ -82,7 +83,7 @@ class Clock:
 class Setting:
     """What all contenders of one run share."""
 
-    def __init__(self, model: Path, preset: str, variant: str | None) -> None:
+    def __init__(self, model: Path, preset: str, variant: str | None, window: float) -> None:
         import msgspec
 
         from finetune.base import ready_base
@@ -101,11 +102,12 @@ class Setting:
         self.files = ready_base(self.preset.base)
         self.template = template_of(self.preset, self.files)
         self.tokenizer = load_tokenizer(self.files, self.template)
+        examples = max(FEWEST, int(FASTEST * window))
         if variant is None:
             config = json.loads((model / "config.json").read_text())
-            self.rows = random_rows(config["vocab_size"] * 4 // 5, EXAMPLES)
+            self.rows = random_rows(config["vocab_size"] * 4 // 5, examples)
         else:
-            self.rows = real_rows(variant, self.preset, self.tokenizer, self.template, EXAMPLES)
+            self.rows = real_rows(variant, self.preset, self.tokenizer, self.template, examples)
 
 
 def trl(one: Setting, window: float, batch: int, accumulation: int, **options: Any) -> dict:
@@ -188,7 +190,7 @@ def treetune(
     )
     clock = Clock(window, batch, one.rows)
     loaded, _ = load_base(one.files, preset.base, one.device)
-    order = one.rows.order[: EXAMPLES // batch * batch]
+    order = one.rows.order[: len(one.rows.order) // batch * batch]
     with tempfile.TemporaryDirectory() as out:
         plan: Any = SimpleNamespace(
             preset=preset,
@@ -268,7 +270,7 @@ def main() -> None:
     if asked.tiny:
         asked.window, asked.only = 1.0, ["trl-defaults", "treetune-16"]
     if asked.one:
-        setting = Setting(asked.model, asked.preset, asked.rows)
+        setting = Setting(asked.model, asked.preset, asked.rows, asked.window)
         print(json.dumps(CONTENDERS[asked.one](setting, asked.window)))
         return
     table(asked)
