@@ -56,6 +56,12 @@ import-generations +arguments: environment
 export +arguments: environment
     {{ python }} -m reports export "$@"
 
+# What evaluations and comparisons say of a run, into its model card
+[group('looking')]
+[no-exit-message]
+card +arguments: environment
+    {{ python }} -m reports card "$@"
+
 # One answer each, the base beside them, words counted
 [group('looking')]
 [no-exit-message]

@@ -11,9 +11,9 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, StrictUndefined
 
 from dataset_builder import hub
+from dataset_builder.card_figures import funnel_table, splits_table
 from dataset_builder.manifest import Manifest
 from dataset_builder.recipe_file import recipe_files
-from dataset_builder.words import CONCISE_WORDS
 
 TEMPLATE = Path(__file__).parent / "card.md"
 
@@ -33,7 +33,8 @@ def card(manifest: Manifest) -> str:
         manifest=manifest,
         metadata=metadata(manifest).to_yaml(),
         recipe=json.dumps(manifest.recipe, indent=2, ensure_ascii=False),
-        concise_words=CONCISE_WORDS,
+        splits=splits_table(manifest),
+        funnel=funnel_table(manifest),
         is_open_assistant=is_open_assistant,
         command=build_command(manifest),
         recipe_files=recipe_files(manifest.name, manifest.recipe),

@@ -4,6 +4,7 @@ import json
 
 from huggingface_hub import ModelCardData
 
+from dataset_builder.card_figures import funnel_table, splits_table
 from dataset_builder.fit import Fit
 from finetune.run import Run
 
@@ -39,6 +40,12 @@ weights, unpacked, it is exactly what was trained.
 Variant `{run.variant}`, digest `{run.manifest.digest}`, from:
 
 {sources or "* no source named"}
+
+{splits_table(run.manifest)}
+
+{funnel_table(run.manifest)}
+
+What the template, the tokenizer and the length did to the rows of `train`:
 
 {_table(_data_rows(run, fit))}
 

@@ -110,6 +110,37 @@ def export(
     talk.print(f"written: {printable(str(file))}", soft_wrap=True, markup=False)
 
 
+@app.command
+def card(*runs: str, file: Path | None = None) -> None:
+    """Write what evaluations and comparisons say of a run into its model card.
+
+    Tables for readers, and the Hub's model index. Only what an earlier call wrote is replaced: the
+    card's other words stay. Prints the path of each card.
+
+    Parameters
+    ----------
+    runs
+        Unique beginnings of runs, all seeds of each.
+    file
+        The card, where it is not the adapter's: that of a merged model, of one run.
+    """
+    from dataset_builder.errors import InputError
+    from finetune.run import find_runs, load_run
+    from reports.card import refresh_card
+
+    directories = [directory for name in runs for directory in find_runs(name)]
+    if not directories:
+        raise InputError("no run is named", "`just list` shows the runs that exist")
+    if file is not None and len(directories) > 1:
+        raise InputError(
+            f"--file is one card, of one run, and {len(directories)} were named",
+            "name a run with its seed",
+        )
+    for directory in directories:
+        path = refresh_card(directory, load_run(directory), file)
+        data.print(str(path), soft_wrap=True, markup=False)
+
+
 @app.command(name="list")
 def list_artifacts() -> None:
     """List the variants, runs, evaluations and comparisons that exist."""

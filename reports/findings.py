@@ -220,7 +220,12 @@ def mean(
 
 def headlines(findings: Findings) -> list[Headline]:
     """What is said of each arm: the verdict, then what it rests on."""
-    said = findings.comparison.notes.get("sentences") or {"": findings.comparison.sentence}
+    return headlines_of(findings.comparison)
+
+
+def headlines_of(comparison: Comparison) -> list[Headline]:
+    """What a comparison says of each arm, from its record alone."""
+    said = comparison.notes.get("sentences") or {"": comparison.sentence}
     parts = {arm: sentence.partition(": ") for arm, sentence in said.items()}
     return [
         Headline(arm, f"{verdict}." if because else verdict, because[:1].upper() + because[1:])

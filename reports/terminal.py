@@ -20,6 +20,7 @@ from reports.findings import Findings, doubts, headlines, limits_stated
 from reports.plots import limit_curve, loss_plot
 from reports.rows import metric_places
 from reports.text_tables import (
+    apart_table,
     differing_table,
     following_table,
     metric_table,
@@ -102,6 +103,9 @@ def _parts(findings: Findings, width: int) -> Iterable[RenderableType]:
     following = following_table(findings)
     if following is not None:
         yield following
+    otherwise = apart_table(findings)
+    if otherwise is not None:
+        yield otherwise
     yield words_table(findings)
     if any(answer.is_stopped is not None for answer in _answers(findings)):
         yield stopped_table(findings)

@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dataset_builder.printable import printable
+from dataset_builder.wordings import FAMILIES
 from evals.arms import BASE
+from evals.scorers import apart
 from reports import figures
 from reports.figures import METRICS, MINUS, NOTHING, TRIVIAL, Metric
 from reports.findings import (
@@ -145,6 +147,30 @@ def following_table(findings: Findings) -> RenderableType | None:
     legend = "slope 1: twice the words for twice the limit; 0: the same whatever is asked"
     about = "share of it used, by the median answer"
     return titled("Following the limit", about, table, legend) if rows else None
+
+
+def apart_table(findings: Findings) -> RenderableType | None:
+    """Violations where limits were stated in wordings that the verdict does not rest on, pooled;
+    None where there are none.
+    """
+    scored = {row.metric for row in findings.effects}
+    families = [family for family in FAMILIES if apart("violation", family) in scored]
+    if not families:
+        return None
+    table = _table()
+    table.add_column("wording", min_width=NAMES, overflow="fold")
+    for family in families:
+        heading = family.replace("_", " ")
+        table.add_column(heading, justify="right", no_wrap=True, min_width=NUMBER)
+    violation = METRICS["violation"]
+    for arm in findings.arms:
+        metrics = [apart("violation", family) for family in families]
+        shares = [mean(findings, arm.label, metric, None, True) for metric in metrics]
+        marks = [arrow(effect(findings, arm.label, metric, None, True)) for metric in metrics]
+        values = [figures.value(violation, share) for share in shares]
+        cells = [f"{mark} {value}".strip() for mark, value in zip(marks, values, strict=True)]
+        table.add_row(shown(arm.label, "bold"), *cells)
+    return titled("Asked otherwise", "violations over all limits, in no verdict", table)
 
 
 def stopped_table(findings: Findings) -> RenderableType:

@@ -23,6 +23,8 @@ PROGRAMS = {
     "eval": ("evals", "eval"),
     "import-generations": ("evals", "import"),
     "compare": ("reports", "compare"),
+    "export": ("reports", "export"),
+    "card": ("reports", "card"),
     "ask": ("evals", "ask"),
     "list": ("reports", "list"),
     "doctor": ("finetune", "doctor"),

@@ -182,6 +182,18 @@ def test_how_far_a_limit_is_followed_is_said_where_a_comparison_says_it(demo: Fi
     assert line.split() == ["full", "150", "%", "120", "%", "0.25", "0.10…0.40"]
 
 
+def test_wordings_that_decide_nothing_have_a_table_of_their_own(demo: Findings):
+    assert "Asked otherwise" not in drawn(comparison_report(demo), 80)
+    row = effect(demo, "concise_best", "violation", None, is_pooled=True)
+    assert row is not None
+    numbers = {"arm_mean": 0.1, "baseline_mean": 0.4, "difference": -0.3, "low": -0.4, "high": -0.2}
+    other = replace(row, metric="violation_at_least", **numbers)
+    text = drawn(comparison_report(replace(demo, effects=[*demo.effects, other])), 80)
+    lines = [line.split() for line in text[text.index("Asked otherwise") :].splitlines()[1:5]]
+    assert lines[0] == ["wording", "at", "least"]
+    assert lines[2:] == [["full", "40", "%"], ["concise_best", DOWN, "10", "%"]]
+
+
 def test_a_margin_given_beforehand_is_told_beside_the_verdict(demo: Findings):
     effects = [
         replace(row, margin=0.05, equivalence="no worse") if row.verdict else row
