@@ -170,6 +170,7 @@ def environment() -> Environment:
         setting=figures.setting,
         ticked=ticked,
         value=lambda number, metric: figures.value(metric, number),
+        decimal=lambda number: f"{number:.2f}".replace("-", figures.MINUS),
         signed=lambda number, metric: figures.difference(metric, number),
     )
     made.globals.update(interval=figures.interval, NOTHING=NOTHING)

@@ -74,6 +74,7 @@ def hostile_findings(folder: Path) -> Findings:
         arms=[arm.arm for arm in arms],
         gates=[replaced(gate, reason=every) for gate in findings.comparison.gates],
         trivial=[row | {"answerer": every} for row in findings.comparison.trivial],
+        slopes=[{"arm": every, "seed": 0, "slope": 0.5, "low": 0.4, "high": 0.6}],
         differing={every: dict.fromkeys(labels.values(), every)},
         notes={
             "sentences": {labels["concise_best"]: f"{every}: {every}"},
@@ -82,7 +83,14 @@ def hostile_findings(folder: Path) -> Findings:
         },
     )
     effects = [
-        dataclasses.replace(row, arm=labels[row.arm], baseline=labels[row.baseline], verdict=every)
+        dataclasses.replace(
+            row,
+            arm=labels[row.arm],
+            baseline=labels[row.baseline],
+            verdict=every,
+            equivalence=every,
+            margin=1.0,
+        )
         for row in findings.effects
     ]
     questions = hostile_questions([every], [*labels.values(), "human"])
