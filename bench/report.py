@@ -1,6 +1,6 @@
 """How large a report of 5,000 prompts and six runs is, and how soon it can be read in Chromium.
 
-python -m bench.report [--prompts N] [--repeats N]
+python -m bench.report [--prompts N] [--repeats N] [--case NAME]
 
 Two comparisons: one limit asked (30,000 answers of the runs), and the suite's four limits and none
 (150,000). The texts are real messages of shared/data, each used once as it is; where more are
@@ -37,9 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--case", choices=CASES, help="only this one")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for name, limits in CASES.items():
+        for name in [given.case] if given.case else CASES:
+            limits = CASES[name]
             page = Path(folder) / "report.html"
             findings = _findings(Path(folder) / name.replace(" ", "-"), given.prompts, limits)
             started = time.perf_counter()
