@@ -117,6 +117,11 @@ golden: environment
     {{ python }} -m tests.golden
     UPDATE_GOLDEN=1 {{ python }} -m pytest -q tests/test_docs.py -k reference
 
+# Screenshots of a report to look at: desktop and phone, light and dark
+[group('development')]
+report-shots *arguments: environment
+    {{ python }} -m bench.shots "$@"
+
 # Format the code and mend what the linter can
 [group('development')]
 format: environment

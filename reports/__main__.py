@@ -48,6 +48,7 @@ def compare(
     from evals.imported import imported_directories
     from evals.margins import read_margins
     from finetune.run import find_runs
+    from reports.blocks import Blocks
     from reports.findings import Findings, read_findings
     from reports.html import write_report
     from reports.terminal import comparison_report
@@ -63,10 +64,11 @@ def compare(
         )
     margins = read_margins(margin or [])
     found: list[Findings] = []
+    pages: list[Blocks] = []
 
     def write_page(made: Path) -> None:
         found.append(read_findings(made))
-        write_report(found[0], made / "report.html")
+        pages.append(write_report(found[0], made / "report.html"))
 
     with talk.status("comparing"):
         others = imported_directories()
@@ -80,6 +82,13 @@ def compare(
         print(json_text(comparison_record(findings)))
         return
     talk.print(comparison_report(findings))
+    if pages[0].left_out:
+        talk.print(
+            f"report.html would grow too large: the texts of {pages[0].left_out:,} of "
+            f"{pages[0].answers:,} answers are left out; they stand in each run's "
+            "generations.parquet",
+            markup=False,
+        )
     data.print(str(directory / "report.html"), soft_wrap=True, markup=False)
 
 

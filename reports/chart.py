@@ -15,6 +15,9 @@ from reports.findings import Effect, Findings, given_words, median_words
 # Steps between ticks, times a power of ten.
 STEPS = (1, 2, 5, 10)
 
+# Answers of one strip beyond which dots lie on each other wherever they are put.
+MANY = 400
+
 # Dots of one strip spread by multiples of the golden ratio: even, and the same on every machine.
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -196,9 +199,15 @@ def _strip(
     median: float | None,
 ) -> Strip:
     width = 88 / of
+    # Of many, dots that would cover each other are drawn once; none is moved up or down by more
+    # than half a dot.
+    columns, rows = (76, 1000) if len(words) <= MANY else (8, 200)
     dots = "".join(
-        f"M{12 + 76 * (number * GOLDEN % 1):.0f} {1000 - 10 * scale.at(max(1, length)):.0f}h0"
-        for number, length in enumerate(words)
+        dict.fromkeys(
+            f"M{12 + round(columns * (number * GOLDEN % 1)) * 76 // columns} "
+            f"{1000 - round(rows * scale.at(max(1, length)) / 100) * 1000 // rows}h0"
+            for number, length in enumerate(words)
+        )
     )
     return Strip(
         answerer=name,

@@ -9,6 +9,7 @@ and the content-security policy lets nothing run or load beside what this module
 import base64
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,16 @@ from dataset_builder.pages import page_environment
 from dataset_builder.printable import printable
 from dataset_builder.words import WORD_COUNTER
 from reports import figures
+from reports.answers import HUMAN
+from reports.blocks import Blocks, pack
 from reports.chart import forest, words_chart
+from reports.curves import length_plots, training_plots
 from reports.figures import METRICS, NOTHING, TRIVIAL, Metric
 from reports.findings import (
     Findings,
     doubts,
     effect,
+    found,
     gate,
     headlines,
     limits_stated,
@@ -38,6 +43,8 @@ from reports.findings import (
     verdict,
 )
 from reports.rows import fit_rows, funnel_rows, metric_places, trivial_name
+from reports.tradeoff import tradeoffs
+from reports.training import Training, read_training
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -74,16 +81,22 @@ class TableGroup:
     rows: list[TableRow]
 
 
-def write_report(findings: Findings, out: Path) -> None:
-    """Write the page of a comparison to `out`: whole or not at all."""
-    write_text(comparison_page(findings), out)
+def write_report(findings: Findings, out: Path) -> Blocks:
+    """Write the page of a comparison to `out`: whole or not at all. Returns what it holds of the
+    answers.
+    """
+    blocks = answer_blocks(findings)
+    write_text(comparison_page(findings, blocks), out)
+    return blocks
 
 
-def comparison_page(findings: Findings) -> str:
+def comparison_page(findings: Findings, blocks: Blocks | None = None) -> str:
     """The whole page of one comparison."""
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     shown_metrics = [metric for metric in METRICS.values() if _is_shown(findings, metric)]
     answerers = findings.answerers
+    trained = [arm for arm in findings.arms if arm.runs]
+    looks = _looks(findings)
     return (
         environment()
         .get_template("report.html.jinja")
@@ -100,23 +113,51 @@ def comparison_page(findings: Findings) -> str:
             headlines=headlines(findings),
             headline=findings.comparison.notes.get("headline", ["violation"]),
             violation=METRICS["violation"],
+            stated=limits_stated(findings.comparison),
             seeds=_seeds(findings),
             words=words_chart(findings, answerers),
+            lengths=length_plots(findings, answerers),
+            tradeoffs=tradeoffs(findings),
             places=metric_places(findings, True),
             groups=_groups(findings),
-            looks={name: _look(findings, name, place) for place, name in enumerate(answerers)},
-            names={
-                name: TRIVIAL.get(name, name) if name in ("base", "human") else name
-                for name in answerers
-            },
-            trained=[arm for arm in findings.arms if arm.runs],
-            funnel=funnel_rows([arm for arm in findings.arms if arm.runs]),
-            fit=fit_rows([arm for arm in findings.arms if arm.runs]),
+            looks=looks,
+            marked_looks=list(dict.fromkeys(looks.values())),
+            names=_names(findings),
+            shown_names={name: TRIVIAL.get(name, name) for name in looks},
+            trained=trained,
+            funnel=funnel_rows(trained),
+            fit=fit_rows(trained),
+            training=training_plots(_training(findings)),
             gates=[figures.gate_note(gate) for gate in findings.comparison.gates],
             warnings=doubts(findings),
             word_counter=WORD_COUNTER,
+            blocks=blocks or answer_blocks(findings),
+            baseline=next((arm.label for arm in findings.arms if arm.arm.is_baseline), ""),
+            rivals=[
+                {"place": place, "name": arm.label}
+                for place, arm in enumerate(findings.arms)
+                if place
+            ],
+            langs=sorted(Counter(question.lang for question in findings.questions).items()),
         )
     )
+
+
+def answer_blocks(findings: Findings) -> Blocks:
+    """The answers of a comparison as the page's script reads them."""
+    names, looks = _names(findings), _looks(findings)
+    arms = {arm.label: arm.arm.is_baseline for arm in findings.arms}
+    shown = {
+        name: {
+            "name": names[name],
+            "look": looks[name],
+            "isArm": name in arms,
+            "isBaseline": arms.get(name, False),
+            "isListed": name != HUMAN,
+        }
+        for name in findings.answerers
+    }
+    return pack(findings.questions, findings.comparison.limits, shown)
 
 
 def environment() -> Environment:
@@ -129,6 +170,7 @@ def environment() -> Environment:
         setting=figures.setting,
         ticked=ticked,
         value=lambda number, metric: figures.value(metric, number),
+        decimal=lambda number: f"{number:.2f}".replace("-", figures.MINUS),
         signed=lambda number, metric: figures.difference(metric, number),
     )
     made.globals.update(interval=figures.interval, NOTHING=NOTHING)
@@ -154,14 +196,31 @@ def ticked(text: str) -> Markup:
 
 
 def _is_shown(findings: Findings, metric: Metric) -> bool:
-    found = gate(findings, metric.name)
+    judged = gate(findings, metric.name)
     return any(row.metric == metric.name for row in findings.effects) and (
-        found is None or found.passed
+        judged is None or judged.passed
     )
 
 
-def _look(findings: Findings, name: str, place: int) -> str:
-    return f"look-{place % LOOKS}" if place < len(findings.arms) else f"look-{name}"
+def _looks(findings: Findings) -> dict[str, str]:
+    """The mark and colour of every answerer: of an arm by its place, of the others their own."""
+    arms = {arm.label: f"look-{place % LOOKS}" for place, arm in enumerate(findings.arms)}
+    return {name: f"look-{name}" for name in TRIVIAL} | arms
+
+
+def _names(findings: Findings) -> dict[str, str]:
+    arms = {arm.label for arm in findings.arms}
+    return {name: name if name in arms else TRIVIAL.get(name, name) for name in findings.answerers}
+
+
+def _training(findings: Findings) -> list[tuple[str, Training]]:
+    """Every run that wrote down how it went, with its arm's label."""
+    root = findings.directory.parent.parent
+    return [
+        (arm.label, read_training(found(run, root)))
+        for arm in findings.arms
+        for run in arm.arm.runs
+    ]
 
 
 def _cards(findings: Findings) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """A real Chromium, driven over a pipe: no driver, no port, no network."""
 
+import base64
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +60,7 @@ class Tab:
                 return answer["result"]
             self._note(answer)
 
-    def open(self, page: Path, width: int = 1280, scheme: str = "light") -> None:
+    def open(self, page: Path, width: int = 1280, scheme: str = "light", link: str = "") -> None:
         """Load a file as a window of that width would show it, and wait until it is there."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -73,15 +75,43 @@ class Tab:
         )
         self.requests.clear()
         self.complaints.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        # From elsewhere, as a link within the page that is open would not load it anew.
+        self.call("Page.navigate", url="about:blank")
+        self.requests.clear()
+        self.call("Page.navigate", url=page.as_uri() + link)
         while self.run("document.readyState + location.protocol") != "completefile:":
             pass
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        result = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """Press a key and let it go, as a person would where the focus is."""
+        typed = {"text": key} if len(key) == 1 else {}
+        codes = {"ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, "Escape": 27, "Tab": 9}
+        code = {"windowsVirtualKeyCode": codes[key]} if key in codes else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, **typed, **code)
+
+    def shot(self, out: Path, *, full: bool = False) -> None:
+        """Write a PNG of what the window shows, or of the whole page."""
+        clip = {}
+        if full:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            clip = {"clip": {**size, "scale": 1}, "captureBeyondViewport": True}
+        data = self.call("Page.captureScreenshot", format="png", **clip)["data"]
+        out.write_bytes(base64.b64decode(data))
+
+    def wait(self, expression: str, seconds: float = 20) -> None:
+        """Wait until a JavaScript expression holds."""
+        end = time.monotonic() + seconds
+        while not self.run(f"Boolean({expression})"):
+            assert time.monotonic() < end, f"still not: {expression}"
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._left:

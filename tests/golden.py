@@ -10,10 +10,12 @@ from rich.console import Console, RenderableType
 
 from dataset_builder.artifacts import hash_share
 from reports.findings import read_findings
+from reports.html import comparison_page
 from reports.listing import listing
 from reports.machine import schema_text
 from reports.markdown import comparison_markdown
 from reports.terminal import comparison_report
+from tests.page import Page
 from tests.reports_fixture import PROMPTS, World, write_artifacts
 
 FOLDER = Path(__file__).parent / "golden"
@@ -65,6 +67,8 @@ def golden_texts(folder: Path) -> dict[str, str]:
         texts[f"comparison_{name}.md"] = comparison_markdown(findings)
         for width in WIDTHS:
             texts[f"comparison_{name}_{width}.txt"] = drawn(comparison_report(findings), width)
+        if world is None:  # one page is long enough to review
+            texts[f"page_{name}.txt"] = Page(comparison_page(findings)).shown()
     texts["listing_empty_80.txt"] = drawn(listing(folder / "nothing"), 80)
     return texts
 
