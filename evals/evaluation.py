@@ -13,18 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataset_builder.artifacts import building, read_json, write_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import read_table, table_of, write_table
 from dataset_builder.template import encode_prompts, stop_ids
 from dataset_builder.words import WORD_COUNTER
+from evals.likelihood import LIKELIHOOD_TABLE, likelihood_scores, likelihoods
 from evals.plan import Planned, Watcher
 from evals.prompts import Prompt, Question, contaminated
-from evals.rescored import replace_scores, settle
+from evals.rescored import in_order, replace_scores, settle
+from evals.scorers import FROZEN, LIKELIHOODS
 from evals.scoring import Judge, Scored, score
 from evals.tables import GENERATIONS, SCORES, Evaluation
 from finetune.preset import Base
+
+READ_FILE = "likelihoods.parquet"
 
 if TYPE_CHECKING:
     from evals.generate import Asked, Partial
@@ -68,26 +74,36 @@ def _evaluate_group(
     for each in open_:
         if each.run is not None and not each.is_done:
             _answer(each, None, device, watcher, rows)
-    watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
-    model = _ready(load_merged(group[0].files, group[0].base, None, device), group[0].base, device)
+    unmade = {each.directory: _unmade(each) for each in open_}
+    model = None
+    if any(unmade.values()) or not all(each.is_done for each in open_):
+        watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
+        model = load_merged(group[0].files, group[0].base, None, device)
+        model = _ready(model, group[0].base, device)
     for each in open_:
         if each.run is None and not each.is_done:
             _answer(each, model, device, watcher, rows)
     for each in open_:
-        _score(each, model, device, watcher, trained_on[each.directory])
+        if each.is_done:
+            _rescore(each, _judge(each, model, watcher), unmade[each.directory])
+        else:
+            _score(each, model, device, watcher, trained_on[each.directory])
     del model
     _free()
 
 
 def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int | None) -> None:
     """Make the answers that are not stored yet; the model is loaded only where there are any."""
-    from evals.generate import generate
+    from evals.generate import Drawing, generate
     from finetune.model import load_merged
 
     asked, _, tokenizer = _asked(each)
     partial = _partial(each, asked, tokenizer, device)
-    if len(partial.read()) == len(asked):
+    wants_likelihoods = bool(set(LIKELIHOODS) & set(each.suite.scorers))
+    is_answered = len(partial.read()) == len(asked)
+    if is_answered:
         watcher.say(f"{each.label}: all {len(asked)} answers were stored already")
+    if is_answered and (partial.read_beside() is not None or not wants_likelihoods):
         return
     if model is None:
         watcher.say(f"loading {each.label}")
@@ -100,8 +116,19 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
         asked,
         partial,
         rows=rows,
+        drawing=Drawing(each.suite.temperature, each.suite.seed),
         report=lambda done, total: watcher.progress(f"{_short(each)} answers", done, total),
     )
+    if wants_likelihoods:
+        partial.add_beside(
+            likelihoods(
+                model,
+                each.template,
+                tokenizer,
+                each.prompts,
+                lambda done, total: watcher.progress(f"{_short(each)} replies", done, total),
+            )
+        )
     del model
     _free()
 
@@ -123,30 +150,33 @@ def _contamination(each: Planned, watcher: Watcher) -> list[str] | None:
     return found
 
 
-def _score(
-    each: Planned, model: Any, device: Any, watcher: Watcher, found: list[str] | None
-) -> None:
-    """Score the answers, and store them all: generations, scores, and last the record of it."""
-    from evals.generate import answering_precision
+def _judge(each: Planned, model: Any, watcher: Watcher) -> Judge:
+    """What measures relevance under the frozen model."""
     from evals.relevance import other_prompts, relevances
-    from finetune.model import describe_device, library_versions, load_tokenizer
+    from finetune.model import load_tokenizer
 
     others = other_prompts(each.prompts, each.suite.relevance_others)
-    plain = load_tokenizer(each.files, each.template)
 
     def judge(pairs: Sequence[tuple[Prompt, str]]) -> dict:
         return relevances(
             model,
             each.template,
-            plain,
+            load_tokenizer(each.files, each.template),
             pairs,
             others,
             lambda done, total: watcher.progress(f"{_short(each)} relevance", done, total),
         )
 
-    if each.is_done:
-        _rescore(each, judge)
-        return
+    return judge
+
+
+def _score(
+    each: Planned, model: Any, device: Any, watcher: Watcher, found: list[str] | None
+) -> None:
+    """Score the answers, and store them all: generations, scores, and last the record of it."""
+    from evals.generate import answering_precision
+    from finetune.model import describe_device, library_versions
+
     asked, refused, tokenizer = _asked(each)
     partial = _partial(each, asked, tokenizer, device)
     answers = partial.read()
@@ -167,9 +197,13 @@ def _score(
                     "answer": answer.answer,
                     "tokens": answer.tokens,
                     "is_stopped": answer.is_stopped,
+                    "seconds": answer.seconds,
                 }
             )
+    read = partial.read_beside() or []
+    judge = _judge(each, model, watcher)
     scored = score(each.suite, each.prompts, generations, judge, is_base=each.run is None)
+    scores = in_order([scored.table, table_of(likelihood_scores(read, each.suite.scorers), SCORES)])
     seconds = sum(answer.seconds for answer in answers.values())
     tokens = sum(answer.tokens for answer in answers.values())
     origins = {prompt.prompt_id: prompt.origin for prompt in each.prompts}
@@ -187,7 +221,10 @@ def _score(
             "precision": str(answering_precision(each.base, device)).removeprefix("torch."),
             "quantization": each.base.quantization,
             "merged": True,
-            "greedy": True,
+            "greedy": not each.suite.temperature,
+            "temperature": each.suite.temperature,
+            "seed": each.suite.seed if each.suite.temperature else None,
+            "samples": each.suite.samples,
             "relevance_model": f"{each.base.model} {each.files.digest[:12]}",
         },
         prompts=len(each.prompts),
@@ -208,22 +245,50 @@ def _score(
     )
     with building(each.directory) as out:
         write_table(table_of(generations, GENERATIONS), GENERATIONS, out / "generations.parquet")
-        write_table(scored.table, SCORES, out / "scores.parquet")
+        write_table(scores, SCORES, out / "scores.parquet")
+        if read:
+            write_table(table_of(read, LIKELIHOOD_TABLE), LIKELIHOOD_TABLE, out / READ_FILE)
         write_json(evaluation, out / "eval.json")
     partial.remove()
 
 
-def _rescore(each: Planned, judge: Judge) -> None:
+def _rescore(each: Planned, judge: Judge, frozen: Sequence[str]) -> None:
     """Score stored answers again: scores.parquet and eval.json are replaced together, generations
-    stay."""
+    stay. What the frozen model said stays too, but for the metrics `frozen`."""
     stored = read_json(each.directory / "eval.json", Evaluation)
     generations = read_table(each.directory / "generations.parquet", GENERATIONS).to_pylist()
-    scored: Scored = score(each.suite, each.prompts, generations, judge, is_base=each.run is None)
-    versions = stored.versions | {"words": WORD_COUNTER}
+    kept = [name for name in each.suite.scorers if name in FROZEN and name not in frozen]
+    scorers = tuple(name for name in each.suite.scorers if name not in kept)
+    suite = msgspec.structs.replace(each.suite, scorers=scorers)
+    scored: Scored = score(suite, each.prompts, generations, judge, is_base=each.run is None)
+    parts = [scored.table]
+    if kept:
+        before = read_table(each.directory / "scores.parquet", SCORES)
+        parts.append(before.filter(pc.is_in(before["metric"], value_set=pa.array(kept))))
+    if (each.directory / READ_FILE).is_file():
+        read = read_table(each.directory / READ_FILE, LIKELIHOOD_TABLE).to_pylist()
+        parts.append(table_of(likelihood_scores(read, each.suite.scorers), SCORES))
     record = msgspec.structs.replace(
-        stored, unscored=scored.unscored, gates=scored.gates, versions=versions
+        stored,
+        suite=msgspec.to_builtins(each.suite),
+        unscored=scored.unscored | {name: n for name, n in stored.unscored.items() if name in kept},
+        gates=[*scored.gates, *(gate for gate in stored.gates if gate.metric in kept)],
+        versions=stored.versions | {"words": WORD_COUNTER},
     )
-    replace_scores(each.directory, scored.table, record)
+    replace_scores(each.directory, in_order(parts), record)
+
+
+def _unmade(each: Planned) -> list[str]:
+    """The metrics of the frozen model that the suite names and the evaluation has not, or all of
+    them where the answers are not even there."""
+    wanted = [name for name in each.suite.scorers if name in FROZEN]
+    if not each.is_done:
+        return wanted
+    try:
+        stored = set(read_table(each.directory / "scores.parquet", SCORES)["metric"].to_pylist())
+    except InputError:  # damaged: made anew
+        return wanted
+    return [name for name in wanted if name not in stored]
 
 
 def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
@@ -267,6 +332,7 @@ def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
 def _partial(each: Planned, asked: "Sequence[Asked]", tokenizer: Any, device: Any) -> "Partial":
     """The stored answers of this evaluation, under all that determines them."""
     from evals.generate import Partial, answering_precision, asked_digest
+    from finetune.decode import TOP
     from finetune.model import library_versions
 
     return Partial(
@@ -281,7 +347,9 @@ def _partial(each: Planned, asked: "Sequence[Asked]", tokenizer: Any, device: An
             "stops": list(each.template.stops),
             "precision": str(answering_precision(each.base, device)),
             "device": device.type,
-            "greedy": True,
+            "temperature": each.suite.temperature,
+            "likeliest": TOP if each.suite.temperature else None,
+            "seed": each.suite.seed if each.suite.temperature else None,
             "versions": library_versions(),
         },
     )

@@ -6,6 +6,7 @@ evaluation next. The answers are never touched.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,11 @@ from dataset_builder.tables import write_table
 from evals.tables import SCORES, Evaluation
 
 NEXT = "next"
+
+
+def in_order(parts: Sequence[pa.Table]) -> pa.Table:
+    """Scores from several sources as one table, in an order that does not depend on the sources."""
+    return pa.concat_tables(parts).sort_by([(name, "ascending") for name in SCORES.key])
 
 
 def replace_scores(directory: Path, scores: pa.Table, record: Evaluation) -> None:
