@@ -7,45 +7,48 @@ all. What exists is skipped.
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from dataset_builder.artifacts import building, read_json, write_json
+from dataset_builder.artifacts import building, write_json
 from dataset_builder.errors import InputError
-from dataset_builder.tables import read_table, table_of, write_table
+from dataset_builder.tables import table_of, write_table
 from dataset_builder.template import encode_prompts, stop_ids
 from dataset_builder.words import WORD_COUNTER
 from evals.likelihood import LIKELIHOOD_TABLE, likelihood_scores, likelihoods
 from evals.plan import Planned, Watcher
-from evals.prompts import Prompt, Question, contaminated
-from evals.rescored import in_order, replace_scores, settle
-from evals.scorers import FROZEN, LIKELIHOODS
-from evals.scoring import Judge, Scored, score
+from evals.prompts import Question, contaminated
+from evals.rescored import READ_FILE, in_order, rescore, settle
+from evals.scorers import LIKELIHOODS
+from evals.scoring import Judge, Scorer, score
+from evals.sources import frozen_judge, others, unmade
 from evals.tables import GENERATIONS, SCORES, Evaluation
 from finetune.preset import Base
-
-READ_FILE = "likelihoods.parquet"
 
 if TYPE_CHECKING:
     from evals.generate import Asked, Partial
 
 
 def evaluate(
-    planned: Sequence[Planned], watcher: Watcher, *, rows: int | None = None, rescore: bool = False
+    planned: Sequence[Planned],
+    watcher: Watcher,
+    *,
+    rows: int | None = None,
+    is_again: bool = False,
+    judge: str | None = None,
 ) -> list[Path]:
     """Answer and score what is not there yet; every planned evaluation's directory.
 
-    `rows` is the most answers made at once. With `rescore`, stored answers are scored again,
-    without the tuned models.
+    `rows` is the most answers made at once. With `is_again`, stored answers are scored again,
+    without the tuned models, and without any where none is needed. `judge` is the address of one,
+    asked only where it is given.
     """
     for _, group in groupby(sorted(planned, key=_base_key), key=_base_key):
-        _evaluate_group(list(group), watcher, rows, rescore)
+        _evaluate_group(list(group), watcher, rows, is_again, judge)
     return [each.directory for each in planned]
 
 
@@ -54,13 +57,17 @@ def _base_key(each: Planned) -> str:
 
 
 def _evaluate_group(
-    group: list[Planned], watcher: Watcher, rows: int | None, rescore: bool
+    group: list[Planned],
+    watcher: Watcher,
+    rows: int | None,
+    is_again: bool,
+    judge: str | None,
 ) -> None:
     """All evaluations on one base model: the runs' answers first, then with the base loaded
     everything else."""
     for each in group:
         settle(each.directory)
-    open_ = [each for each in group if rescore or not each.is_done]
+    open_ = [each for each in group if is_again or not each.is_done]
     for each in group:
         if each not in open_:
             watcher.say(f"{each.label}: evaluated already")
@@ -74,9 +81,9 @@ def _evaluate_group(
     for each in open_:
         if each.run is not None and not each.is_done:
             _answer(each, None, device, watcher, rows)
-    unmade = {each.directory: _unmade(each) for each in open_}
+    lacking = {each.directory: unmade(each) for each in open_}
     model = None
-    if any(unmade.values()) or not all(each.is_done for each in open_):
+    if any(lacking.values()) or not all(each.is_done for each in open_):
         watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
         model = load_merged(group[0].files, group[0].base, None, device)
         model = _ready(model, group[0].base, device)
@@ -84,10 +91,11 @@ def _evaluate_group(
         if each.run is None and not each.is_done:
             _answer(each, model, device, watcher, rows)
     for each in open_:
+        frozen, asked = frozen_judge(each, model, watcher), others(each, device, watcher, judge)
         if each.is_done:
-            _rescore(each, _judge(each, model, watcher), unmade[each.directory])
+            rescore(each, frozen, lacking[each.directory], asked)
         else:
-            _score(each, model, device, watcher, trained_on[each.directory])
+            _score(each, frozen, asked, device, trained_on[each.directory])
     del model
     _free()
 
@@ -117,7 +125,7 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
         partial,
         rows=rows,
         drawing=Drawing(each.suite.temperature, each.suite.seed),
-        report=lambda done, total: watcher.progress(f"{_short(each)} answers", done, total),
+        report=lambda done, total: watcher.progress(f"{each.short} answers", done, total),
     )
     if wants_likelihoods:
         partial.add_beside(
@@ -126,7 +134,7 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
                 each.template,
                 tokenizer,
                 each.prompts,
-                lambda done, total: watcher.progress(f"{_short(each)} replies", done, total),
+                lambda done, total: watcher.progress(f"{each.short} replies", done, total),
             )
         )
     del model
@@ -150,28 +158,12 @@ def _contamination(each: Planned, watcher: Watcher) -> list[str] | None:
     return found
 
 
-def _judge(each: Planned, model: Any, watcher: Watcher) -> Judge:
-    """What measures relevance under the frozen model."""
-    from evals.relevance import other_prompts, relevances
-    from finetune.model import load_tokenizer
-
-    others = other_prompts(each.prompts, each.suite.relevance_others)
-
-    def judge(pairs: Sequence[tuple[Prompt, str]]) -> dict:
-        return relevances(
-            model,
-            each.template,
-            load_tokenizer(each.files, each.template),
-            pairs,
-            others,
-            lambda done, total: watcher.progress(f"{_short(each)} relevance", done, total),
-        )
-
-    return judge
-
-
 def _score(
-    each: Planned, model: Any, device: Any, watcher: Watcher, found: list[str] | None
+    each: Planned,
+    judge: Judge,
+    others: Mapping[str, Scorer],
+    device: Any,
+    found: list[str] | None,
 ) -> None:
     """Score the answers, and store them all: generations, scores, and last the record of it."""
     from evals.generate import answering_precision
@@ -201,8 +193,8 @@ def _score(
                 }
             )
     read = partial.read_beside() or []
-    judge = _judge(each, model, watcher)
-    scored = score(each.suite, each.prompts, generations, judge, is_base=each.run is None)
+    is_base = each.run is None
+    scored = score(each.suite, each.prompts, generations, judge, is_base=is_base, others=others)
     scores = in_order([scored.table, table_of(likelihood_scores(read, each.suite.scorers), SCORES)])
     seconds = sum(answer.seconds for answer in answers.values())
     tokens = sum(answer.tokens for answer in answers.values())
@@ -250,45 +242,6 @@ def _score(
             write_table(table_of(read, LIKELIHOOD_TABLE), LIKELIHOOD_TABLE, out / READ_FILE)
         write_json(evaluation, out / "eval.json")
     partial.remove()
-
-
-def _rescore(each: Planned, judge: Judge, frozen: Sequence[str]) -> None:
-    """Score stored answers again: scores.parquet and eval.json are replaced together, generations
-    stay. What the frozen model said stays too, but for the metrics `frozen`."""
-    stored = read_json(each.directory / "eval.json", Evaluation)
-    generations = read_table(each.directory / "generations.parquet", GENERATIONS).to_pylist()
-    kept = [name for name in each.suite.scorers if name in FROZEN and name not in frozen]
-    scorers = tuple(name for name in each.suite.scorers if name not in kept)
-    suite = msgspec.structs.replace(each.suite, scorers=scorers)
-    scored: Scored = score(suite, each.prompts, generations, judge, is_base=each.run is None)
-    parts = [scored.table]
-    if kept:
-        before = read_table(each.directory / "scores.parquet", SCORES)
-        parts.append(before.filter(pc.is_in(before["metric"], value_set=pa.array(kept))))
-    if (each.directory / READ_FILE).is_file():
-        read = read_table(each.directory / READ_FILE, LIKELIHOOD_TABLE).to_pylist()
-        parts.append(table_of(likelihood_scores(read, each.suite.scorers), SCORES))
-    record = msgspec.structs.replace(
-        stored,
-        suite=msgspec.to_builtins(each.suite),
-        unscored=scored.unscored | {name: n for name, n in stored.unscored.items() if name in kept},
-        gates=[*scored.gates, *(gate for gate in stored.gates if gate.metric in kept)],
-        versions=stored.versions | {"words": WORD_COUNTER},
-    )
-    replace_scores(each.directory, in_order(parts), record)
-
-
-def _unmade(each: Planned) -> list[str]:
-    """The metrics of the frozen model that the suite names and the evaluation has not, or all of
-    them where the answers are not even there."""
-    wanted = [name for name in each.suite.scorers if name in FROZEN]
-    if not each.is_done:
-        return wanted
-    try:
-        stored = set(read_table(each.directory / "scores.parquet", SCORES)["metric"].to_pylist())
-    except InputError:  # damaged: made anew
-        return wanted
-    return [name for name in wanted if name not in stored]
 
 
 def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
@@ -357,11 +310,6 @@ def _partial(each: Planned, asked: "Sequence[Asked]", tokenizer: Any, device: An
 
 def _key(question: Question) -> str:
     return msgspec.json.encode(question.key).decode()
-
-
-def _short(each: Planned) -> str:
-    """What a progress bar has room for."""
-    return f"{each.run.variant} s{each.run.seed}" if each.run else "base"
 
 
 def _ready(model: Any, base: Base, device: Any) -> Any:

@@ -196,7 +196,13 @@ def suite_digest(suite: Suite, files: list[PromptFile]) -> str:
     scored and what margin is allowed are no part of it: a scorer named later runs over the stored
     ones."""
     asks = msgspec.structs.replace(
-        suite, title="", scorers=(), relevance_others=1, margins={}
+        suite,
+        title="",
+        scorers=(),
+        relevance_others=1,
+        reward_model=None,
+        judge_model=None,
+        margins={},
     )
     parts = [settings_digest(asks), *(f"{file.name} {file.sha256}" for file in files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
