@@ -219,7 +219,7 @@ class Relevance(NamedTuple):
 
     per_token: float
     total: float
-    controlled: float = 0.0
+    controlled: float = 0.0  # does not grow with length
 
 
 # Read from the answer alone.
