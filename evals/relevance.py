@@ -37,9 +37,9 @@ from evals.scorers import Relevance
 
 # The tokens that `relevance_controlled` reads: fewer than an answer of a dozen words has.
 FIRST = 16
-# How unlikely, in nats, the end of a whole reply may be before it costs anything: nine in ten of
-# human replies end within this.
-END = 5.0
+# How unlikely, in nats, the end of an answer may be before it costs anything: nine in ten of human
+# replies end within this, and so do three in four that stop after their first sentence.
+END = 8.0
 
 
 def other_prompts(prompts: Sequence[Prompt], n: int) -> dict[str, list[Prompt]]:

@@ -5,8 +5,8 @@ whole. From then on they count: a kill between the two replacements is mended by
 evaluation next. The answers are never touched.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from os import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +49,8 @@ def settle(directory: Path) -> None:
     if not (made / "eval.json").is_file():
         return
     if (made / "scores.parquet").is_file():
-        os.replace(made / "scores.parquet", directory / "scores.parquet")
-    os.replace(made / "eval.json", directory / "eval.json")  # last: it is what makes `made` count
+        replace(made / "scores.parquet", directory / "scores.parquet")
+    replace(made / "eval.json", directory / "eval.json")  # last: it is what makes `made` count
     made.rmdir()
 
 

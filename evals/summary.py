@@ -75,9 +75,7 @@ def summary_table(directories: Sequence[Path]) -> Table:
     is_any_doubtful = bool(set(shown) & set(QUALITY) - passed)
     table = Table(
         title="Share of limits broken, median words, share ended by itself, quality",
-        caption="?: its gate failed; it enters no verdict"
-        if set(shown) & set(QUALITY) - passed
-        else None,
+        caption="?: its gate failed; it enters no verdict" if is_any_doubtful else None,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
