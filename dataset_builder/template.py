@@ -11,7 +11,7 @@ whose marks are plain text.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from dataset_builder.errors import InputError
 
@@ -104,6 +104,13 @@ TEMPLATES = {
 }
 
 
+class AnswerLength(NamedTuple):
+    """Where a generated answer ends."""
+
+    tokens: int
+    is_stopped: bool  # by itself
+
+
 def find_template(name: str) -> Template:
     """The template of that name. Raises InputError with the known ones."""
     if name not in TEMPLATES:
@@ -185,6 +192,34 @@ def answer_text(template: Template, tokenizer: Any, ids: Sequence[int]) -> str:
     for stop in template.stops:
         answer = answer.partition(stop)[0]
     return answer.strip()
+
+
+def holds_stop(template: Template, tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Whether generated ids hold a stop text."""
+    if not template.stops:
+        return False
+    answer = tokenizer.decode(
+        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return any(stop in answer for stop in template.stops)
+
+
+def answer_length(template: Template, tokenizer: Any, ids: Sequence[int]) -> AnswerLength:
+    """How many of the generated ids are the answer's, its end counted, and whether it ended by
+    itself: ids may run past the end, since a batch goes on until its last answer has ended."""
+    ends = set(stop_ids(template, tokenizer))
+    length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
+    is_stopped = length > 0 and ids[length - 1] in ends
+    if holds_stop(template, tokenizer, ids[:length]):
+        low, high = 0, length  # the shortest beginning that holds a stop text
+        while high - low > 1:
+            middle = (low + high) // 2
+            if holds_stop(template, tokenizer, ids[:middle]):
+                high = middle
+            else:
+                low = middle
+        length, is_stopped = high, True
+    return AnswerLength(length, is_stopped)
 
 
 def _prompt_parts(template: Template, prompt: Sequence[Message]) -> list[tuple[str, bool]]:

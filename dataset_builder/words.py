@@ -36,6 +36,11 @@ def count_words(text: str) -> int:
     return len(unicode_words(text))
 
 
+def words_of(text: str) -> list[str]:
+    """The words of `text`, in their order."""
+    return list(unicode_words(text))
+
+
 def word_counts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """`count_words` of each of `texts` (strings, none of them null), int32: fifteen times as fast
     where they are ASCII.

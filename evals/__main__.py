@@ -25,6 +25,7 @@ def evaluate(
     unmerged: Annotated[bool, Parameter(negative="")] = False,
     batch: int | None = None,
     rescore: Annotated[bool, Parameter(negative="")] = False,
+    judge: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Answer a suite's prompts at each of its limits, then score the answers.
@@ -53,7 +54,11 @@ def evaluate(
     batch
         The most answers made at once; the memory decides where it is left out.
     rescore
-        Score stored answers again, without the tuned models.
+        Score stored answers again, without the tuned models; a scorer that the suite names since
+        runs over them.
+    judge
+        The address of a judge, OpenAI-compatible, for the scorer `judge`; its key is taken from
+        JUDGE_API_KEY. It is asked about each answer once.
     dry_run
         Say what would be done, and stop.
     """
@@ -83,7 +88,7 @@ def evaluate(
             for each in planned:
                 data.print(intention(each, rescore), soft_wrap=True, markup=False)
             return
-        directories = run_evaluation(planned, display, rows=batch, rescore=rescore)
+        directories = run_evaluation(planned, display, rows=batch, is_again=rescore, judge=judge)
     talk.print(summary_table(directories))
     for line in [*contamination_lines(directories), *gate_lines(directories)]:
         talk.print(line, soft_wrap=True, markup=False)

@@ -125,7 +125,15 @@ def load_answers(directory: Path) -> dict[str, Answers]:
     samples: Counter[tuple[str, str, str, int | None]] = Counter()
     rows = read_table(directory / "scores.parquet", SCORES).to_pylist()
     main = main_family(row["wording"] for row in rows if row["limit"] is not None)
+    keys = ("answerer", "prompt_id", "limit", "wording", "sample")
+    broken = {
+        tuple(row[key] for key in keys)
+        for row in rows
+        if row["metric"] == "violation" and row["value"] > 0
+    }
     for row in rows:
+        if row["metric"] in QUALITY and tuple(row[key] for key in keys) in broken:
+            continue
         name, kind = row["metric"], family(row["wording"])
         if row["limit"] is not None and kind != main:
             if name not in APART:
@@ -138,11 +146,6 @@ def load_answers(directory: Path) -> dict[str, Answers]:
         n = samples[row["answerer"], name, *place]
         metric[place] = metric.get(place, 0.0) + (row["value"] - metric.get(place, 0.0)) / n
         trees[row["prompt_id"]] = row["tree_id"]
-    for metrics in values.values():
-        broken = {place for place, value in metrics.get("violation", {}).items() if value > 0}
-        for metric_name in QUALITY:
-            for place in broken & metrics.get(metric_name, {}).keys():
-                del metrics[metric_name][place]
     return {
         answerer: Answers(directory, evaluation, metrics, trees)
         for answerer, metrics in values.items()

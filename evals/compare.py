@@ -30,6 +30,7 @@ from evals.arms import (
     load_arms,
     primary_metrics,
 )
+from evals.combined import wins
 from evals.conditions import differing, warnings
 from evals.curve import limit_curves, limit_slopes
 from evals.margins import settle, wanted_margins
@@ -76,10 +77,13 @@ def compare(
     gates = load_answers(base)["run"].evaluation.gates if base else []
     has_one_judge = _has_one_judge(everyone)
     headline = ["violation"] if any(limit is not None for limit in limits) else []
-    headline += [gate.metric for gate in gates if gate.passed and has_one_judge]
-    headline += primary_metrics(evaluation)
+    passed = [gate.metric for gate in gates if gate.passed and has_one_judge]
+    # One measure of relevance, that which favours no length where its gate passed.
+    if "relevance_controlled" in passed:
+        passed = [metric for metric in passed if metric not in ("relevance", "relevance_total")]
+    headline += [*passed, *primary_metrics(evaluation)]
     ways = directions(evaluation)
-    rows = comparison_rows(everyone, prompts, limits)
+    rows = comparison_rows(everyone, prompts, limits, passed[0] if passed else None)
     seeds = least_seeds(loaded)
     allowed = wanted_margins(margins, evaluation, baseline.seeds[0].values, ways)
     decide(rows, loaded[1:], headline, seeds, ways)
@@ -139,9 +143,15 @@ def shared_prompts(arms: Sequence[LoadedArm]) -> tuple[list[str], int]:
 
 
 def comparison_rows(
-    arms: Sequence[LoadedArm], prompts: Sequence[str], limits: Sequence[int | None]
+    arms: Sequence[LoadedArm],
+    prompts: Sequence[str],
+    limits: Sequence[int | None],
+    quality: str | None = None,
 ) -> list[Row]:
-    """A row per arm but the baseline, metric, and limit, and one pooled over the stated limits."""
+    """A row per arm but the baseline, metric, and limit, and one pooled over the stated limits.
+
+    With `quality`, a score whose gate passed, also of the metric `combined`: who wins against whom.
+    """
     baseline = arms[0]
     trees = [baseline.seeds[0].trees[prompt] for prompt in prompts]
     stated = [limit for limit in limits if limit is not None]
@@ -165,6 +175,17 @@ def comparison_rows(
                     is_share=metric in SHARES,
                 )
                 rows.append(_row(arm, baseline, metric, limit, is_pooled, found))
+        if quality is not None and stated:
+            for limit, chosen in [*((each, [each]) for each in stated), (None, stated)]:
+                ours, theirs = _wins(arm, baseline, quality, chosen, prompts)
+                found = paired(
+                    ours,
+                    theirs,
+                    trees,
+                    arm_is_fixed=arm.is_fixed,
+                    baseline_is_fixed=baseline.is_fixed,
+                )
+                rows.append(_row(arm, baseline, "combined", limit, limit is None, found))
     return [row for row in rows if row["difference"] is not None]
 
 
@@ -247,6 +268,35 @@ def _pooled(
         total = np.nansum(kept, axis=0)
         means.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
     return means[0], means[1]
+
+
+def _wins(
+    arm: LoadedArm,
+    baseline: LoadedArm,
+    quality: str,
+    limits: Sequence[int | None],
+    prompts: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both arms' shares of wins against each other, a prompt's mean over the limits at which it can
+    be said."""
+    ours, theirs = [], []
+    for limit in limits:
+        a, b = (
+            [each.matrix(metric, limit, prompts) for metric in ("violation", quality)]
+            for each in (arm, baseline)
+        )
+        ours.append(wins(*a, *b))
+        theirs.append(wins(*b, *a))
+    return _mean_where_known(ours), _mean_where_known(theirs)
+
+
+def _mean_where_known(values: Sequence[np.ndarray]) -> np.ndarray:
+    stack = np.stack(values)
+    # A limit counts for a prompt only where it does for every seed.
+    known = (~np.isnan(stack)).all(axis=1, keepdims=True)
+    count = known.sum(axis=0)
+    total = np.where(known, stack, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _row(

@@ -7,22 +7,25 @@ all. What exists is skipped.
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dataset_builder.artifacts import building, read_json, write_json
+from dataset_builder.artifacts import building, write_json
 from dataset_builder.errors import InputError
-from dataset_builder.tables import read_table, table_of, write_table
+from dataset_builder.tables import table_of, write_table
 from dataset_builder.template import encode_prompts, stop_ids
 from dataset_builder.words import WORD_COUNTER
+from evals.likelihood import LIKELIHOOD_TABLE, likelihood_scores, likelihoods
 from evals.plan import Planned, Watcher
-from evals.prompts import Prompt, Question, contaminated
-from evals.rescored import replace_scores, settle
-from evals.scoring import Judge, Scored, score
+from evals.prompts import Question, contaminated
+from evals.rescored import READ_FILE, in_order, rescore, settle
+from evals.scorers import LIKELIHOODS
+from evals.scoring import Judge, Scorer, score
+from evals.sources import frozen_judge, others, unmade
 from evals.tables import GENERATIONS, SCORES, Evaluation
 from finetune.preset import Base
 
@@ -31,15 +34,21 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    planned: Sequence[Planned], watcher: Watcher, *, rows: int | None = None, rescore: bool = False
+    planned: Sequence[Planned],
+    watcher: Watcher,
+    *,
+    rows: int | None = None,
+    is_again: bool = False,
+    judge: str | None = None,
 ) -> list[Path]:
     """Answer and score what is not there yet; every planned evaluation's directory.
 
-    `rows` is the most answers made at once. With `rescore`, stored answers are scored again,
-    without the tuned models.
+    `rows` is the most answers made at once. With `is_again`, stored answers are scored again,
+    without the tuned models, and without any where none is needed. `judge` is the address of one,
+    asked only where it is given.
     """
     for _, group in groupby(sorted(planned, key=_base_key), key=_base_key):
-        _evaluate_group(list(group), watcher, rows, rescore)
+        _evaluate_group(list(group), watcher, rows, is_again, judge)
     return [each.directory for each in planned]
 
 
@@ -48,13 +57,17 @@ def _base_key(each: Planned) -> str:
 
 
 def _evaluate_group(
-    group: list[Planned], watcher: Watcher, rows: int | None, rescore: bool
+    group: list[Planned],
+    watcher: Watcher,
+    rows: int | None,
+    is_again: bool,
+    judge: str | None,
 ) -> None:
     """All evaluations on one base model: the runs' answers first, then with the base loaded
     everything else."""
     for each in group:
         settle(each.directory)
-    open_ = [each for each in group if rescore or not each.is_done]
+    open_ = [each for each in group if is_again or not each.is_done]
     for each in group:
         if each not in open_:
             watcher.say(f"{each.label}: evaluated already")
@@ -68,26 +81,37 @@ def _evaluate_group(
     for each in open_:
         if each.run is not None and not each.is_done:
             _answer(each, None, device, watcher, rows)
-    watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
-    model = _ready(load_merged(group[0].files, group[0].base, None, device), group[0].base, device)
+    lacking = {each.directory: unmade(each) for each in open_}
+    model = None
+    if any(lacking.values()) or not all(each.is_done for each in open_):
+        watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
+        model = load_merged(group[0].files, group[0].base, None, device)
+        model = _ready(model, group[0].base, device)
     for each in open_:
         if each.run is None and not each.is_done:
             _answer(each, model, device, watcher, rows)
     for each in open_:
-        _score(each, model, device, watcher, trained_on[each.directory])
+        frozen, asked = frozen_judge(each, model, watcher), others(each, device, watcher, judge)
+        if each.is_done:
+            rescore(each, frozen, lacking[each.directory], asked)
+        else:
+            _score(each, frozen, asked, device, trained_on[each.directory])
     del model
     _free()
 
 
 def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int | None) -> None:
     """Make the answers that are not stored yet; the model is loaded only where there are any."""
-    from evals.generate import generate
+    from evals.generate import Drawing, generate
     from finetune.model import load_merged
 
     asked, _, tokenizer = _asked(each)
     partial = _partial(each, asked, tokenizer, device)
-    if len(partial.read()) == len(asked):
+    wants_likelihoods = bool(set(LIKELIHOODS) & set(each.suite.scorers))
+    is_answered = len(partial.read()) == len(asked)
+    if is_answered:
         watcher.say(f"{each.label}: all {len(asked)} answers were stored already")
+    if is_answered and (partial.read_beside() is not None or not wants_likelihoods):
         return
     if model is None:
         watcher.say(f"loading {each.label}")
@@ -100,8 +124,19 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
         asked,
         partial,
         rows=rows,
-        report=lambda done, total: watcher.progress(f"{_short(each)} answers", done, total),
+        drawing=Drawing(each.suite.temperature, each.suite.seed),
+        report=lambda done, total: watcher.progress(f"{each.short} answers", done, total),
     )
+    if wants_likelihoods:
+        partial.add_beside(
+            likelihoods(
+                model,
+                each.template,
+                tokenizer,
+                each.prompts,
+                lambda done, total: watcher.progress(f"{each.short} replies", done, total),
+            )
+        )
     del model
     _free()
 
@@ -124,29 +159,16 @@ def _contamination(each: Planned, watcher: Watcher) -> list[str] | None:
 
 
 def _score(
-    each: Planned, model: Any, device: Any, watcher: Watcher, found: list[str] | None
+    each: Planned,
+    judge: Judge,
+    others: Mapping[str, Scorer],
+    device: Any,
+    found: list[str] | None,
 ) -> None:
     """Score the answers, and store them all: generations, scores, and last the record of it."""
     from evals.generate import answering_precision
-    from evals.relevance import other_prompts, relevances
-    from finetune.model import describe_device, library_versions, load_tokenizer
+    from finetune.model import describe_device, library_versions
 
-    others = other_prompts(each.prompts, each.suite.relevance_others)
-    plain = load_tokenizer(each.files, each.template)
-
-    def judge(pairs: Sequence[tuple[Prompt, str]]) -> dict:
-        return relevances(
-            model,
-            each.template,
-            plain,
-            pairs,
-            others,
-            lambda done, total: watcher.progress(f"{_short(each)} relevance", done, total),
-        )
-
-    if each.is_done:
-        _rescore(each, judge)
-        return
     asked, refused, tokenizer = _asked(each)
     partial = _partial(each, asked, tokenizer, device)
     answers = partial.read()
@@ -167,9 +189,13 @@ def _score(
                     "answer": answer.answer,
                     "tokens": answer.tokens,
                     "is_stopped": answer.is_stopped,
+                    "seconds": answer.seconds,
                 }
             )
-    scored = score(each.suite, each.prompts, generations, judge, is_base=each.run is None)
+    read = partial.read_beside() or []
+    is_base = each.run is None
+    scored = score(each.suite, each.prompts, generations, judge, is_base=is_base, others=others)
+    scores = in_order([scored.table, table_of(likelihood_scores(read, each.suite.scorers), SCORES)])
     seconds = sum(answer.seconds for answer in answers.values())
     tokens = sum(answer.tokens for answer in answers.values())
     origins = {prompt.prompt_id: prompt.origin for prompt in each.prompts}
@@ -187,7 +213,10 @@ def _score(
             "precision": str(answering_precision(each.base, device)).removeprefix("torch."),
             "quantization": each.base.quantization,
             "merged": True,
-            "greedy": True,
+            "greedy": not each.suite.temperature,
+            "temperature": each.suite.temperature,
+            "seed": each.suite.seed if each.suite.temperature else None,
+            "samples": each.suite.samples,
             "relevance_model": f"{each.base.model} {each.files.digest[:12]}",
         },
         prompts=len(each.prompts),
@@ -208,22 +237,11 @@ def _score(
     )
     with building(each.directory) as out:
         write_table(table_of(generations, GENERATIONS), GENERATIONS, out / "generations.parquet")
-        write_table(scored.table, SCORES, out / "scores.parquet")
+        write_table(scores, SCORES, out / "scores.parquet")
+        if read:
+            write_table(table_of(read, LIKELIHOOD_TABLE), LIKELIHOOD_TABLE, out / READ_FILE)
         write_json(evaluation, out / "eval.json")
     partial.remove()
-
-
-def _rescore(each: Planned, judge: Judge) -> None:
-    """Score stored answers again: scores.parquet and eval.json are replaced together, generations
-    stay."""
-    stored = read_json(each.directory / "eval.json", Evaluation)
-    generations = read_table(each.directory / "generations.parquet", GENERATIONS).to_pylist()
-    scored: Scored = score(each.suite, each.prompts, generations, judge, is_base=each.run is None)
-    versions = stored.versions | {"words": WORD_COUNTER}
-    record = msgspec.structs.replace(
-        stored, unscored=scored.unscored, gates=scored.gates, versions=versions
-    )
-    replace_scores(each.directory, scored.table, record)
 
 
 def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
@@ -267,6 +285,7 @@ def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
 def _partial(each: Planned, asked: "Sequence[Asked]", tokenizer: Any, device: Any) -> "Partial":
     """The stored answers of this evaluation, under all that determines them."""
     from evals.generate import Partial, answering_precision, asked_digest
+    from finetune.decode import TOP
     from finetune.model import library_versions
 
     return Partial(
@@ -281,7 +300,9 @@ def _partial(each: Planned, asked: "Sequence[Asked]", tokenizer: Any, device: An
             "stops": list(each.template.stops),
             "precision": str(answering_precision(each.base, device)),
             "device": device.type,
-            "greedy": True,
+            "temperature": each.suite.temperature,
+            "likeliest": TOP if each.suite.temperature else None,
+            "seed": each.suite.seed if each.suite.temperature else None,
             "versions": library_versions(),
         },
     )
@@ -289,11 +310,6 @@ def _partial(each: Planned, asked: "Sequence[Asked]", tokenizer: Any, device: An
 
 def _key(question: Question) -> str:
     return msgspec.json.encode(question.key).decode()
-
-
-def _short(each: Planned) -> str:
-    """What a progress bar has room for."""
-    return f"{each.run.variant} s{each.run.seed}" if each.run else "base"
 
 
 def _ready(model: Any, base: Base, device: Any) -> Any:

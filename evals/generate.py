@@ -1,4 +1,4 @@
-"""Batched greedy answers, each stored once it is there and keyed by everything that determines it.
+"""Batched answers, each stored once it is there and keyed by everything that determines it.
 
 Questions with about as many tokens allowed go together, and within a batch each answer is cut at
 its own number exactly. Long prompts go first, so that a batch holds little padding. No Polars and
@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from dataset_builder.artifacts import write_text
 from dataset_builder.errors import InputError
-from dataset_builder.template import Template, answer_text, stop_ids
+from dataset_builder.template import (
+    Template,
+    answer_length,
+    answer_text,
+    holds_stop,
+    stop_ids,
+)
+from finetune.decode import Wanted, decode
 from finetune.model import pick_precision
 from finetune.preset import Base
-
-# How often generating looks for a stop text: finding one late costs a few tokens, looking at every
-# token costs more.
-STOP_TEXT_STEPS = 8
-STOP_TEXT_TOKENS = 24  # enough to hold a stop text and what came since the last look
 
 Report = Callable[[int, int], None]  # done, of how many
 
@@ -39,6 +42,22 @@ class Asked:
     allowed: int  # tokens the answer may have
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How answers are drawn: greedily where the temperature is 0, else from the likeliest tokens by
+    numbers that the seed and the question fix, however the batches fall."""
+
+    temperature: float = 0.0
+    seed: int = 0
+
+    def chances(self, asked: Asked) -> list[float]:
+        """A number in [0, 1) for each token of the answer; none where it is greedy."""
+        if not self.temperature:
+            return []
+        drawn = hashlib.sha256(f"answer {self.seed} {asked.key}".encode()).digest()
+        return list(np.random.default_rng(list(drawn)).random(asked.allowed))
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One answer: a line of the partial file."""
 
@@ -47,6 +66,9 @@ class Answer(msgspec.Struct, frozen=True):
     tokens: int  # the end of text counted; of an answer ended by a stop text, up to it
     is_stopped: bool  # ended by itself; false where it was cut at the allowed tokens
     seconds: float = 0.0  # its share of its batch's time
+
+
+GREEDY = Drawing()
 
 
 class Partial:
@@ -90,9 +112,26 @@ class Partial:
         with self.path.open("ab") as file:
             file.write(b"".join(msgspec.json.encode(answer) + b"\n" for answer in answers))
 
+    def add_beside(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Store what else the model was read for, all of it at once, under the same first line."""
+        write_text(self.header.decode() + json.dumps(list(rows)) + "\n", self._beside)
+
+    def read_beside(self) -> list[dict[str, Any]] | None:
+        """What else was read; None where it was not, or by another model."""
+        try:
+            header, rows = self._beside.read_bytes().splitlines(keepends=True)
+        except (FileNotFoundError, ValueError):
+            return None
+        return msgspec.json.decode(rows) if header == self.header else None
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_suffix(".beside.json")
+
     def remove(self) -> None:
-        """Delete the file: its answers lie in generations.parquet now."""
+        """Delete the files: what they hold lies in the evaluation's tables now."""
         self.path.unlink(missing_ok=True)
+        self._beside.unlink(missing_ok=True)
 
 
 def generate(
@@ -103,9 +142,10 @@ def generate(
     partial: Partial,
     *,
     rows: int | None = None,
+    drawing: Drawing = GREEDY,
     report: Report = lambda done, total: None,
 ) -> dict[str, Answer]:
-    """A greedy answer to each question, by key; those that `partial` holds are taken from it.
+    """An answer to each question, by key; those that `partial` holds are taken from it.
 
     `rows` is the most answers made at once; None lets the memory decide. Raises InputError where
     the GPU has too little memory for a single answer.
@@ -116,7 +156,7 @@ def generate(
     report(len(answers), len(asked))
     for batch in batches(left, batch_tokens(model), rows or batch_rows(model)):
         began = time.perf_counter()
-        made = _answers(model, template, tokenizer, batch)
+        made = _answers(model, template, tokenizer, batch, drawing)
         share = (time.perf_counter() - began) / len(batch)
         made = [msgspec.structs.replace(answer, seconds=round(share, 4)) for answer in made]
         partial.add(made)
@@ -188,11 +228,11 @@ def window(model_config: Any) -> int:
 
 
 def _answers(
-    model: Any, template: Template, tokenizer: Any, batch: Sequence[Asked]
+    model: Any, template: Template, tokenizer: Any, batch: Sequence[Asked], drawing: Drawing
 ) -> list[Answer]:
     """The batch's answers; where they do not fit into the GPU's memory, by halves."""
     try:
-        return _batch(model, template, tokenizer, batch)
+        return _batch(model, template, tokenizer, batch, drawing)
     except torch.cuda.OutOfMemoryError as error:
         if len(batch) == 1:
             raise InputError(
@@ -205,87 +245,30 @@ def _answers(
     return [
         answer
         for half in (batch[:middle], batch[middle:])
-        for answer in _answers(model, template, tokenizer, half)
+        for answer in _answers(model, template, tokenizer, half, drawing)
     ]
 
 
-def _batch(model: Any, template: Template, tokenizer: Any, batch: Sequence[Asked]) -> list[Answer]:
-    ends = stop_ids(template, tokenizer)
-    device = next(model.parameters()).device
-    width = max(len(question.ids) for question in batch)
-    # Answers begin where prompts end, so padding goes left.
-    padded = [[ends[0]] * (width - len(question.ids)) + list(question.ids) for question in batch]
-    mask = [[0] * (width - len(question.ids)) + [1] * len(question.ids) for question in batch]
-    stops = StoppingCriteriaList([_Allowed(batch, width)])
-    if template.stops:
-        stops.append(_StopTexts(template, tokenizer, width))
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=GenerationConfig(
-                max_new_tokens=max(question.allowed for question in batch),
-                do_sample=False,
-                use_cache=True,
-                eos_token_id=ends,
-                pad_token_id=ends[0],
-            ),
-            stopping_criteria=stops,
-        )
+def _batch(
+    model: Any, template: Template, tokenizer: Any, batch: Sequence[Asked], drawing: Drawing
+) -> list[Answer]:
+    found = decode(
+        model,
+        [Wanted(each.ids, each.allowed, drawing.chances(each)) for each in batch],
+        stop_ids(template, tokenizer),
+        temperature=drawing.temperature or 1.0,
+        is_over=(lambda ids: holds_stop(template, tokenizer, ids)) if template.stops else None,
+    )
     return [
-        read_answer(question, ids[width : width + question.allowed].tolist(), template, tokenizer)
-        for question, ids in zip(batch, output, strict=True)
+        read_answer(question, ids, template, tokenizer)
+        for question, ids in zip(batch, found, strict=True)
     ]
 
 
 def read_answer(question: Asked, ids: list[int], template: Template, tokenizer: Any) -> Answer:
-    """The answer in generated ids, which may run past its end: a batch goes on until its last
-    answer has ended."""
-    ends = set(stop_ids(template, tokenizer))
-    length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
-    is_stopped = length > 0 and ids[length - 1] in ends
-    if template.stops and _holds_stop(ids[:length], template, tokenizer):
-        low, high = 0, length  # the shortest beginning that holds a stop text
-        while high - low > 1:
-            middle = (low + high) // 2
-            if _holds_stop(ids[:middle], template, tokenizer):
-                high = middle
-            else:
-                low = middle
-        length, is_stopped = high, True
+    """The answer in generated ids, which may run past its end."""
+    length, is_stopped = answer_length(template, tokenizer, ids)
     return Answer(question.key, answer_text(template, tokenizer, ids[:length]), length, is_stopped)
-
-
-def _holds_stop(ids: Sequence[int], template: Template, tokenizer: Any) -> bool:
-    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return any(stop in text for stop in template.stops)
-
-
-class _Allowed(StoppingCriteria):
-    """Cuts each answer at the tokens it may have."""
-
-    def __init__(self, batch: Sequence[Asked], width: int) -> None:
-        self.lengths = [width + question.allowed for question in batch]
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.tensor(self.lengths, device=input_ids.device) <= input_ids.shape[1]
-
-
-class _StopTexts(StoppingCriteria):
-    """Ends each answer that holds a stop text; the prompt may hold what it likes."""
-
-    def __init__(self, template: Template, tokenizer: Any, width: int) -> None:
-        self.template, self.tokenizer, self.width = template, tokenizer, width
-        self.steps = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self.steps += 1
-        if self.steps % STOP_TEXT_STEPS:
-            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-        start = max(self.width, input_ids.shape[1] - STOP_TEXT_TOKENS)
-        rows = input_ids[:, start:].tolist()
-        found = [_holds_stop(row, self.template, self.tokenizer) for row in rows]
-        return torch.tensor(found, dtype=torch.bool, device=input_ids.device)
 
 
 def _cpu_has_bf16() -> bool:

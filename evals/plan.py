@@ -72,6 +72,11 @@ class Planned:
         return self.run.name if self.run else f"base {self.base.model}"
 
     @property
+    def short(self) -> str:
+        """What a progress bar has room for."""
+        return f"{self.run.variant} s{self.run.seed}" if self.run else "base"
+
+    @property
     def partial_path(self) -> Path:
         return self.directory.with_name(f".{self.directory.name}.partial.jsonl")
 

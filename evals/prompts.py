@@ -38,6 +38,7 @@ class Prompt:
     lang: str | None
     text: str
     replies: tuple[str, ...] = ()  # usable human ones, best first
+    ranks: tuple[int | None, ...] = ()  # of those replies
     own: tuple[tuple[int, str], ...] = ()  # limits that the text states itself, and how
 
 
@@ -92,7 +93,7 @@ def read_prompt_file(path: Path, own_limits: bool = False) -> PromptFile:
             refused[UNSTATED] = refused.get(UNSTATED, 0) + 1
             continue
         name = f"{found.name}:{number}"
-        prompts.append(Prompt(name, name, found.name, None, text, (), own))
+        prompts.append(Prompt(name, name, found.name, None, text, own=own))
     if not prompts:
         raise InputError(
             f"prompt file `{path}`: none of {len(found.prompts)} prompts states a number of words",
@@ -129,6 +130,7 @@ def held_out_prompts(suite: Suite, tables: str) -> list[Prompt]:
             row["lang"],
             row["question"],
             tuple(reply["text"] for reply in row["replies"]),
+            tuple(reply["rank"] for reply in row["replies"]),
         )
         for row in rows
         if row["split"] == "test"
@@ -190,10 +192,19 @@ def questions(suite: Suite, prompts: list[Prompt]) -> list[Question]:
 
 
 def suite_digest(suite: Suite, files: list[PromptFile]) -> str:
-    """The sha256 of a suite and the prompt files it was asked with, in hexadecimal: of what was
-    asked, whatever margin is allowed afterwards."""
-    asked = msgspec.structs.replace(suite, margins={})
-    parts = [settings_digest(asked), *(f"{file.name} {file.sha256}" for file in files)]
+    """The sha256 of what a suite asks, prompt files included, in hexadecimal. How answers are
+    scored and what margin is allowed are no part of it: a scorer named later runs over the stored
+    ones."""
+    asks = msgspec.structs.replace(
+        suite,
+        title="",
+        scorers=(),
+        relevance_others=1,
+        reward_model=None,
+        judge_model=None,
+        margins={},
+    )
+    parts = [settings_digest(asks), *(f"{file.name} {file.sha256}" for file in files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

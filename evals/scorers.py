@@ -7,10 +7,11 @@ the metric does not apply. A scorer added here runs over stored answers. `releva
 of the answer alone: evals.relevance makes it, under a frozen model.
 """
 
+import re
 from typing import NamedTuple
 
 from dataset_builder.wordings import FAMILIES
-from dataset_builder.words import count_words, ifeval_words, whitespace_words
+from dataset_builder.words import count_words, ifeval_words, whitespace_words, words_of
 
 
 def violation(
@@ -155,11 +156,70 @@ def empty(
     return float(count_words(answer) == 0)
 
 
+def repetition(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
+    """The share of the answer's runs of four words that stood in it before, as seq-rep-4 of Welleck
+    et al. 2019 (arXiv 1908.04319) counts tokens; 0 where it has fewer than four words.
+
+    >>> repetition("It is very blue. It is very blue. It is", None, True)
+    0.4285714285714286
+    """
+    folded = [word.casefold() for word in words_of(answer)]
+    runs = list(zip(*(folded[start:] for start in range(4)), strict=False))
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def refusal(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
+    """1 where the answer opens by declining, in English: an apology and that it cannot, or that it
+    is only a language model. What is declined later on is not seen.
+
+    >>> refusal("I'm sorry, but I can't help with that.", None, True)
+    1.0
+    >>> refusal("Sorry to hear that! Rest, and drink water.", None, True)
+    0.0
+    """
+    return float(
+        bool(_REFUSAL.match(answer.lstrip().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
+    )
+
+
+def truncated(
+    answer: str, limit: int | None, is_stopped: bool | None, least: int | None = None
+) -> float | None:
+    """1 where the answer breaks off: cut at the tokens allowed, or ended by itself after a comma, a
+    colon or a joining word. 0 of an empty answer.
+
+    >>> truncated("It is blue because the", None, True), truncated("It is blue", None, True)
+    (1.0, 0.0)
+    """
+    if is_stopped is False:
+        return 1.0
+    return float(bool(_HANGING.search(answer)))
+
+
+# Openings that decline: an apology or what the writer is, and then that it cannot; or that at once.
+_CANNOT = r"\bi(?:'m| am)? (?:can't|cannot|can not|won't|could not|not able|unable|do not|don't)\b"
+_REFUSAL = re.compile(
+    rf"(?:i (?:can't|cannot|won't) (?:help|assist|provide|answer|comply|fulfill?|support|engage)"
+    rf"|(?:i'm |i am )?(?:very |so |really )?sorry, (?:but )?.{{0,40}}?{_CANNOT}"
+    rf"|(?:i apologi[sz]e|my apologies|unfortunately),? .{{0,40}}?{_CANNOT}"
+    rf"|as an? (?:ai|artificial|(?:large )?language model).{{0,80}}?{_CANNOT})",
+    re.IGNORECASE,
+)
+_HANGING = re.compile(
+    r"(?:[,:;(\u2013\u2014-]|\b(?:and|or|but|because|the|a|an|of|to|with|for|in|on|by|that|which|is|are))\s*$"
+)
+
+
 class Relevance(NamedTuple):
     """The scores that evals.relevance makes of one answer, in nats."""
 
     per_token: float
     total: float
+    controlled: float = 0.0  # does not grow with length
 
 
 # Read from the answer alone.
@@ -178,11 +238,27 @@ PLAIN = {
         words_ifeval,
         stopped,
         empty,
+        repetition,
+        refusal,
+        truncated,
     )
 }
 
-# Made under a frozen model, and entering a verdict only through their gate.
-QUALITY = ("relevance", "relevance_total")
+# Made under the frozen base model, and the part of `Relevance` that each is.
+FROZEN = {
+    "relevance": "per_token",
+    "relevance_total": "total",
+    "relevance_controlled": "controlled",
+}
+
+# Made by another model, which a suite or a command names.
+ASKED_OF = ("reward", "judge")
+
+# Read off the model that answered, not off its answers: one number a prompt.
+LIKELIHOODS = ("prefers_better", "human_likelihood")
+
+# Enter a verdict only through their gate.
+QUALITY = (*FROZEN, *ASKED_OF, "repetition", "refusal", "truncated")
 
 # Every metric a suite may name, and which way is better: -1 less, 1 more, 0 neither.
 METRICS = {
@@ -194,8 +270,13 @@ METRICS = {
     "undershoot_share": -1,
     "stopped": 1,
     "empty": -1,
-    "relevance": 1,
-    "relevance_total": 1,
+    "repetition": -1,
+    "refusal": -1,
+    "truncated": -1,
+    **dict.fromkeys(FROZEN, 1),
+    **dict.fromkeys(ASKED_OF, 1),
+    "prefers_better": 1,
+    "human_likelihood": 0,  # a diagnostic: tuned to other answers, a model finds these less likely
 }
 
 # Metrics that apply only where a limit was stated.
@@ -231,6 +312,6 @@ COMPARED = METRICS | {
 
 # Metrics of zeros and ones.
 SHARES = (
-    *("violation", "stopped", "empty", "under_length"),
+    *("violation", "stopped", "empty", "under_length", "refusal", "truncated", "prefers_better"),
     *(apart("violation", family) for family in FAMILIES),
 )

@@ -5,7 +5,7 @@ Those need no model: they are made here, scored like any answer, and stored as s
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from dataset_builder.wordings import bounds
 from dataset_builder.words import count_words, first_words
 from evals.gate import gate
 from evals.prompts import Prompt
-from evals.scorers import OF_LIMITS, PLAIN, QUALITY, Relevance
+from evals.scorers import FROZEN, METRICS, OF_LIMITS, PLAIN, QUALITY, Relevance
 from evals.suite import Suite
 from evals.tables import SCORES, Gate
 
@@ -27,6 +27,8 @@ ONE_WORD = "Yes."
 Pair = tuple[Prompt, str]
 # Pairs of a prompt and an answer -> the relevance of each, by prompt_id and answer.
 Judge = Callable[[Sequence[Pair]], dict[tuple[str, str], Relevance | None]]
+# Likewise -> a number each, of one metric.
+Scorer = Callable[[Sequence[Pair]], dict[tuple[str, str], float | None]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ def score(
     judge: Judge,
     *,
     is_base: bool,
+    others: Mapping[str, Scorer] = {},
 ) -> Scored:
     """The scores of stored generations by the suite's scorers; of a base model's, also the
-    reference answers and the gates."""
+    reference answers and the gates.
+
+    `judge` makes what is measured under the frozen base model, `others` what other models say, by
+    metric; one that is named and not there is left out.
+    """
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     answered = [
         Answered(
@@ -76,15 +83,19 @@ def score(
     ]
     if is_base:
         answered += reference_answers(answered)
-    quality = [name for name in QUALITY if name in suite.scorers]
-    relevance = judge([(each.prompt, each.answer) for each in answered]) if quality else {}
+    pairs = [(each.prompt, each.answer) for each in answered]
+    frozen = any(name in FROZEN for name in suite.scorers)
+    relevance = judge(pairs) if frozen else {}
+    said = {name: ask(pairs) for name, ask in others.items() if name in suite.scorers}
+    scorers = [name for name in suite.scorers if name in {*PLAIN, *FROZEN, *said}]
+    quality = [name for name in QUALITY if name in scorers]
     rows: list[dict[str, Any]] = []
     unscored: Counter[str] = Counter()
     for each in answered:
-        for metric in suite.scorers:
+        for metric in scorers:
             if metric in OF_LIMITS and each.limit is None:
                 continue
-            value = _value(metric, each, relevance)
+            value = _value(metric, each, relevance, said)
             if value is None:
                 # A metric of upper ends says nothing of a lower one, and that is no loss.
                 unscored[metric] += each.answerer == "run" and metric not in OF_LIMITS
@@ -157,22 +168,25 @@ def other_replies(prompts: Sequence[Prompt]) -> dict[str, str]:
 
 
 def _value(
-    metric: str, each: Answered, relevance: dict[tuple[str, str], Relevance | None]
+    metric: str,
+    each: Answered,
+    relevance: Mapping[tuple[str, str], Relevance | None],
+    said: Mapping[str, Mapping[tuple[str, str], float | None]],
 ) -> float | None:
     if metric in PLAIN:
         asked = bounds(each.limit, each.wording)
         return PLAIN[metric](each.answer, asked.most, each.is_stopped, asked.least)
+    if metric in said:
+        return said[metric].get((each.prompt.prompt_id, each.answer))
     found = relevance[each.prompt.prompt_id, each.answer]
-    if found is None:
-        return None
-    return found.per_token if metric == "relevance" else found.total
+    return None if found is None else float(getattr(found, FROZEN[metric]))
 
 
 def _gate(
     metric: str, suite: Suite, rows: Sequence[dict[str, Any]], prompts: dict[str, Prompt]
 ) -> Gate:
     values = {
-        (row["answerer"], row["prompt_id"], row["limit"]): row["value"]
+        (row["answerer"], row["prompt_id"], row["limit"]): row["value"] * METRICS[metric]
         for row in rows
         if row["metric"] == metric and row["answerer"] != "run"
     }

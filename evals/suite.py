@@ -38,6 +38,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scorers: tuple[str, ...]  # names of evals.scorers
     # How much worse is still no worse, by metric, in its own unit: violation = 0.03 is 3 points.
     margins: dict[str, float] = {}
+    reward_model: str | None = None  # a directory, for the scorer `reward`
+    judge_model: str | None = None  # its name at the address given with `--judge`, for `judge`
     relevance_others: int = 4  # other prompts an answer's relevance is measured against
 
     def allowed(self, limit: int | None) -> int:
@@ -63,6 +65,11 @@ def load_suite(name: str) -> Suite:
             f"suite `{name}`: with `own_limits` prompts are asked as they stand",
             "take out `limits`, and set `no_limit = false` and `held_out = false`",
         )
+    for scorer, key in (("reward", "reward_model"), ("judge", "judge_model")):
+        if scorer in suite.scorers and getattr(suite, key) is None:
+            raise InputError(
+                f"suite `{name}`: scorer `{scorer}` has no model", f"name it in `{key}`"
+            )
     if suite.samples > 1 and not suite.temperature:
         raise InputError(
             f"suite `{name}`: {suite.samples} greedy answers to a question are one answer",

@@ -14,7 +14,7 @@ from dataset_builder.artifacts import read_json
 from dataset_builder.printable import printable
 from dataset_builder.tables import read_table
 from dataset_builder.wordings import FAMILIES, family
-from evals.scorers import QUALITY
+from evals.scorers import ASKED_OF, FROZEN, QUALITY
 from evals.tables import SCORES, Evaluation, Gate
 
 # In the order the table shows them: the base's own answers are its `run`.
@@ -69,12 +69,13 @@ def summary_table(directories: Sequence[Path]) -> Table:
     rows = [line for path in directories for line in lines(path)]
     shown = [
         metric
-        for metric in ("violation", "words", "stopped", *QUALITY)
+        for metric in ("violation", "words", "stopped", *FROZEN, *ASKED_OF)
         if any(metric in row.means for row in rows)
     ]
+    is_any_doubtful = bool(set(shown) & set(QUALITY) - passed)
     table = Table(
         title="Share of limits broken, median words, share ended by itself, quality",
-        caption="?: its gate failed; it enters no verdict" if len(passed) < len(QUALITY) else None,
+        caption="?: its gate failed; it enters no verdict" if is_any_doubtful else None,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -168,7 +169,7 @@ def short_name(run: str) -> str:
     return f"{found[1]}{found[2]} {found[3]}" if found else run
 
 
-_TITLES = {"violation": "broken", "relevance_total": "total"}
+_TITLES = {"violation": "broken", "relevance_total": "total", "relevance_controlled": "controlled"}
 
 
 def _number(metric: str, value: float | None) -> str:

@@ -23,6 +23,7 @@ GENERATIONS = Table(
             ("tokens", pa.int32()),  # of the answer, the end of text counted; null: not known
             # By itself; false where it was cut at the allowed tokens, null where it is not known.
             ("is_stopped", pa.bool_()),
+            ("seconds", pa.float64()),  # its share of its batch's; null: not known
         ]
     ),
     ("prompt_id", "limit", "wording", "sample"),

@@ -24,7 +24,14 @@ from transformers import TrainerCallback
 from dataset_builder.artifacts import hash_order, hash_share
 from dataset_builder.manifest import Manifest, find_tables
 from dataset_builder.tables import HELDOUT, read_table
-from dataset_builder.template import Template, answer_text, encode_prompts, stop_ids
+from dataset_builder.template import (
+    Template,
+    answer_length,
+    answer_text,
+    encode_prompts,
+    holds_stop,
+    stop_ids,
+)
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import count_words
 from finetune.decode import Wanted, decode
@@ -134,7 +141,7 @@ def answer(
         wanted,
         ends,
         temperature=previews.temperature or 1.0,
-        is_over=(lambda ids: _holds_stop(ids, template, tokenizer)) if template.stops else None,
+        is_over=(lambda ids: holds_stop(template, tokenizer, ids)) if template.stops else None,
     )
     return [
         scored(question, ids, template, tokenizer, step, is_sampled=is_sampled)
@@ -165,17 +172,7 @@ def scored(
     is_sampled: bool = False,
 ) -> Preview:
     """The answer in `ids`, which may run on past a stop text, with its words counted."""
-    ends = set(stop_ids(template, tokenizer))
-    length, is_stopped = len(ids), bool(ids) and ids[-1] in ends
-    if template.stops and _holds_stop(ids, template, tokenizer):
-        low, high = 0, length  # the shortest beginning that holds a stop text
-        while high - low > 1:
-            middle = (low + high) // 2
-            if _holds_stop(ids[:middle], template, tokenizer):
-                high = middle
-            else:
-                low = middle
-        length, is_stopped = high, True
+    length, is_stopped = answer_length(template, tokenizer, ids)
     text = answer_text(template, tokenizer, ids[:length])
     words = count_words(text)
     return Preview(
@@ -191,11 +188,6 @@ def scored(
         is_stopped=is_stopped,
         tokens=length,
     )
-
-
-def _holds_stop(ids: Sequence[int], template: Template, tokenizer: Any) -> bool:
-    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return any(stop in text for stop in template.stops)
 
 
 def with_first_steps(before: Iterable[Preview], now: Sequence[Preview]) -> list[Preview]:

@@ -236,7 +236,7 @@ def test_a_finished_evaluation_is_left_alone_and_scored_again_without_the_tuned_
     assert evaluate(plan([run], suite, [], Silent()), Silent()) == directories
     assert adapters == []
     (directories[0] / "scores.parquet").write_bytes(b"")
-    evaluate(plan([run], suite, [], Silent()), Silent(), rescore=True)
+    evaluate(plan([run], suite, [], Silent()), Silent(), is_again=True)
     assert adapters == [None]
     assert {path: file_digest(path) for path in before} == before
     stored = read_json(directories[0] / "eval.json", Evaluation)

@@ -11,7 +11,7 @@ import evals.scorers
 import evals.statistics
 import evals.summary
 from dataset_builder.words import count_words, first_words
-from evals.scorers import METRICS, OF_LIMITS, PLAIN, QUALITY
+from evals.scorers import LIKELIHOODS, METRICS, OF_LIMITS, PLAIN, QUALITY
 from evals.suite import load_suite, suite_names
 
 ANSWERS = st.lists(st.sampled_from(["word", "two words", "don't", "...", "日本", "\n"])).map(
@@ -34,7 +34,7 @@ def test_every_scorer_shows_an_answer_and_its_score():
     parser = doctest.DocTestParser()
     for scorer in PLAIN.values():
         assert parser.get_examples(scorer.__doc__ or ""), scorer.__name__
-    assert set(METRICS) == {*PLAIN, *QUALITY}
+    assert set(METRICS) == {*PLAIN, *QUALITY, *LIKELIHOODS}
     assert {name for suite in suite_names() for name in load_suite(suite).scorers} <= set(METRICS)
 
 

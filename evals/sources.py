@@ -1,0 +1,79 @@
+"""Who says what is not read off an answer alone: the frozen base model, a reward model, a judge."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.errors import InputError
+from dataset_builder.tables import read_table
+from evals.judge import Judge as Address
+from evals.judge import grades
+from evals.plan import Planned, Watcher
+from evals.prompts import Prompt
+from evals.scorers import FROZEN
+from evals.scoring import Judge, Scorer
+from evals.tables import SCORES
+
+
+def frozen_judge(each: Planned, model: Any, watcher: Watcher) -> Judge:
+    """What measures relevance under the frozen model."""
+    from evals.relevance import other_prompts, relevances
+    from finetune.model import load_tokenizer
+
+    others = other_prompts(each.prompts, each.suite.relevance_others)
+
+    def judge(pairs: Sequence[tuple[Prompt, str]]) -> dict:
+        return relevances(
+            model,
+            each.template,
+            load_tokenizer(each.files, each.template),
+            pairs,
+            others,
+            lambda done, total: watcher.progress(f"{each.short} relevance", done, total),
+        )
+
+    return judge
+
+
+def others(each: Planned, device: Any, watcher: Watcher, address: str | None) -> dict[str, Scorer]:
+    """The scorers that ask other models, by metric. The judge is asked only at an address that was
+    given; without one, what it has said before stands."""
+    suite = each.suite
+    found: dict[str, Scorer] = {}
+
+    def reward(pairs: Sequence[tuple[Prompt, str]]) -> dict:
+        from evals.reward import rewards
+
+        return rewards(
+            Path(suite.reward_model or ""),
+            pairs,
+            device,
+            lambda done, total: watcher.progress(f"{each.short} rewards", done, total),
+        )
+
+    def judge(pairs: Sequence[tuple[Prompt, str]]) -> dict:
+        return grades(
+            Address(address or "", suite.judge_model or ""),
+            pairs,
+            address is not None,
+            lambda done, total: watcher.progress(f"{each.short} judged", done, total),
+        )
+
+    if "reward" in suite.scorers:
+        found["reward"] = reward
+    if "judge" in suite.scorers:
+        found["judge"] = judge
+    return found
+
+
+def unmade(each: Planned) -> list[str]:
+    """The metrics of the frozen model that the suite names and the evaluation has not, or all of
+    them where the answers are not even there."""
+    wanted = [name for name in each.suite.scorers if name in FROZEN]
+    if not each.is_done:
+        return wanted
+    try:
+        stored = set(read_table(each.directory / "scores.parquet", SCORES)["metric"].to_pylist())
+    except InputError:  # damaged: made anew
+        return wanted
+    return [name for name in wanted if name not in stored]

@@ -1,0 +1,201 @@
+"""A judge at an address of this machine, and a reward model: asked when told to, and once."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataset_builder.errors import InputError
+from evals import judge as judging
+from evals.judge import KEY, Judge, ask, grade_in, grades, stored_path
+from evals.prompts import Prompt
+from evals.reward import rewards
+from tests.tiny import tiny_tokenizer
+
+PROMPT = Prompt("p0", "t0", "held_out", "en", "Why is the sky blue?")
+
+
+class Server:
+    """What an OpenAI-compatible server would do, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.replies: list[tuple[int, bytes]] = []  # before the usual one
+
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                outer.asked.append(json.loads(self.rfile.read(length)) | {"path": self.path})
+                outer.headers.append(dict(self.headers))
+                said = {"choices": [{"message": {"role": "assistant", "content": "grade: 7"}}]}
+                status, body = (
+                    outer.replies.pop(0) if outer.replies else (200, json.dumps(said).encode())
+                )
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=lambda: self.http.serve_forever(0.02), daemon=True).start()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv(KEY, "a secret of mine")
+    monkeypatch.setattr(judging.time, "sleep", lambda seconds: None)
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def test_each_answer_is_asked_about_once_and_its_grade_stays(server: Server, tmp_path: Path):
+    judge, pairs = Judge(server.address, "a/judge"), [(PROMPT, "Air."), (PROMPT, "Air.")]
+    assert grades(judge, pairs, True) == {("p0", "Air."): 7.0}
+    [asked] = server.asked
+    assert asked["path"] == "/v1/chat/completions"
+    assert asked["model"] == "a/judge"
+    assert "Why is the sky blue?" in asked["messages"][1]["content"]
+    assert server.headers[0]["Authorization"] == "Bearer a secret of mine"
+    # From any address: what determines the grade is the model and what it was asked.
+    again = Judge("http://127.0.0.1:1/v1", "a/judge")
+    assert grades(again, pairs, False) == {("p0", "Air."): 7.0}
+    assert len(server.asked) == 1
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"secret" not in path.read_bytes()
+
+
+def test_nothing_is_sent_where_nobody_asked(server: Server):
+    assert grades(Judge(server.address, "j"), [(PROMPT, "Air.")], False) == {("p0", "Air."): None}
+    assert server.asked == []
+    assert not stored_path("j").exists()
+
+
+def test_a_torn_line_is_asked_again_and_the_rest_is_kept(server: Server):
+    judge = Judge(server.address, "j")
+    grades(judge, [(PROMPT, "One."), (PROMPT, "Two.")], True)
+    path = stored_path("j")
+    path.write_bytes(path.read_bytes()[:-7])
+    found = grades(judge, [(PROMPT, "One."), (PROMPT, "Two.")], True)
+    assert set(found.values()) == {7.0}
+    assert len(server.asked) == 3
+    assert len(path.read_bytes().splitlines()) == 2
+    assert all(json.loads(line) for line in path.read_bytes().splitlines())
+
+
+def test_a_busy_judge_is_asked_again(server: Server):
+    server.replies = [(429, b""), (503, b"")]
+    assert grades(Judge(server.address, "j"), [(PROMPT, "Air.")], True) == {("p0", "Air."): 7.0}
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("replies", "message", "hint"),
+    [
+        ([(401, b"")], "HTTP 401", f"is {KEY} set"),
+        ([(403, b"")], "HTTP 403", f"is {KEY} set"),
+        ([(404, b"")], "HTTP 404", "is it the model?"),
+        ([(400, b"bad")], "HTTP 400", "is it the model?"),
+        ([(500, b"")] * 4, "HTTP 500", "is it the model?"),
+        ([(429, b"")] * 4, "HTTP 429", "is it the model?"),
+        ([(200, b"<html>")], "its reply is none of", "/chat/completions"),
+        ([(200, b"{}")], "its reply is none of", "/chat/completions"),
+        ([(200, b'{"choices": []}')], "its reply is none of", "/chat/completions"),
+        ([(200, b'{"choices": [{"message": null}]}')], "its reply is none of", "completions"),
+    ],
+)
+def test_a_judge_that_does_not_answer_is_named(
+    server: Server, replies: list[tuple[int, bytes]], message: str, hint: str
+):
+    server.replies = list(replies)
+    with pytest.raises(InputError, match=message) as caught:
+        grades(Judge(server.address, "j"), [(PROMPT, "Air.")], True)
+    assert server.address in str(caught.value)
+    assert hint in str(caught.value.hint)
+    assert not stored_path("j").exists()
+
+
+def test_an_address_where_nobody_is_and_one_that_is_none_are_named(server: Server):
+    with pytest.raises(InputError, match="cannot be reached"):
+        ask("http://127.0.0.1:1/v1", {})
+    with pytest.raises(InputError, match="not an address"):
+        ask("file:///etc/passwd", {})
+
+
+def test_what_is_no_grade_is_no_score(server: Server):
+    said = {"choices": [{"message": {"content": "It is rather good."}}]}
+    server.replies = [(200, json.dumps(said).encode())]
+    judge = Judge(server.address, "j")
+    assert grades(judge, [(PROMPT, "Air.")], True) == {("p0", "Air."): None}
+    assert grades(judge, [(PROMPT, "Air.")], True) == {("p0", "Air."): None}
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "grade"),
+    [("grade: 10", 10), ("Grade **3**", 3), ("grade: 0", None), ("7", None), ("grade: 9999", None)],
+)
+def test_a_grade_is_read_and_nothing_else(said: str, grade: int | None):
+    assert grade_in(said) == grade
+
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+def reward_model(folder: Path, labels: int = 1) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        num_labels=labels,
+        pad_token_id=tokenizer.pad_token_id or 0,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_reward_does_not_depend_on_the_batch_and_what_does_not_fit_has_none(tmp_path: Path):
+    folder = reward_model(tmp_path / "rm")
+    answers = ["Air.", "Air scatters blue light.", "Because.", "word " * 200]
+    together = rewards(folder, [(PROMPT, answer) for answer in answers])
+    assert together["p0", answers[3]] is None
+    for answer in answers[:3]:
+        alone = rewards(folder, [(PROMPT, answer)])
+        assert together["p0", answer] == pytest.approx(alone["p0", answer], abs=1e-5)
+    assert len({together["p0", answer] for answer in answers[:3]}) == 3
+
+
+def test_what_is_no_reward_model_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"no config\.json there"):
+        rewards(tmp_path, [(PROMPT, "Air.")])
+    with pytest.raises(InputError, match="2 labels"):
+        rewards(reward_model(tmp_path / "two", labels=2), [(PROMPT, "Air.")])
+    folder = reward_model(tmp_path / "rm")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="no chat template"):
+        rewards(folder, [(PROMPT, "Air.")])
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(InputError, match="it has no safetensors"):
+        rewards(folder, [(PROMPT, "Air.")])
