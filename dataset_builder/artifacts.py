@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +70,7 @@ def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     rows. With `replaces`, for a name that a user gave, the new one takes the place of the old one:
     whole, and where that is interrupted, the old one stands again after the next `sweep`.
     """
+    new = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     sweep(out.parent)
     temporary = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}")
@@ -89,6 +90,9 @@ def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
             flush_directory(out.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        for folder in new:  # nor are folders left that were made for it, unless another uses them
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 

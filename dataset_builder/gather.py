@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from dataset_builder.compiled import buffers_of, is_at_hand, library, pointer
@@ -21,6 +20,8 @@ class Strings:
     def __init__(self, column: pa.ChunkedArray) -> None:
         self.code = library() if is_at_hand() else None
         if self.code is None:
+            import polars as pl  # not where rows are only read
+
             self.views = pl.Series(column)
             return
         # Held, so that the addresses stay true.
@@ -35,6 +36,8 @@ class Strings:
     def take(self, rows: np.ndarray) -> pa.Array:
         """The strings in these rows, 2 GiB at most; null where a row is -1."""
         if self.code is None:
+            import polars as pl
+
             taken = self.views.gather(pl.Series(pa.array(rows, mask=rows < 0)))
             return taken.to_arrow().cast(pa.string())
         if not len(rows):

@@ -176,6 +176,7 @@ def _repeats(
     ordered = sorted(rows_of, key=_order)
     rows = left[[rows_of[name] for name in ordered]] if ordered else left[:0]
     with_replies, last_turn_only = key == "thread_id", recipe.shape.last_turn_only
+    pa.default_memory_pool().release_unused()
     # Given away: it lets go of the texts when it has read them.
     found = near_repeats(_units(threads, rows, with_replies, last_turn_only))
     return [ordered[place] for place in found]

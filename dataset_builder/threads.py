@@ -188,6 +188,7 @@ def make_tables(exports: Iterable[Export], held_out: float) -> Tables:
         sources = _sources(
             forest, splits, threads, heldout, held_out, [each.result() for each in digests]
         )
+    pa.default_memory_pool().release_unused()
     return Tables(forest.messages, threads, heldout, forest.rejects, sources)
 
 
@@ -250,20 +251,26 @@ def writing_tables(tables: Tables) -> Iterator[Path]:
     if (out / "source.json").is_file():
         yield out
         return
-    with building(out) as directory, ThreadPoolExecutor(1) as beside:
-        # The largest first, so that none of them is waited for alone.
-        written = beside.submit(
-            write_beside,
-            [
-                (tables.by_number.batches(), THREADS, directory / "threads.parquet"),
-                (tables.messages, MESSAGES, directory / "messages.parquet"),
-                (tables.heldout, HELDOUT, directory / "heldout.parquet"),
-                (tables.rejects, REJECTS, directory / "rejects.parquet"),
-            ],
-        )
-        yield out
-        written.result()
-        write_json(tables.sources, directory / "source.json")
+    new = [folder for folder in (out.parent, out.parent.parent) if not folder.exists()]
+    try:
+        with building(out) as directory, ThreadPoolExecutor(1) as beside:
+            # The largest first, so that none of them is waited for alone.
+            written = beside.submit(
+                write_beside,
+                [
+                    (tables.by_number.batches(), THREADS, directory / "threads.parquet"),
+                    (tables.messages, MESSAGES, directory / "messages.parquet"),
+                    (tables.heldout, HELDOUT, directory / "heldout.parquet"),
+                    (tables.rejects, REJECTS, directory / "rejects.parquet"),
+                ],
+            )
+            yield out
+            written.result()
+            write_json(tables.sources, directory / "source.json")
+    finally:
+        for folder in new:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _splits(forest: Numbered, roots: pa.Table, held_out: float) -> pa.Array:

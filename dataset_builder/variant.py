@@ -32,7 +32,7 @@ from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
 from dataset_builder.flags import flag_counts, look_ahead
 from dataset_builder.forms import drop_same_prompts, form_rules, rows_of
-from dataset_builder.labels import label_hint
+from dataset_builder.labels import label_hint, label_rules
 from dataset_builder.languages import SECOND_LOOK
 from dataset_builder.manifest import Manifest, Pointer, SplitCount
 from dataset_builder.pairs import pair_up
@@ -77,7 +77,9 @@ def plan_variant(name: str, recipe: Recipe, tables: Tables, against: Against | N
     Raises InputError where it keeps nothing to train on.
     """
     told = tables.by_number
-    threads = pl.DataFrame(told.facts)
+    # Labels are large, and few recipes ask for them.
+    asks = label_rules(recipe.keep.min_labels, recipe.keep.max_labels)
+    threads = pl.DataFrame(told.facts if asks else told.facts.drop(["labels"]))
     ruled = with_root_review(threads, told) if recipe.keep.root_review else threads
     decided = _decided(ruled, recipe)
     _look_ahead(told, decided, recipe)
