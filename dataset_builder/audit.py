@@ -18,6 +18,9 @@ from dataset_builder.threads import Tables
 BIN_WORDS = 10
 BINS = 36
 
+# Of the lengths of each rank.
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
 # How a missing value is called where it counts as one.
 NULL = "null"
 
@@ -39,6 +42,8 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
     mean: float | None  # null where there is none
     median: float | None
     concise: int  # replies of at most 100 words
+    # By share, as "0.25"; the value at that place, none between. Empty where there is none.
+    quantiles: dict[str, int] = {}
 
 
 class BestAndWorst(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +174,13 @@ def _lengths(rank: int | None, kept: pl.DataFrame) -> Lengths:
         mean=_rounded(int(words.sum()) / kept.height) if kept.height else None,
         median=float(median(words.to_list())) if kept.height else None,
         concise=kept.select(reply_words="words").filter(is_concise()).height,
+        quantiles=_quantiles(words.sort().to_list()),
     )
+
+
+def _quantiles(ordered: list[int]) -> dict[str, int]:
+    last = len(ordered) - 1
+    return {f"{part:g}": ordered[int(part * last)] for part in QUANTILES} if ordered else {}
 
 
 def _histogram(words: pl.Series) -> list[int]:

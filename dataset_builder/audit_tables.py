@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataset_builder.audit import BIN_WORDS, BINS, NULL, Audit, Label, Lengths
-from dataset_builder.figures import bar, count, decimal, plain_table, share, titled
+from dataset_builder.figures import bar, count, decimal, plain_table, share, spread, titled
 from dataset_builder.printable import printable
 from dataset_builder.words import CONCISE_WORDS
 
@@ -34,6 +34,7 @@ def audit_report(audit: Audit) -> RenderableType:
             "Kept: not deleted, review not failed. Rank 0 is best; null: an only reply, or one "
             f"that not every ranking held. Concise: at most {CONCISE_WORDS} words.",
         ),
+        *_spreads(audit),
         *_best_and_worst(audit),
         *_histogram(audit.histogram),
         *_labels(audit.labels),
@@ -115,6 +116,27 @@ def _ranks(audit: Audit) -> RenderableType:
             style="bold" if is_total else "",
         )
     return table
+
+
+def _spreads(audit: Audit) -> list[RenderableType]:
+    shown = [each for each in [*audit.lengths, audit.kept] if each.quantiles]
+    if not shown:
+        return []
+    # The longest tenth would leave the others no room.
+    most = max(each.quantiles["0.9"] for each in shown)
+    table = plain_table("rank", "10 %", f"0 to {most:,} words", "90 %", left={0, 2})
+    for each in shown:
+        is_total = each is audit.kept
+        values = list(each.quantiles.values())
+        table.add_row(
+            "all" if is_total else _rank(each),
+            count(values[0]),
+            spread(values, most),
+            count(values[-1]),
+            style="bold" if is_total else "",
+        )
+    note = "Thin: from the shortest tenth to the longest; thick: the middle half; ┃: the median."
+    return [titled("Words in a kept reply by rank", table, note)]
 
 
 def _rank(each: Lengths) -> str:

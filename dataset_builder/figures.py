@@ -1,7 +1,7 @@
 """Numbers, bars and plain tables as the terminal shows them; the same in an audit and a diff."""
 
 import json
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 import msgspec
 from rich.box import Box
@@ -27,6 +27,22 @@ def bar(part: float | None, width: int = 16) -> str:
     eighths = round(max(0.0, min(part or 0.0, 1.0)) * width * 8) or int(bool(part))
     whole, left = divmod(eighths, 8)
     return "█" * whole + (_EIGHTHS[left] if left else "")
+
+
+def spread(values: Sequence[float], most: float, width: int = 40) -> str:
+    """Five quantiles on a scale from 0 to `most` of `width` cells: a thin line from the first to
+    the last, thick between the second and the fourth, a mark at the middle one.
+
+    >>> spread([1, 3, 4, 6, 9], 10, 11)
+    ' ──━┃━━─── '
+    """
+    places = [round(min(value / most, 1.0) * (width - 1)) if most else 0 for value in values]
+    first, low, middle, high, last = places
+    cells = [" "] * width
+    cells[first : last + 1] = "─" * (last + 1 - first)
+    cells[low : high + 1] = "━" * (high + 1 - low)
+    cells[middle] = "┃"
+    return "".join(cells)
 
 
 def count(n: int | None) -> str:

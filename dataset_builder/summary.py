@@ -134,7 +134,7 @@ def _notes(manifest: Manifest) -> list[Text]:
         lines.append(
             f"{file['name']}: {sum(file['met'].values()):,} of {file['prompts']:,} prompts stand "
             f"in {sum(usable.values()):,} usable training rows ({usable['exact']:,} exactly), "
-            f"{told}: {sum(written.values()):,} of those that are written"
+            f"{told}; {sum(written.values()):,} of them are written"
         )
     return [Text(printable(f"{manifest.name}: {line}"), style="dim") for line in lines]
 

@@ -14,6 +14,7 @@ from dataset_builder.audit import audit
 from dataset_builder.audit_tables import audit_report
 from dataset_builder.command_line import run
 from dataset_builder.export import read_export
+from dataset_builder.figures import spread
 from dataset_builder.threads import make_tables
 
 
@@ -182,3 +183,14 @@ def test_the_command_prints_the_same_as_json_and_writes_nothing(tmp_path, capsys
 def test_a_missing_file_is_an_input_error(tmp_path, capsys):
     assert audit_command("--source", tmp_path / "none.jsonl") == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err
+
+
+def test_lengths_by_rank_are_drawn_from_their_quantiles():
+    assert spread([1, 3, 4, 6, 9], 10, 11) == " ──━┃━━─── "
+    assert spread([5, 5, 5, 5, 5], 10, 11) == "     ┃     "
+    assert spread([0, 0, 0, 0, 0], 0, 3) == "┃  "
+    tables = make_tables([read_export(real("oasst/oasst1_en_validation.messages.jsonl"))], 0.0)
+    found = audit(tables)
+    assert found.lengths[0].quantiles["0.5"] in (124, 125)
+    for each in [*found.lengths, found.kept]:
+        assert [*each.quantiles.values()] == sorted(each.quantiles.values())

@@ -149,7 +149,7 @@ def test_usable_rows_are_counted_before_the_cap_and_written_ones_after_it(tables
         found = [kinds.get(name) for name in names]
         assert file["written_rows"] == {kind: found.count(kind) for kind in ("exact", "overlap")}
         told = printed(variants_table([made.manifest]))
-        assert f"kept: {len(found) - found.count(None)} of those that are written" in told
+        assert f"kept; {len(found) - found.count(None)} of them are written" in told
 
 
 def printed(what):

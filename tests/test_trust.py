@@ -21,9 +21,9 @@ from tests.real import real
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "dataset_builder" / "sample" / "forest.trees.jsonl"
-# More in a campaign: TREETUNE_BUILDS=20 just test tests/test_trust.py
-BUILDS = int(os.environ.get("TREETUNE_BUILDS", "3"))
-RECIPES = ["capped", "concise_best", "control_words", "pairs_flipped", "prompts"]
+# More in a campaign: TREETUNE_BUILDS=200 just test tests/test_trust.py
+BUILDS = max(20, int(os.environ.get("TREETUNE_BUILDS", "20")))
+RECIPES = ["capped", "control_words", "pairs_flipped"]
 
 
 def build(artifacts: Path, sources: list[Path], recipes: list[str], **environment: str):
@@ -38,11 +38,12 @@ def build(artifacts: Path, sources: list[Path], recipes: list[str], **environmen
     )
 
 
-def halves(folder: Path) -> list[Path]:
-    """The sample forest as two files that share some trees."""
-    lines = SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)
+def halves(folder: Path, trees: int = 74) -> list[Path]:
+    """So much of the sample forest as two files that share some trees."""
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)[:trees]
     files = [folder / "one.jsonl", folder / "two.jsonl"]
-    for file, part in zip(files, (lines[:45], lines[35:]), strict=True):
+    parts = lines[: trees * 3 // 5], lines[trees // 2 :]
+    for file, part in zip(files, parts, strict=True):
         file.write_text("".join(part), encoding="utf-8")
     return files
 
@@ -55,23 +56,68 @@ def files_of(artifacts: Path) -> dict[str, str]:
     }
 
 
+# Several builds in one process, each in its own time zone and locale, with the sources and recipes
+# in either order; with so many threads of Polars, DuckDB, Arrow and everything by OpenMP.
+MANY = """
+import json, locale, os, sys, time
+threads, places = int(sys.argv[1]), json.loads(sys.argv[2])
+import duckdb, pyarrow
+connect = duckdb.connect
+met = []
+
+def connected(*arguments):
+    connection = connect(*arguments, config={"threads": threads})
+    met.append(connection.sql("select current_setting('threads')").fetchall()[0][0])
+    return connection
+
+duckdb.connect = connected
+pyarrow.set_cpu_count(threads)
+pyarrow.set_io_thread_count(threads)
+import polars
+from dataset_builder.__main__ import app
+from dataset_builder.command_line import run
+for number, artifacts in places:
+    os.environ["TZ"] = ("UTC", "Asia/Kathmandu", "America/St_Johns")[number // 3 % 3]
+    time.tzset()
+    for name in (("C", "C.UTF-8", "tr_TR.UTF-8", "de_DE.UTF-8")[number % 4], "C.UTF-8"):
+        try:
+            locale.setlocale(locale.LC_ALL, name)
+            break
+        except locale.Error:  # not on this machine
+            pass
+    os.environ["ARTIFACTS"] = artifacts
+    sources, recipes = (json.loads(each)[:: (-1) ** number] for each in sys.argv[3:5])
+    try:
+        run(app, ["build", *recipes, "--held-out", "0.3", "--source", *sources])
+    except SystemExit as end:
+        assert not end.code
+assert set(met) == {threads}
+assert polars.thread_pool_size() == threads
+"""
+
+
 def test_every_build_of_the_same_sources_is_the_same_bytes(tmp_path: Path):
-    sources = halves(tmp_path)
-    seen = []
-    for number in range(BUILDS):
-        threads = str((1, 2, 4)[number % 3])
-        done = build(
-            tmp_path / f"artifacts {number}",
-            sources[:: (-1) ** number],
-            RECIPES[:: (-1) ** number],
-            POLARS_MAX_THREADS=threads,
-            OMP_NUM_THREADS=threads,
-            TZ=("UTC", "Asia/Kathmandu", "America/St_Johns")[number % 3],
-            LC_ALL=("C", "C.UTF-8", "tr_TR.UTF-8")[number % 3],
-            PYTHONHASHSEED=str(number),
+    sources = [str(path) for path in halves(tmp_path, trees=26)]
+    places = [(number, str(tmp_path / f"artifacts {number}")) for number in range(BUILDS)]
+    running = []
+    for at, threads in enumerate((1, 2, 4)):
+        settings = {"POLARS_MAX_THREADS": threads, "OMP_NUM_THREADS": threads}
+        settings |= {"PYTHONHASHSEED": at, "LC_ALL": ("C", "C.UTF-8", "tr_TR.UTF-8")[at]}
+        arguments = [threads, json.dumps(places[at::3]), json.dumps(sources), json.dumps(RECIPES)]
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", MANY, *map(str, arguments)],
+                cwd=ROOT,
+                env=os.environ | {name: str(value) for name, value in settings.items()},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
         )
-        assert done.wait() == 0
-        seen.append(files_of(tmp_path / f"artifacts {number}"))
+    for each in running:
+        told = each.communicate()[1]
+        assert each.returncode == 0, told.decode()[-2000:]
+    seen = [files_of(Path(place)) for _, place in places]
+    assert len(seen) == BUILDS >= 20
     assert len(seen[0]) > 5 * len(RECIPES)
     assert all(each == seen[0] for each in seen[1:])
 
