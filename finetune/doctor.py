@@ -187,7 +187,7 @@ def _memory(name: str, preset: Preset, directory: Path) -> Finding:
         return Finding(True, f"{line}; here on the CPU")
     return Finding(
         free >= needed.total,
-        f"{line}; {free / 1e9:.1f} GB are free: {taken.describe(preset)}",
+        f"{line}, on {taken.describe(preset)}; {free / 1e9:.1f} GB are free",
         "choose a preset for a smaller GPU, halve `micro_batch` in a copy of it, or free the GPU",
     )
 
