@@ -75,7 +75,7 @@ def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     sweep(out.parent)
     temporary = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary.mkdir(parents=True)  # another builder that failed may just have taken its folder away
     try:
         yield temporary
         flush(temporary)
