@@ -251,26 +251,20 @@ def writing_tables(tables: Tables) -> Iterator[Path]:
     if (out / "source.json").is_file():
         yield out
         return
-    new = [folder for folder in (out.parent, out.parent.parent) if not folder.exists()]
-    try:
-        with building(out) as directory, ThreadPoolExecutor(1) as beside:
-            # The largest first, so that none of them is waited for alone.
-            written = beside.submit(
-                write_beside,
-                [
-                    (tables.by_number.batches(), THREADS, directory / "threads.parquet"),
-                    (tables.messages, MESSAGES, directory / "messages.parquet"),
-                    (tables.heldout, HELDOUT, directory / "heldout.parquet"),
-                    (tables.rejects, REJECTS, directory / "rejects.parquet"),
-                ],
-            )
-            yield out
-            written.result()
-            write_json(tables.sources, directory / "source.json")
-    finally:
-        for folder in new:
-            if not any(folder.iterdir()):
-                folder.rmdir()
+    with building(out) as directory, ThreadPoolExecutor(1) as beside:
+        # The largest first, so that none of them is waited for alone.
+        written = beside.submit(
+            write_beside,
+            [
+                (tables.by_number.batches(), THREADS, directory / "threads.parquet"),
+                (tables.messages, MESSAGES, directory / "messages.parquet"),
+                (tables.heldout, HELDOUT, directory / "heldout.parquet"),
+                (tables.rejects, REJECTS, directory / "rejects.parquet"),
+            ],
+        )
+        yield out
+        written.result()
+        write_json(tables.sources, directory / "source.json")
 
 
 def _splits(forest: Numbered, roots: pa.Table, held_out: float) -> pa.Array:
