@@ -32,6 +32,12 @@ train variant preset *options: environment
 eval +arguments: environment
     {{ python }} -m evals eval "$@"
 
+# A suite as a task folder for lm-evaluation-harness
+[group('pipeline')]
+[no-exit-message]
+export-task suite *options: environment
+    {{ python }} -m evals export-task "$@"
+
 # Compare arms; the first is the baseline
 [group('pipeline')]
 [no-exit-message]

@@ -20,6 +20,9 @@ def evaluate(
     *runs: str,
     suite: str = "word_limit",
     prompts: Annotated[list[Path] | None, Parameter(consume_multiple=False, negative="")] = None,
+    harness: str | None = None,
+    samples: int | None = None,
+    unmerged: Annotated[bool, Parameter(negative="")] = False,
     batch: int | None = None,
     rescore: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -38,6 +41,15 @@ def evaluate(
         A suite that ships, or the path of a TOML file.
     prompts
         A file of more prompts: JSON Lines, a string or an object with `prompt` a line.
+    harness
+        Instead of a suite, tasks of lm-evaluation-harness by name or YAML file, with commas:
+        `ifeval,hellaswag`. Their scores stand beside the suites', and are compared by
+        `just compare … --suite TASK`.
+    samples
+        With --harness: the first so many of each task.
+    unmerged
+        With --harness: answer by the base as it was trained on, in 4 bit where the preset says so,
+        the adapter beside it; without it, merged.
     batch
         The most answers made at once; the memory decides where it is left out.
     rescore
@@ -58,6 +70,13 @@ def evaluate(
     if batch is not None and batch < 1:
         raise InputError(f"--batch {batch} makes no answer", "give 1 or more, or leave it out")
     found = list(dict.fromkeys(path for name in runs for path in find_runs(name)))
+    if harness is not None:
+        if prompts or rescore or suite != "word_limit":
+            raise InputError("--harness goes with no suite, prompts or rescoring", "leave them out")
+        _evaluate_harness(found, harness, samples, unmerged, batch, dry_run)
+        return
+    if samples is not None or unmerged:
+        raise InputError("--samples and --unmerged are of --harness", "leave them out")
     with without_known_noise(), Display(talk) as display:
         planned = plan(found, suite, prompts or [], display)
         if dry_run:
@@ -70,6 +89,86 @@ def evaluate(
         talk.print(line, soft_wrap=True, markup=False)
     for directory in directories:
         data.print(str(directory), soft_wrap=True, markup=False)
+
+
+def _evaluate_harness(
+    runs: list[Path],
+    names: str,
+    samples: int | None,
+    unmerged: bool,
+    batch: int | None,
+    dry_run: bool,
+) -> None:
+    from dataset_builder.errors import InputError
+    from evals.harness import evaluate_harness, load_tasks, plan_harness
+    from evals.progress import Display
+    from evals.summary import harness_table
+    from finetune.progress import without_known_noise
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise InputError("--harness names no task", "such as `--harness ifeval,hellaswag`")
+    if samples is not None and samples < 1:
+        raise InputError(f"--samples {samples} asks nothing", "give 1 or more, or leave it out")
+    with without_known_noise(), Display(talk) as display:
+        planned = plan_harness(runs, load_tasks(wanted, samples, display), not unmerged, display)
+        if dry_run:
+            for each, task in planned:
+                done = "is there already" if each.is_done else "would be evaluated"
+                said = f"{each.directory}: {each.label}, `{task.label}` {done}"
+                data.print(said, soft_wrap=True, markup=False)
+            return
+        directories = evaluate_harness(planned, display, merged=not unmerged, rows=batch)
+    talk.print(harness_table(directories))
+    for directory in directories:
+        data.print(str(directory), soft_wrap=True, markup=False)
+
+
+@app.command
+def export_task(
+    suite: str,
+    *,
+    run: str | None = None,
+    tables: str | None = None,
+    prompts: Annotated[list[Path] | None, Parameter(consume_multiple=False, negative="")] = None,
+    template: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Write a suite as a task folder for lm-evaluation-harness, scored by treetune's own functions.
+
+    Prints the folder. It is run, with treetune importable, by
+    `lm_eval run --include_path FOLDER --tasks treetune_SUITE`.
+
+    Parameters
+    ----------
+    suite
+        A suite that ships, or the path of a TOML file.
+    run
+        The run whose held-out prompts are asked, in its template.
+    tables
+        The beginning of the digest of the tables whose held-out prompts are asked, where no run
+        says it.
+    prompts
+        A file of more prompts, as for `just eval`.
+    template
+        How prompts are written: `chatml`, `instruct` and so on. Without it and without a run they
+        are plain, for lm-evaluation-harness's `--apply_chat_template`.
+    out
+        The folder to write; it must not exist.
+    """
+    from dataset_builder.template import find_template
+    from evals.plan import suite_questions
+    from evals.task_folder import write_task_folder
+    from finetune.run import find_runs
+
+    named = find_template(template) if template else None
+    asked = suite_questions(
+        suite, prompts or [], find_runs(run)[0] if run else None, tables, template is None
+    )
+    folder = write_task_folder(
+        asked.suite, asked.name, asked.digest, asked.questions, named or asked.template, out
+    )
+    data.print(str(folder), soft_wrap=True, markup=False)
 
 
 @app.command

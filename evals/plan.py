@@ -1,11 +1,12 @@
 """What an evaluation would do, as values that a dry run prints."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest
 from dataset_builder.settings import parse_settings
@@ -55,12 +56,12 @@ class Planned:
     template: Template
     tables: str
     manifest: Manifest | None  # of the run's variant
-    suite: Suite
-    suite_name: str
-    suite_digest: str
-    prompt_files: tuple[PromptFile, ...]
-    prompts: tuple[Prompt, ...]
-    questions: tuple[Question, ...]
+    suite: Suite = field(default_factory=lambda: Suite(title="", limits=(), scorers=()))
+    suite_name: str = ""
+    suite_digest: str = ""
+    prompt_files: tuple[PromptFile, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+    questions: tuple[Question, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -95,6 +96,35 @@ def plan(
                 f"({'; '.join(file.examples)})"
             )
     planned: list[Planned] = []
+    for bare in planned_runs(run_directories, watcher):
+        prompts = tuple(suite_prompts(suite, name, bare.tables, files))
+        of_run = replace(
+            bare,
+            directory=bare.directory / "evals" / f"{name}-{digest[:8]}",
+            suite=suite,
+            suite_name=name,
+            suite_digest=digest,
+            prompt_files=tuple(files),
+            prompts=prompts,
+            questions=tuple(questions(suite, list(prompts))),
+        )
+        of_base = base_evaluation(
+            of_run.files, of_run.base, of_run.template.name, of_run.tables, name, digest
+        )
+        planned += [
+            of_run,
+            replace(of_run, directory=of_base, run=None, run_directory=None, manifest=None),
+        ]
+    unique = {each.directory: each for each in planned}
+    return sorted(unique.values(), key=lambda each: each.run is None)
+
+
+def planned_runs(run_directories: Sequence[Path], watcher: Watcher) -> Iterator[Planned]:
+    """Each run as it would answer, asked nothing yet; its directory is the run's own.
+
+    Raises InputError where a run is unfinished, or its adapter or base is not what it was trained
+    as.
+    """
     for directory in run_directories:
         run = load_run(directory)
         preset = parse_settings(run.preset, Preset, f"{directory / 'run.json'}: preset")
@@ -106,9 +136,8 @@ def plan(
                 "bring back the model it was trained on, or train it again",
             )
         refuse_changed_adapter(directory, run)
-        prompts = tuple(suite_prompts(suite, name, run.manifest.tables, files))
-        of_run = Planned(
-            directory=directory / "evals" / f"{name}-{digest[:8]}",
+        yield Planned(
+            directory=directory,
             run=run,
             run_directory=directory,
             base=preset.base,
@@ -116,22 +145,60 @@ def plan(
             template=template_of(preset, base_files),
             tables=run.manifest.tables,
             manifest=run.manifest,
-            suite=suite,
-            suite_name=name,
-            suite_digest=digest,
-            prompt_files=tuple(files),
-            prompts=prompts,
-            questions=tuple(questions(suite, list(prompts))),
         )
-        of_base = base_evaluation(
-            base_files, preset.base, of_run.template.name, run.manifest.tables, name, digest
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A suite and what it asks, of no run in particular."""
+
+    suite: Suite
+    name: str
+    digest: str
+    template: Template | None  # of the run that was named
+    questions: tuple[Question, ...]
+
+
+def suite_questions(
+    suite_name: str,
+    prompt_files: Sequence[Path],
+    run_directory: Path | None,
+    tables: str | None,
+    in_its_template: bool = True,
+) -> Asking:
+    """What a suite asks by the tables of a run, by those named, or by the only ones there are.
+
+    Raises InputError where it is not clear which tables are meant, or no prompt is left.
+    """
+    suite = load_suite(suite_name)
+    name = suite_label(suite_name)
+    files = read_prompt_files(suite, list(prompt_files))
+    template = None
+    if run_directory is not None:
+        run = load_run(run_directory)
+        tables = run.manifest.tables
+        if in_its_template:
+            preset = parse_settings(run.preset, Preset, f"{run_directory / 'run.json'}: preset")
+            template = template_of(preset, ready_base(preset.base))
+    elif suite.held_out:
+        tables = _the_tables(tables)
+    prompts = suite_prompts(suite, name, tables or "", files)
+    digest = suite_digest(suite, files)
+    return Asking(suite, name, digest, template, tuple(questions(suite, prompts)))
+
+
+def _the_tables(named: str | None) -> str:
+    found = [path.parent.name for path in artifacts_root().glob("tables/*/source.json")]
+    meant = [name for name in sorted(found) if name.startswith(named[:12] if named else "")]
+    if len(meant) != 1:
+        which = f"{len(meant)} tables are called `{named}`" if named else f"there are {len(found)}"
+        raise InputError(
+            f"which tables' held-out prompts are meant? {which}",
+            f"name a run with `--run`, or one with `--tables`: {', '.join(sorted(found)) or 'none'}"
+            if found
+            else "type `just build-data`",
         )
-        planned += [
-            of_run,
-            replace(of_run, directory=of_base, run=None, run_directory=None, manifest=None),
-        ]
-    unique = {each.directory: each for each in planned}
-    return sorted(unique.values(), key=lambda each: each.run is None)
+    return meant[0]
 
 
 def base_evaluation(

@@ -120,6 +120,30 @@ def contamination_lines(directories: Sequence[Path]) -> list[str]:
     return found
 
 
+def harness_table(directories: Sequence[Path]) -> Table:
+    """Means of the tasks of lm-evaluation-harness, by answerer and metric."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("task", "answerer", "metric"):
+        table.add_column(title, overflow="fold")
+    for title in ("n", "mean"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for directory in directories:
+        evaluation = read_json(directory / "eval.json", Evaluation)
+        name = short_name(evaluation.run) if evaluation.run else "base"
+        values: dict[str, list[float]] = {}
+        for row in read_table(directory / "scores.parquet", SCORES).to_pylist():
+            values.setdefault(row["metric"], []).append(row["value"])
+        for metric, each in values.items():
+            table.add_row(
+                Text(printable(evaluation.suite_name)),
+                Text(printable(name)),
+                Text(printable(metric)),
+                str(len(each)),
+                f"{statistics.fmean(each):.4f}",
+            )
+    return table
+
+
 def gate_lines(directories: Sequence[Path]) -> list[str]:
     """One line per gate: whether a quality metric may enter a verdict, and why."""
     return [
