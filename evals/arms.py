@@ -19,7 +19,7 @@ from dataset_builder.tables import read_table
 from dataset_builder.wordings import family, main_family
 from evals.imported import is_imported, load_imported
 from evals.rescored import settle
-from evals.scorers import APART, QUALITY, apart
+from evals.scorers import APART, COMPARED, QUALITY, apart
 from evals.suite import suite_label
 from evals.tables import SCORES, Arm, Evaluation
 from finetune.run import Run, arm_of, load_run
@@ -171,6 +171,18 @@ def find_base(evaluation: Evaluation) -> Path | None:
         if found.run is None and is_same:
             return path.parent
     return None
+
+
+def directions(evaluation: Evaluation) -> dict[str, int]:
+    """Which way each metric is better, treetune's own and those that the tasks of
+    lm-evaluation-harness name: -1 less, 1 more, 0 neither."""
+    return {**COMPARED, **evaluation.notes.get("harness", {}).get("directions", {})}
+
+
+def primary_metrics(evaluation: Evaluation) -> list[str]:
+    """What a verdict on a task of lm-evaluation-harness is about; nothing of a suite."""
+    named = evaluation.notes.get("harness", {}).get("primary")
+    return [named] if named else []
 
 
 def base_arm(directory: Path) -> LoadedArm:

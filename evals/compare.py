@@ -19,11 +19,21 @@ import numpy as np
 from dataset_builder.artifacts import artifacts_root, building, file_digest, write_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of, write_table
-from evals.arms import BASE, LoadedArm, base_arm, described, find_base, load_answers, load_arms
+from evals.arms import (
+    BASE,
+    LoadedArm,
+    base_arm,
+    described,
+    directions,
+    find_base,
+    load_answers,
+    load_arms,
+    primary_metrics,
+)
 from evals.conditions import differing, warnings
 from evals.curve import limit_curves, limit_slopes
 from evals.margins import settle, wanted_margins
-from evals.scorers import COMPARED, METRICS, OF_LIMITS, SHARES
+from evals.scorers import METRICS, OF_LIMITS, SHARES
 from evals.statistics import Difference, holm, paired
 from evals.tables import COMPARISON, Comparison
 from evals.verdict import of_arm, of_row, sentence
@@ -67,15 +77,18 @@ def compare(
     has_one_judge = _has_one_judge(everyone)
     headline = ["violation"] if any(limit is not None for limit in limits) else []
     headline += [gate.metric for gate in gates if gate.passed and has_one_judge]
+    headline += primary_metrics(evaluation)
+    ways = directions(evaluation)
     rows = comparison_rows(everyone, prompts, limits)
     seeds = least_seeds(loaded)
-    allowed = wanted_margins(margins, evaluation, baseline.seeds[0].values)
-    decide(rows, loaded[1:], headline, seeds)
+    allowed = wanted_margins(margins, evaluation, baseline.seeds[0].values, ways)
+    decide(rows, loaded[1:], headline, seeds, ways)
     labels = {arm.label for arm in loaded[1:]}
     settle(
         [row for row in rows if row["arm"] in labels and _is_headline(row, [*headline, *allowed])],
         allowed,
         seeds,
+        ways,
     )
     verdicts, sentences = {}, {}
     for arm in loaded[1:]:
@@ -132,7 +145,8 @@ def comparison_rows(
     baseline = arms[0]
     trees = [baseline.seeds[0].trees[prompt] for prompt in prompts]
     stated = [limit for limit in limits if limit is not None]
-    metrics = [metric for metric in COMPARED if metric in baseline.seeds[0].values]
+    ways = directions(baseline.seeds[0].evaluation)
+    metrics = [metric for metric in ways if metric in baseline.seeds[0].values]
     rows = []
     for arm in arms[1:]:
         for metric in metrics:
@@ -155,14 +169,18 @@ def comparison_rows(
 
 
 def decide(
-    rows: Sequence[Row], arms: Sequence[LoadedArm], headline: Sequence[str], seeds: int
+    rows: Sequence[Row],
+    arms: Sequence[LoadedArm],
+    headline: Sequence[str],
+    seeds: int,
+    ways: Mapping[str, int] = METRICS,
 ) -> None:
     """Fill in `p_holm` and `verdict` of the rows that the verdict rests on."""
     labels = {arm.label for arm in arms}
     chosen = [row for row in rows if row["arm"] in labels and _is_headline(row, headline)]
     for row, p in zip(chosen, holm([row["p"] for row in chosen]), strict=True):
         row["p_holm"] = p
-        row["verdict"] = of_row(row, METRICS[row["metric"]], seeds)
+        row["verdict"] = of_row(row, ways[row["metric"]], seeds)
 
 
 def trivial_rows(base: Path, prompts: Sequence[str]) -> list[Row]:

@@ -29,7 +29,7 @@ def read_margins(texts: Sequence[str]) -> dict[str, float]:
     """
     margins: dict[str, float] = {}
     for text in texts:
-        found = re.fullmatch(r"(?:(\w+)=)?(\d+(?:\.\d+)?)", text.strip())
+        found = re.fullmatch(r"(?:([\w,-]+)=)?(\d+(?:\.\d+)?)", text.strip())
         if not found:
             raise InputError(
                 f"--margin `{text}`: wanted a number of points, or METRIC=NUMBER",
@@ -44,17 +44,18 @@ def read_margins(texts: Sequence[str]) -> dict[str, float]:
                 f"points are hundredths: `--margin {100 * value:g}` is {100 * value:g} points",
             )
         margins[metric] = value / 100 if metric in SHARES else value
-    refuse_margins(margins, "--margin")
     return margins
 
 
-def refuse_margins(margins: Mapping[str, float], where: str) -> None:
+def refuse_margins(
+    margins: Mapping[str, float], where: str, ways: Mapping[str, int] = METRICS
+) -> None:
     """Raise InputError where a margin is of no metric that is better one way, or allows nothing or
     everything."""
     for metric, value in margins.items():
-        if not METRICS.get(metric):
-            known = ", ".join(name for name, direction in METRICS.items() if direction)
-            problem = "neither more nor less of it is better" if metric in METRICS else "unknown"
+        if not ways.get(metric):
+            known = ", ".join(name for name, direction in ways.items() if direction)
+            problem = "neither more nor less of it is better" if metric in ways else "unknown"
             raise InputError(f"{where}: margin of `{metric}`: {problem}", f"give one of: {known}")
         if not math.isfinite(value) or value <= 0 or (metric in SHARES and value >= 1):
             most = " and below 1, a share" if metric in SHARES else ""
@@ -62,13 +63,17 @@ def refuse_margins(margins: Mapping[str, float], where: str) -> None:
 
 
 def wanted_margins(
-    given: Mapping[str, float] | None, evaluation: Evaluation, scored: Mapping[str, Any]
+    given: Mapping[str, float] | None,
+    evaluation: Evaluation,
+    scored: Mapping[str, Any],
+    ways: Mapping[str, int] = METRICS,
 ) -> dict[str, float]:
     """The margins of a comparison: those given, else those of the suite as it was evaluated.
 
-    Raises InputError where one is of a metric that was not scored.
+    Raises InputError where one is of a metric that was not scored, or that is better neither way.
     """
     margins = dict(given or evaluation.suite.get("margins") or {})
+    refuse_margins(margins, "--margin" if given else f"suite `{evaluation.suite_name}`", ways)
     for metric in margins:
         if metric not in scored:
             raise InputError(
@@ -79,7 +84,12 @@ def wanted_margins(
     return margins
 
 
-def settle(rows: Sequence[dict[str, Any]], margins: Mapping[str, float], seeds: int) -> None:
+def settle(
+    rows: Sequence[dict[str, Any]],
+    margins: Mapping[str, float],
+    seeds: int,
+    ways: Mapping[str, int] = METRICS,
+) -> None:
     """Fill in `margin` and `equivalence` of the rows whose metric has a margin. Of fewer than three
     seeds an arm the second stays open, and few trees show nothing."""
     for row in rows:
@@ -90,7 +100,7 @@ def settle(rows: Sequence[dict[str, Any]], margins: Mapping[str, float], seeds: 
         if seeds >= SEEDS:
             is_enough = row["trees"] >= MIN_TREES
             row["equivalence"] = (
-                no_worse(row["low_90"], row["high_90"], margin, METRICS[row["metric"]])
+                no_worse(row["low_90"], row["high_90"], margin, ways[row["metric"]])
                 if is_enough
                 else NOT_SHOWN
             )

@@ -179,15 +179,19 @@ def _amount(row: Row, value: float, sign: str = "") -> str:
     """
     if row["metric"] in SHARES:
         return f"{100 * value:{sign}.1f} points"
-    return f"{value:{sign}.2f}{UNITS.get(row['metric'], '')}"
+    unit = UNITS.get(row["metric"])
+    return f"{value:{sign}.2f}{unit}" if unit else f"{value:{sign}.3f}"
 
 
 def _interval(row: Row, ends: str = "", level: str = "95 %") -> str:
     low, high = row.get(f"low{ends}"), row.get(f"high{ends}")
     if low is None or high is None:
         return ""
-    scale, unit = (100, " points") if row["metric"] in SHARES else (1, UNITS.get(row["metric"], ""))
-    return f" ({level} interval {scale * low:+.1f} to {scale * high:+.1f}{unit})"
+    unit = UNITS.get(row["metric"], "")
+    if row["metric"] in SHARES:
+        low, high, unit = 100 * low, 100 * high, " points"
+    places = 1 if unit else 3
+    return f" ({level} interval {low:+.{places}f} to {high:+.{places}f}{unit})"
 
 
 def _over(row: Row) -> str:
