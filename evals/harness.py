@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from numbers import Real
 from pathlib import Path
@@ -56,16 +57,13 @@ def load_tasks(names: Sequence[str], limit: int | None, watcher: Watcher) -> lis
 
     Raises InputError where a task is unknown, or its data or a package it needs is not here.
     """
-    watcher.say("reading lm-evaluation-harness's list of tasks")
-    from lm_eval.tasks import TaskManager
-
     found = []
     with _quiet():
-        manager = TaskManager()
         for name in names:
             is_file = name.endswith((".yaml", ".yml"))
             if is_file and not Path(name).is_file():
                 raise InputError(f"task file `{name}` does not exist")
+            manager = _manager(Path(name).parent if is_file else None)
             if not is_file and name not in manager.task_index:
                 near = difflib.get_close_matches(name, manager.all_tasks, n=3)
                 hint = f"did you mean {' or '.join(f'`{each}`' for each in near)}?"
@@ -78,6 +76,16 @@ def load_tasks(names: Sequence[str], limit: int | None, watcher: Watcher) -> lis
     if twice:
         raise InputError(f"task `{twice[0]}` was named twice", "name each once")
     return found
+
+
+@lru_cache(maxsize=4)
+def _manager(folder: Path | None) -> Any:
+    """What knows the harness's own tasks, or those of a folder: listing all takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    if folder is None:
+        return TaskManager()
+    return TaskManager(include_path=str(folder), include_defaults=False)
 
 
 def _loaded(manager: Any, name: str, is_file: bool, limit: int | None) -> HarnessTask:
@@ -235,7 +243,6 @@ def _run(
     model: Any, tokenizer: Any, each: Planned, task: HarnessTask, rows: int | None
 ) -> dict[str, Any]:
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
     from evals.harness_model import run_model
 
@@ -244,7 +251,7 @@ def _run(
         found = simple_evaluate(
             model=model,
             tasks=[task.spec],
-            task_manager=TaskManager(include_path=str(task.include) if task.include else None),
+            task_manager=_manager(task.include),
             limit=task.limit,
             apply_chat_template=task.is_templated,
             bootstrap_iters=0,

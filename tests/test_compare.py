@@ -1,6 +1,7 @@
 """Comparisons of arms whose scores stand in the test: what is paired, what is said, doubted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from dataset_builder.artifacts import read_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import read_table
 from evals.compare import compare
+from evals.margins import read_margins
 from evals.tables import COMPARISON, Comparison, Gate
-from evals.verdict import of_arm, of_row
+from evals.verdict import of_arm, of_row, sentence
 from tests.runs import fit_of, manifest_of, record, write_evaluation, write_run
 
 LIMITS = (20, 50)
@@ -350,6 +352,150 @@ def test_what_cannot_be_compared_says_why(
     with pytest.raises(InputError, match=message) as caught:
         compare([made[label] for label in arms], suite, name)
     assert hint is None or hint in str(caught.value.hint)
+
+
+def known(rows: dict[str, dict], seeds: int = 3) -> str:
+    return sentence("full", "poor", of_arm(rows), rows, seeds)
+
+
+def told(difference: float, verdict: str, metric: str = "violation", **more) -> dict:
+    """A row of the verdict, with all that a sentence reads."""
+    spread = 0.03 if metric == "violation" else 3.0
+    ends = {"low": difference - spread, "high": difference + spread}
+    ends |= {"low_90": difference - 0.8 * spread, "high_90": difference + 0.8 * spread}
+    counts = {"prompts": 250, "trees": 250, "detectable": 1.3 * spread}
+    plain = {"metric": metric, "difference": difference, "verdict": verdict}
+    return plain | ends | counts | more
+
+
+def test_a_sentence_that_cannot_tell_says_what_is_known():
+    lower = told(-4.0, "worse", "relevance_total")
+    said = known({"violation": told(0.004, "cannot tell"), "relevance_total": lower})
+    assert said == (
+        "`poor` is lower in relevance total than `full`, and cannot be told from it in limits "
+        "broken: it breaks 0.4 points more of its limits (95 % interval -2.6 to +3.4 points) over "
+        "250 prompts of 250 trees. Relevance total is lower: -4.00 nats (95 % interval -7.0 to "
+        "-1.0 nats) where both kept the limit. 250 prompts show differences of 4 points and more."
+    )
+    one = lower | {"verdict": "this run loses"}
+    said = known({"violation": told(0.004, "cannot tell"), "relevance_total": one}, 1)
+    assert said.startswith("This run of `poor` is lower in relevance total than this run of `full`")
+    nothing = told(0.1, "cannot tell", "relevance_total")
+    said = known({"violation": told(0.004, "cannot tell"), "relevance_total": nothing})
+    assert said.startswith("Cannot tell `poor` from `full`: it breaks")
+
+
+def test_a_margin_settles_what_would_be_left_open():
+    kept = {"margin": 0.04, "equivalence": "equivalent"}
+    rows = {
+        "violation": told(0.004, "cannot tell", **kept),
+        "relevance_total": told(-4.0, "worse", "relevance_total"),
+    }
+    assert of_arm(rows) == "worse"
+    rows["relevance_total"] = told(4.0, "better", "relevance_total")
+    assert of_arm(rows) == "better"
+    rows["violation"]["equivalence"] = "no worse"
+    assert of_arm(rows) == "better"
+    rows["relevance_total"]["verdict"] = "worse"
+    assert of_arm(rows) == "cannot tell"
+    assert known(rows).startswith(
+        "`poor` is lower in relevance total than `full`, and keeps its limits no worse than it, by "
+        "the margin of 4.0 points: it breaks"
+    )
+    alone = {"violation": told(0.004, "cannot tell", **kept)}
+    said = known(alone)
+    assert said.startswith("`poor` keeps its limits as well as `full`, by the margin of 4.0 points")
+    assert (
+        "It is neither worse nor better by 4.0 points or more in limits broken (90 % interval "
+        "-2.0 to +2.8 points)." in said
+    )
+    alone["violation"]["equivalence"] = "not shown"
+    assert "It is not shown that it is not worse by 4.0 points or more" in known(alone)
+    assert "by 4.0 points or more in limits broken takes 3 seeds of each" in known(alone, 2)
+
+
+def test_margins_are_written_beside_the_rows_and_only_of_three_seeds(artifacts: Path):
+    write_base(artifacts, 120)
+    full = arm("full", *(pattern(120, 4, seed) for seed in range(3)))
+    same = arm("same", *(pattern(120, 4, seed + 1) for seed in range(3)))
+    found, rows = read(compare([full, same], None, None, {"violation": 0.2}))
+    row = rows["same", "violation", "pooled"]
+    assert (row["margin"], row["equivalence"]) == (0.2, "equivalent")
+    assert row["low"] < row["low_90"] < row["high_90"] < row["high"]
+    assert rows["same", "violation", 20]["margin"] is None
+    assert rows["base", "violation", "pooled"]["margin"] is None
+    assert found.margins == {"violation": 0.2}
+    two, rows = read(compare([full[:2], same[:2]], None, None, {"violation": 0.2}))
+    assert rows["same", "violation", "pooled"]["equivalence"] is None
+    assert "takes 3 seeds of each" in two.sentence
+
+
+def test_a_suites_margin_holds_where_the_command_gives_none(artifacts: Path):
+    write_base(artifacts, 60)
+    inside = {"suite": {"margins": {"violation": 0.05}}}
+    arms = [
+        arm(name, *(pattern(60, 4, seed) for seed in range(3)), evaluation=inside)
+        for name in ("full", "same")
+    ]
+    assert read(compare(arms, None))[0].margins == {"violation": 0.05}
+    assert read(compare(arms, None, None, {"violation": 0.1}))[0].margins == {"violation": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("three", "wanted a number of points", "--margin 3"),
+        ("-3", "wanted a number of points", "--margin 3"),
+        ("violation=", "wanted a number of points", "--margin 3"),
+        ("0.03", "is 0.03 points of violation", "--margin 3"),
+        ("0", "is 0 points", "hundredths"),
+        ("words=3", "neither more nor less of it is better", "violation"),
+        ("wrods=3", "margin of `wrods`: unknown", "violation"),
+        ("100", "must be above 0 and below 1, a share, found 1.0", None),
+        ("relevance=2", "which suite `word_limit` does not score", "violation"),
+        ("relevance=0", "must be above 0, found 0.0", None),
+    ],
+)
+def test_a_margin_that_makes_no_sense_says_so(text: str, message: str, hint: str | None):
+    arms = [arm(name, pattern(30, 4)) for name in ("full", "same")]
+    with pytest.raises(InputError, match=message) as caught:
+        compare(arms, None, None, read_margins([text]))
+    assert hint is None or hint in str(caught.value.hint)
+
+
+def test_a_margin_is_given_once_and_in_what_the_table_prints():
+    assert read_margins(["2.5", "relevance_total=2"]) == {"violation": 0.025, "relevance_total": 2}
+    with pytest.raises(InputError, match="gives `violation` twice"):
+        read_margins(["3", "violation=2"])
+
+
+def test_words_given_are_told_by_limit_with_their_share_and_how_they_follow_it(artifacts: Path):
+    write_base(artifacts, 30)
+    follower, stubborn = arm("follower", pattern(30, 4)), arm("stubborn", pattern(30, 4))
+    for (directory,), words in ((follower, (10, 25)), (stubborn, (12, 12))):
+        given = {("violation", f"p{n}", limit): 0.0 for n in range(30) for limit in LIMITS}
+        for n in range(30):
+            for limit, count in zip(LIMITS, words, strict=True):
+                given["words", f"p{n}", limit] = float(count + n % 3)
+            given["words", f"p{n}", None] = 90.0
+        run = json.loads((directory / "run.json").read_text())["name"]
+        shutil.rmtree(directory / "evals")
+        write_evaluation(directory, given, run=run)
+    found, _ = read(compare([follower, stubborn], None))
+    curves = {(row["arm"], row["seed"], row["limit"]): row for row in found.curves}
+    assert set(curves) == {
+        (a, s, n) for a, s in (("follower", 0), ("stubborn", 0), ("base", None)) for n in LIMITS
+    }
+    row = curves["follower", 0, 50]
+    assert (row["n"], row["words"], row["words_median"]) == (30, 26.0, 26.0)
+    assert (row["words_low"], row["words_high"]) == (25, 27)
+    assert row["share"] == row["share_median"] == pytest.approx(26 / 50)
+    slopes = {row["arm"]: row for row in found.slopes}
+    assert slopes["stubborn"]["slope"] == pytest.approx(0)
+    assert slopes["follower"]["slope"] == pytest.approx(
+        np.mean([np.log((25 + n) / (10 + n)) / np.log(2.5) for n in range(3)])
+    )
+    assert slopes["follower"]["low"] < slopes["follower"]["slope"] < slopes["follower"]["high"]
 
 
 def row_of(

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.simulate import Design, true_difference, with_difference
+from bench.statistics import simulate as simulate_design
 from evals.statistics import (
     Difference,
     bootstrap_interval,
     cluster_variance,
     holm,
     mcnemar,
+    no_worse,
     paired,
+    reach_of,
+    seed_variance,
     sign_flip,
 )
 
@@ -234,3 +239,91 @@ def test_the_detectable_difference_is_found_four_times_in_five():
         detectable.append(found.detectable)
     assert np.mean(detectable) == pytest.approx(2.87 * error, rel=0.03)
     assert 0.72 <= np.mean(shown) <= 0.88
+
+
+def test_how_seeds_vary_is_the_variance_of_their_means_and_their_trees_noise_in_it():
+    values = RANDOM.normal(size=(3, 20)) + np.array([[0.0], [0.4], [1.0]])
+    clusters = np.repeat(np.arange(8), [1, 2, 3, 4, 1, 2, 3, 4])
+    found = seed_variance(values, clusters)
+    assert found is not None
+    means = values.mean(axis=1)
+    assert found.variance == pytest.approx(means.var(ddof=1))
+    # The noise, by the definition: of each seed and tree, what neither seed nor prompt explains.
+    total = 0.0
+    for seed in range(3):
+        for tree in range(8):
+            mine = [
+                values[seed, p] - values[:, p].mean() - means[seed] + means.mean()
+                for p in np.flatnonzero(clusters == tree)
+            ]
+            total += sum(mine) ** 2
+    assert found.noise == pytest.approx(total / 20**2 * 8 / 7 / 2)
+    assert found.freedom == 2
+    assert seed_variance(values[:1], clusters) is None
+
+
+def test_a_seed_that_lacks_the_harder_prompts_is_not_taken_for_a_better_one():
+    ease = np.repeat([0.0, 1.0], 20)
+    values = np.stack([ease, ease, ease]) + RANDOM.normal(0, 0.01, (3, 40))
+    values[2, :15] = np.nan
+    found = seed_variance(values, np.arange(40))
+    assert found is not None
+    assert np.nanmean(values, axis=1).var(ddof=1) > 0.02
+    assert found.variance < 1e-3
+
+
+def test_the_smallest_effect_is_that_of_the_noncentral_t():
+    assert reach_of(1e6) == pytest.approx(stats.norm.ppf(0.975) + stats.norm.ppf(0.8), abs=1e-3)
+    # Two samples of three with known deviation 1: found in four of five, by simulation.
+    random = np.random.default_rng(5)
+    samples = random.normal(size=(40_000, 2, 3))
+    error = np.sqrt(samples.var(axis=2, ddof=1).mean(axis=1) * 2 / 3)
+    effect = reach_of(4) * error.mean()
+    gap = samples[:, 1].mean(axis=1) - samples[:, 0].mean(axis=1) + effect
+    assert np.mean(gap / error > stats.t.ppf(0.975, 4)) == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.3, 0.6])
+def test_no_worse_and_equivalent_are_the_one_sided_tests(margin: float):
+    gaps = np.random.default_rng(8).normal(0.1, 0.6, 30)
+    found = paired(np.tile(gaps, (3, 1)), np.zeros((3, 30)), one_each(30))
+    theirs = stats.ttest_1samp(gaps, 0).confidence_interval(0.9)
+    assert (found.low_90, found.high_90) == pytest.approx(tuple(theirs))
+    is_no_more = stats.ttest_1samp(gaps, margin, alternative="less").pvalue < 0.05
+    is_no_less = stats.ttest_1samp(gaps, -margin, alternative="greater").pvalue < 0.05
+    for direction, is_no_worse in ((-1, is_no_more), (1, is_no_less)):
+        expected = "no worse" if is_no_worse else "not shown"
+        if is_no_more and is_no_less:
+            expected = "equivalent"
+        assert no_worse(found.low_90, found.high_90, margin, direction) == expected
+    assert no_worse(None, None, margin, 1) == "not shown"
+
+
+def test_arms_that_never_differ_are_equivalent_by_three_in_as_many_trees():
+    found = paired(np.zeros((3, 100)), np.zeros((3, 100)), one_each(100), is_share=True)
+    assert found.high_90 == -found.low_90 == pytest.approx(3 / 100, rel=0.03)
+    assert found.low is None
+    assert no_worse(found.low_90, found.high_90, 0.04, -1) == "equivalent"
+
+
+def test_seeds_that_agree_by_chance_do_not_make_certainty():
+    arm = np.array([np.roll([1.0, 0.0, 0.0, 0.0] * 15, seed) for seed in range(3)])
+    baseline = np.array([np.roll([1.0, 1.0, 0.0, 0.0] * 15, seed) for seed in range(3)])
+    found = paired(arm, baseline, one_each(60), is_share=True)
+    assert found.high - found.low > 0.01
+
+
+@pytest.mark.parametrize(("seeds", "points"), [((3, 3), 0.0), ((3, 3), 4.0), ((3, 5), 2.0)])
+def test_figures_hold_what_they_promise(seeds: tuple[int, int], points: float):
+    """A small `python -m bench.statistics`: 5 %, 95 % and 80 %, three standard errors each way."""
+    sizes = (1,) * 40 + (2,) * 10 + (6,) * 5
+    random = np.random.default_rng([1, *seeds, int(points)])
+    design = Design(sizes, seeds, (points, points))
+    alike = simulate_design(design, 400, random)
+    assert true_difference(design) == 0
+    assert 0.017 <= alike.share_found() <= 0.083
+    assert 0.917 <= alike.share_covered() <= 0.983
+    apart = simulate_design(with_difference(design, alike.mean_detectable()), 300, random)
+    assert 0.73 <= apart.share_found() <= 0.87
+    assert 0.91 <= apart.share_covered() <= 0.99
+    assert apart.share_no_worse(apart.truth) <= 0.09
