@@ -396,7 +396,7 @@ def test_a_margin_settles_what_would_be_left_open():
     assert of_arm(rows) == "better"
     rows["violation"]["equivalence"] = "no worse"
     assert of_arm(rows) == "better"
-    rows["relevance_total"]["verdict"] = "worse"
+    rows["relevance_total"] = told(-4.0, "worse", "relevance_total")
     assert of_arm(rows) == "cannot tell"
     assert known(rows).startswith(
         "`poor` is lower in relevance total than `full`, and keeps its limits no worse than it, by "
@@ -432,11 +432,10 @@ def test_margins_are_written_beside_the_rows_and_only_of_three_seeds(artifacts: 
 
 def test_a_suites_margin_holds_where_the_command_gives_none(artifacts: Path):
     write_base(artifacts, 60)
-    inside = {"suite": {"margins": {"violation": 0.05}}}
-    arms = [
-        arm(name, *(pattern(60, 4, seed) for seed in range(3)), evaluation=inside)
-        for name in ("full", "same")
-    ]
+    arms = [arm(name, *(pattern(60, 4, seed) for seed in range(3))) for name in ("full", "same")]
+    for path in artifacts.glob("runs/*/*/evals/*/eval.json"):
+        stored = json.loads(path.read_text()) | {"suite": {"margins": {"violation": 0.05}}}
+        path.write_text(json.dumps(stored))
     assert read(compare(arms, None))[0].margins == {"violation": 0.05}
     assert read(compare(arms, None, None, {"violation": 0.1}))[0].margins == {"violation": 0.1}
 
