@@ -2,9 +2,10 @@
 
     PYTHONPATH=<treetune> lm_eval run --include_path FOLDER --tasks treetune_word_limit ...
 
-One task per limit, since the harness allows tokens by the task, and a group of them all. The folder
-may be moved: its tasks read `prompts.jsonl` beside them, through no cache of rows. What needs more
-than the answer's text is left out: whether an answer stopped by itself, and what a model judges.
+One task per limit and family of wordings, since the harness allows tokens and reports means by the
+task, and a group of them all. The folder may be moved: its tasks read `prompts.jsonl` beside them,
+through no cache of rows. What needs more than the answer's text is left out: whether an answer
+stopped by itself, and what a model judges.
 """
 
 import hashlib
@@ -16,10 +17,13 @@ from typing import Any
 from dataset_builder.artifacts import artifacts_root, building
 from dataset_builder.errors import InputError
 from dataset_builder.template import Template, text
+from dataset_builder.wordings import bounds, family
 from dataset_builder.words import WORD_COUNTER
-from evals.scorers import METRICS, OF_LIMITS, PLAIN
+from evals.scorers import METRICS, PLAIN
 
 PROMPTS, RECORD = "prompts.jsonl", "task.json"
+
+MAIN = family(None)
 
 # Scorers that read more than the answer's text.
 NOT_IN_TEXT = ("stopped",)
@@ -36,10 +40,10 @@ except ImportError as error:
     ) from error
 
 
-def prompts(limit=None, **_):
+def prompts(limit=None, family=None, **_):
     import datasets
 
-    rows = read_prompts(Path(__file__).parent, limit)
+    rows = read_prompts(Path(__file__).parent, limit, family)
     return datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
 '''
 
@@ -83,16 +87,22 @@ def write_task_folder(
                 f"{folder}: something else stands there", "name a folder that does not exist"
             )
         return folder
-    limits = sorted({row["limit"] for row in rows}, key=lambda limit: (limit is None, limit))
+    places = {(row["limit"] is None, row["limit"] or 0, row["family"]) for row in rows}
     with building(folder) as made:
         (made / PROMPTS).write_bytes(_lines(rows))
         (made / "utils.py").write_text(UTILS, encoding="utf-8")
         tasks = []
-        for limit in limits:
-            name = f"treetune_{suite_name}_{'none' if limit is None else limit}"
+        for is_unlimited, words, family_name in sorted(places):
+            limit = None if is_unlimited else words
+            here = [row for row in rows if (row["limit"], row["family"]) == (limit, family_name)]
+            parts = ["treetune", suite_name, "none" if limit is None else str(limit)]
+            # The wordings that a verdict is about need no name.
+            name = "_".join([*parts, *([] if family_name == MAIN else [family_name])])
             tasks.append(name)
-            scored = [each for each in metrics if limit is not None or each not in OF_LIMITS]
-            yaml = _task(name, limit, suite.allowed(limit), template, scored, digest)
+            scored = [
+                each for each in metrics if any(each in score_answer(row, ["One."]) for row in here)
+            ]
+            yaml = _task(name, here[0], suite.allowed(limit), template, scored, digest)
             (made / f"{name}.yaml").write_text(yaml, encoding="utf-8")
         group = f"group: treetune_{suite_name}\ntask:\n" + "".join(f"  - {t}\n" for t in tasks)
         (made / f"treetune_{suite_name}.yaml").write_text(group, encoding="utf-8")
@@ -100,22 +110,24 @@ def write_task_folder(
     return folder
 
 
-def read_prompts(folder: Path, limit: int | None) -> list[dict[str, Any]]:
-    """The questions at one limit, as the folder's tasks read them."""
+def read_prompts(folder: Path, limit: int | None, family_name: str) -> list[dict[str, Any]]:
+    """The questions at one limit and in one family of wordings, as the folder's tasks read them."""
     lines = (folder / PROMPTS).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    return [row for row in rows if row["limit"] == limit]
+    return [row for row in rows if (row["limit"], row["family"]) == (limit, family_name)]
 
 
 def score_answer(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """An answer's scores by metric, by the functions that score treetune's own evaluations.
 
-    >>> score_answer({"limit": 5}, ["It is blue because air scatters blue light."])["violation"]
+    >>> doc = {"limit": 5, "wording": "lift"}
+    >>> score_answer(doc, ["It is blue because air scatters blue light."])["violation"]
     1.0
     """
     answer = results[0]
+    asked = bounds(doc["limit"], doc["wording"])
     found = {
-        name: scorer(answer, doc["limit"], True)
+        name: scorer(answer, asked.most, True, asked.least)
         for name, scorer in PLAIN.items()
         if name not in NOT_IN_TEXT
     }
@@ -132,6 +144,7 @@ def _row(question: Any, template: Template | None) -> dict[str, Any]:
         "prompt": question.prompt.text,
         "limit": question.limit,
         "wording": question.wording,
+        "family": family(question.wording),
         "sample": question.sample,
         "text": text(template, messages) if template else asked,
     }
@@ -143,7 +156,7 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _task(
     name: str,
-    limit: int | None,
+    row: Mapping[str, Any],
     allowed: int,
     template: Template | None,
     metrics: Sequence[str],
@@ -155,7 +168,8 @@ def _task(
         f"task: {json.dumps(name)}",
         "custom_dataset: !function utils.prompts",
         "dataset_kwargs:",
-        f"  limit: {json.dumps(limit)}",
+        f"  limit: {json.dumps(row['limit'])}",
+        f"  family: {json.dumps(row['family'])}",
         "test_split: test",
         "output_type: generate_until",
         'doc_to_text: "{{text}}"',

@@ -396,7 +396,7 @@ def test_a_margin_settles_what_would_be_left_open():
     assert of_arm(rows) == "better"
     rows["violation"]["equivalence"] = "no worse"
     assert of_arm(rows) == "better"
-    rows["relevance_total"]["verdict"] = "worse"
+    rows["relevance_total"] = told(-4.0, "worse", "relevance_total")
     assert of_arm(rows) == "cannot tell"
     assert known(rows).startswith(
         "`poor` is lower in relevance total than `full`, and keeps its limits no worse than it, by "

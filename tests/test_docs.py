@@ -21,6 +21,7 @@ PROGRAMS = {
     "diff": ("dataset_builder", "diff"),
     "train": ("finetune", "train"),
     "eval": ("evals", "eval"),
+    "export-task": ("evals", "export-task"),
     "import-generations": ("evals", "import"),
     "compare": ("reports", "compare"),
     "export": ("reports", "export"),

@@ -11,6 +11,7 @@ import yaml
 from dataset_builder.artifacts import read_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import read_table
+from evals.compare import compare
 from evals.evaluation import evaluate
 from evals.harness import (
     SAMPLES,
@@ -21,8 +22,11 @@ from evals.harness import (
     score_rows,
 )
 from evals.plan import Silent, plan, suite_questions
-from evals.tables import GENERATIONS, SCORES, Evaluation
+from evals.tables import COMPARISON, GENERATIONS, SCORES, Comparison, Evaluation
 from evals.task_folder import PROMPTS, write_task_folder
+from reports.findings import read_findings
+from reports.html import write_report
+from reports.terminal import comparison_report
 from tests.runs import tiny_run
 from tests.tiny import tiny_llama, tiny_preset, write_variant
 
@@ -83,9 +87,11 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("harness")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARTIFACTS", str(folder / "artifacts"))
-        write_variant("tiny")
         preset = tiny_preset(folder / "tiny.toml", tiny_llama(folder / "base"))
-        runs = [tiny_run(preset, seed=seed, scale=0.4) for seed in (0, 1)]
+        runs = []
+        for seed, variant in enumerate(("tiny", "other")):
+            write_variant(variant)
+            runs.append(tiny_run(preset, variant, seed, scale=0.4))
         (folder / "small.toml").write_text(SUITE)
         tasks = folder / "tasks"
         tasks.mkdir()
@@ -270,6 +276,18 @@ def test_its_tasks_are_answered_by_runs_and_base_and_compared_by_sample(made):
     assert writing.notes["harness"]["directions"] == {"letters": -1, "is_upper": 0}
     assert writing.unscored == {"pair": 6}
     assert read_table(directories[1] / "generations.parquet", GENERATIONS).num_rows == 6
+    # Compared by sample, and reported; so few can only describe.
+    for name, metric in (("colours", "acc"), ("writing", "letters")):
+        comparison = compare([[run] for run in runs], name)
+        found = read_json(comparison / "comparison.json", Comparison)
+        rows = read_table(comparison / "comparison.parquet", COMPARISON).to_pylist()
+        decided = [row for row in rows if row["verdict"]]
+        assert [(row["metric"], row["arm"], row["prompts"]) for row in decided] == [
+            (metric, "other", 6)
+        ]
+        assert f"its {metric} differs by" in found.sentence
+        write_report(read_findings(comparison), comparison / "report.html")
+        assert comparison_report(read_findings(comparison))
     # What was evaluated is not evaluated again.
     stamp = (directories[0] / "eval.json").stat().st_mtime_ns
     assert evaluate_harness(planned, Silent()) == directories
