@@ -1,11 +1,14 @@
 """The command that compares, from runs on disk to a report that can be opened."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dataset_builder.errors import InputError
 from reports.__main__ import app
+from reports.blocks import pack
+from tests.page import Page
 from tests.reports_fixture import PROMPTS, World, write_artifacts
 
 
@@ -27,9 +30,17 @@ def test_two_arms_become_a_table_and_a_page(artifacts: Path, capsys: pytest.Capt
     assert said.out == f"{report}\n"
     assert "Cannot tell" in said.err
     assert "base, cut at limit" in said.err
-    page = report.read_text(encoding="utf-8")
-    for asked in PROMPTS:
-        assert asked.prompt.split("'")[0] in page
+    page = Page(report.read_text(encoding="utf-8"))
+    assert sorted(row[0] for row in page.rows) == sorted(asked.prompt for asked in PROMPTS)
+
+
+def test_texts_that_a_page_leaves_out_are_told(
+    artifacts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("reports.html.pack", partial(pack, room=0))
+    call("compare", "full", "concise_best", "--name", "mine")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the texts of 138 of 138 answers are left out" in said
 
 
 def test_a_comparison_whose_page_fails_leaves_the_one_before(
