@@ -192,6 +192,8 @@ def batch_tokens(model: Any) -> int:
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     held = getattr(config, "num_key_value_heads", None) or heads
     size = 2 * config.num_hidden_layers * held * head * model.dtype.itemsize
+    # What loading and merging left cached is free, and not yet counted so.
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(0.4 * free / size))
 

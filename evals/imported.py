@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from dataset_builder.artifacts import artifacts_root, building, read_json, write_json
 from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
 from dataset_builder.split import letters_and_digits
-from dataset_builder.tables import read_table, table_of, write_table
+from dataset_builder.tables import checked, read_table, table_of, write_table
 from dataset_builder.wordings import state_limit
 from dataset_builder.words import WORD_COUNTER
 from evals.answer_files import FORMS, AnswerFile, Given, GivenArm, read_answer_file
 from evals.prompts import Prompt
+from evals.rescored import in_order, replace_scores, settle
 from evals.scorers import PLAIN
 from evals.suite import Suite
 from evals.tables import GENERATIONS, SCORES, Evaluation
@@ -226,15 +228,25 @@ def _write(found: AnswerFile, arm: GivenArm, model: str, asked: Asked | None) ->
     )
     suite_name = asked.evaluation.suite_name if asked else IMPORTED
     suite_digest = asked.evaluation.suite_digest if asked else SUITE_DIGEST
+    evaluation = f"{suite_name}-{suite_digest[:8]}"
+    record = _evaluation(source, evaluation, suite_name, suite_digest, rows)
+    if is_imported(directory):
+        _score_anew(directory / "evals" / evaluation, in_order([scored.table]), record)
+        return directory
     with building(directory) as out:
-        evaluation = out / "evals" / f"{suite_name}-{suite_digest[:8]}"
-        evaluation.mkdir(parents=True)
-        write_table(generations, GENERATIONS, evaluation / "generations.parquet")
-        write_table(scored.table, SCORES, evaluation / "scores.parquet")
-        record = _evaluation(source, evaluation.name, suite_name, suite_digest, rows)
-        write_json(record, evaluation / "eval.json")
+        (out / "evals" / evaluation).mkdir(parents=True)
+        write_table(generations, GENERATIONS, out / "evals" / evaluation / "generations.parquet")
+        write_table(in_order([scored.table]), SCORES, out / "evals" / evaluation / "scores.parquet")
+        write_json(record, out / "evals" / evaluation / "eval.json")
         write_json(source, out / "source.json")
     return directory
+
+
+def _score_anew(directory: Path, scores: pa.Table, record: Evaluation) -> None:
+    """Put scores in place where they are not those that are there: scorers may have come since."""
+    settle(directory)
+    if not read_table(directory / "scores.parquet", SCORES).equals(checked(scores, SCORES)):
+        replace_scores(directory, scores, record)
 
 
 def _evaluation(

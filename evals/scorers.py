@@ -306,9 +306,13 @@ def apart(metric: str, family: str) -> str:
 
 
 # Every metric of a comparison, and which way is better.
-COMPARED = METRICS | {
-    apart(metric, family): METRICS[metric] for family in FAMILIES for metric in APART
-}
+COMPARED = (
+    METRICS
+    | {
+        "combined": 1,
+    }
+    | {apart(metric, family): METRICS[metric] for family in FAMILIES for metric in APART}
+)
 
 # Metrics of zeros and ones.
 SHARES = (

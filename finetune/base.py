@@ -111,6 +111,11 @@ def _recorded(base: Base, directory: Path, revision: str | None, origin: str) ->
             f"base model `{base.model}`: no safetensors in {directory}",
             "pickled weights are never loaded; convert the model to safetensors",
         )
+    if not (directory / "config.json").is_file():
+        raise InputError(
+            f"base model `{base.model}`: no config.json in {directory}",
+            "give the directory that `save_pretrained` wrote",
+        )
     lines = [f"{path.name} {_weights_digest(path)}" for path in weights]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     home = _home(base.model, digest)
@@ -154,6 +159,8 @@ def _from_package(base: Base, report: Callable[[str], None]) -> BaseFiles:
 def _package_file(name: str) -> Path:
     """The GGUF that came with the package `name`, found without importing it."""
     hint = "type `just demo` once: it installs what the lock names"
+    if not name:
+        raise InputError(f"base model `{PACKAGE}` names no package", "wanted: `package:NAME`")
     try:
         files = metadata.distribution(name).files or []
     except metadata.PackageNotFoundError as error:

@@ -49,9 +49,26 @@ METRICS = {
             scale=100,
             suffix=" %",
         ),
+        Metric(
+            "relevance_controlled",
+            "Relevance, whatever the length",
+            _RELEVANCE,
+            "nats",
+            decimals=1,
+            is_more_better=True,
+        ),
         Metric("relevance_total", "Relevance", _RELEVANCE, "nats", decimals=1, is_more_better=True),
         Metric(
             "relevance", "Relevance per token", _RELEVANCE, "nats", decimals=2, is_more_better=True
+        ),
+        Metric(
+            "combined",
+            "Wins",
+            "against the baseline's answers, a violation being a loss; higher is better",
+            "points",
+            scale=100,
+            suffix=" %",
+            is_more_better=True,
         ),
         Metric(
             "overshoot",

@@ -15,6 +15,7 @@ from evals.answer_files import read_answer_file, without_marks
 from evals.arms import load_arms
 from evals.compare import compare
 from evals.imported import asked_of, import_answers, imported_directories, load_imported
+from evals.scorers import PLAIN
 from evals.tables import COMPARISON, GENERATIONS, SCORES, Evaluation
 from finetune.run import arm_of, find_runs
 from reports.__main__ import app as reports_app
@@ -265,6 +266,25 @@ def test_what_is_there_stays_and_changed_answers_are_another_arm(tmp_path: Path)
     assert (first / "source.json").read_bytes() == before
     assert import_answers(write(path, *answered(2, 6)))[1] != [first]
     assert len(imported_directories()) == 2
+
+
+def test_importing_again_scores_with_what_has_come_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from evals import imported
+
+    path = write(tmp_path / "a.jsonl", *answered(3, 5, 20))
+    old = {name: PLAIN[name] for name in ("violation", "words")}
+    monkeypatch.setattr(imported, "PLAIN", old)
+    [directory] = import_answers(path)[1]
+    monkeypatch.undo()
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    before = generations(directory)
+    assert import_answers(path)[1] == [directory]
+    [scores] = directory.glob("evals/*/scores.parquet")
+    metrics = {row["metric"] for row in read_table(scores, SCORES).to_pylist()}
+    assert {"violation", "words", "repetition", "limit_share"} <= metrics
+    assert generations(directory) == before
 
 
 def test_names_of_imported_arms_are_whole_arms():

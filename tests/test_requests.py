@@ -172,11 +172,11 @@ def test_a_violation_loses_whatever_the_quality():
     nan = np.nan
     kept, broke = np.array([[0.0, 0.0, 0.0]]), np.array([[1.0, 1.0, 1.0]])
     good, bad, none = (np.full((1, 3), value) for value in (9.0, 1.0, nan))
-    assert wins(kept, bad, broke, none).tolist() == [1.0] * 3
-    assert wins(broke, none, kept, bad).tolist() == [0.0] * 3
-    assert wins(broke, none, broke, none).tolist() == [0.5] * 3
-    assert wins(kept, good, kept, bad).tolist() == [1.0] * 3
-    assert wins(kept, good, kept, good).tolist() == [0.5] * 3
+    assert wins(kept, bad, broke, none).tolist() == [[1.0] * 3]
+    assert wins(broke, none, kept, bad).tolist() == [[0.0] * 3]
+    assert wins(broke, none, broke, none).tolist() == [[0.5] * 3]
+    assert wins(kept, good, kept, bad).tolist() == [[1.0] * 3]
+    assert wins(kept, good, kept, good).tolist() == [[0.5] * 3]
     assert np.isnan(wins(kept, good, kept, none)).all()
 
 

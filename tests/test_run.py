@@ -109,6 +109,29 @@ def test_a_name_that_means_several_arms_lists_them():
     assert "phi2-oasst1-qlora-bbbbbbbb/capped-aaaaaaaaaaaa-s0" in str(error.value.hint)
 
 
+def test_a_preset_before_the_variant_says_which_arm_is_meant():
+    ours = finished("capped", preset="smollm2")
+    finished("capped", preset="smollm2-demo")
+    longer = finished("capped_more", preset="smollm2")
+
+    assert find_runs("smollm2/capped") == [ours]
+    assert find_runs("smollm2/capped_m") == [longer]
+    assert find_runs("smollm2-d/capped")[0].parent.name == "smollm2-demo-bbbbbbbb"
+    with pytest.raises(InputError, match="no finished run `phi2/capped`"):
+        find_runs("phi2/capped")
+
+
+def test_directories_that_are_no_runs_are_found_beside_them(tmp_path: Path):
+    ours, other = finished("full"), tmp_path / "imported" / "claude-sample-12345678"
+    other.mkdir(parents=True)
+
+    assert find_runs("claude", [other]) == [other]
+    assert find_runs(str(other), [other]) == [other]
+    assert find_runs("full", [other]) == [ours]
+    with pytest.raises(InputError, match="no finished run `claude`"):
+        find_runs("claude")
+
+
 def test_a_name_that_means_none_says_what_there_is():
     with pytest.raises(InputError, match="no finished run `full`") as error:
         find_runs("full")
