@@ -11,6 +11,10 @@ from msgspec import UNSET, UnsetType
 # What fits the column it goes to.
 Count = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 
+# Characters of an id, or of a tree's state: a line that nests its messages says it once, and it is
+# held once for each of them.
+NAME = 256
+
 # Structs outside the garbage collector's sight: exports are trees, so no message is part of a
 # cycle, and tracking them costs a third of the reading.
 

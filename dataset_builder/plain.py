@@ -18,10 +18,11 @@ from msgspec import UNSET, UnsetType
 
 from dataset_builder.columns import MET
 from dataset_builder.lines import Lines
-from dataset_builder.messages import ESCAPED, Count
+from dataset_builder.messages import ESCAPED, NAME, Count
 from dataset_builder.rows import Form
 
 _Text = str | UnsetType | None
+_Name = Annotated[str, msgspec.Meta(max_length=NAME)] | UnsetType | None
 _Flag = bool | UnsetType | None
 
 
@@ -52,10 +53,10 @@ class _EmojiLists(msgspec.Struct, gc=False):
 
 
 class _Message(msgspec.Struct, gc=False):
-    message_id: Annotated[str, msgspec.Meta(min_length=1)]
+    message_id: Annotated[str, msgspec.Meta(min_length=1, max_length=NAME)]
     text: str
     role: Literal["prompter", "assistant"]
-    parent_id: _Text = UNSET
+    parent_id: _Name = UNSET
     lang: _Text = UNSET
     rank: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] | UnsetType | None = UNSET
     deleted: _Flag = UNSET
@@ -64,8 +65,8 @@ class _Message(msgspec.Struct, gc=False):
     review_result: _Flag = UNSET
     review_count: Count | UnsetType | None = UNSET
     created_date: _Text = UNSET
-    message_tree_id: _Text = UNSET
-    tree_state: _Text = UNSET
+    message_tree_id: _Name = UNSET
+    tree_state: _Name = UNSET
     # Not kept, but no key may stand twice in them either.
     user_id: _Text = UNSET
     detoxify: _Detoxify | UnsetType | None = UNSET
@@ -86,8 +87,8 @@ class _Flat(_Message, gc=False):
 
 class _Tree(msgspec.Struct, gc=False):
     prompt: _Nested
-    message_tree_id: _Text = UNSET
-    tree_state: _Text = UNSET
+    message_tree_id: _Name = UNSET
+    tree_state: _Name = UNSET
     origin: UnsetType | None = UNSET
 
 

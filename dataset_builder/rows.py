@@ -11,6 +11,7 @@ import msgspec
 
 from dataset_builder.lines import Place
 from dataset_builder.messages import (
+    NAME,
     Message,
     Row,
     Thread,
@@ -200,8 +201,9 @@ def _below(message: Message, parent_id: str | None, at: Place) -> Message | Refu
         message.parent_id = parent_id
     if parent_id is not None and message.parent_id == parent_id:
         return message
-    above = parent_id or "a message without id"
-    detail = f"nested below {above}, its `parent_id` is {message.parent_id}"
+    # Cut: of a long one, each of many replies would have a copy.
+    above, named = ((name or "")[:NAME] for name in (parent_id, message.parent_id))
+    detail = f"nested below {above or 'a message without id'}, its `parent_id` is {named}"
     return Refusal(at, known(message.message_id), "parent", detail)
 
 
@@ -230,6 +232,8 @@ def _checked(met: Met, suspicious: bool) -> Met | Refusal:
         fault = "role", f"role `{role}`; wanted prompter or assistant"
     elif message.parent_id == message.message_id:
         fault = "self_parent", "it is its own parent"
+    elif max(map(len, filter(None, _names(met)))) > NAME:
+        fault = "too_long", f"an id or a tree's state of more than {NAME} characters"
     elif suspicious and "\x00" in "".join(filter(None, _strings(met))):
         fault = "nul", "a NUL character"
     elif message.labels or message.emojis:
@@ -238,6 +242,16 @@ def _checked(met: Met, suspicious: bool) -> Met | Refusal:
         except ValueError as error:
             fault = "wrong_type", str(error)
     return Refusal(met.at, known(message.message_id), *fault) if fault else met
+
+
+def _names(met: Met) -> list[Any]:
+    message = met.message
+    return [
+        message.message_id,
+        message.parent_id,
+        met.tree_id,
+        met.tree_state or known(message.tree_state),
+    ]
 
 
 def _missing(message: Message) -> str:

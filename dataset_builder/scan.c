@@ -11,6 +11,7 @@ bytes may be read at every place. Nothing is allocated, and nothing written beyo
 #include <string.h>
 
 enum { LEVELS = 64, ENTRIES = 64 }; /* messages within messages; labels or emojis of one message */
+enum { NAME = 256 };                /* bytes of what a reply takes over from what is above it, once for each of them */
 
 /* Keys of a message; the first eight are texts that are kept. */
 enum { ID, PARENT, TEXT, LANG, MODEL, CREATED, TREE, STATE, USER, ROLE, RANK, REVIEW_COUNT, DELETED, SYNTHETIC,
@@ -403,6 +404,7 @@ static Bytes row_of(Bytes buffer, Bytes at, Found *found, int *follows) {
             Bytes begin = at + 1, end = string(begin, &saved);
             if (!end || (saved && key != TEXT)) return NULL;
             int32_t place = (int32_t)(begin - buffer), size = (int32_t)(end - begin);
+            if (size > NAME && (key == ID || key == PARENT || shared >> key & 1)) return NULL;
             at = end + 1;
             if (key == TEXT) message->unescaped = size - saved;
             if (in_tree && key == TREE) tree_at = place, tree_size = size;

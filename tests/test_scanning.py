@@ -1,6 +1,7 @@
 """Compiled code takes what it takes as the slow reader would, and leaves everything else to it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from test_columns import SCORES, assert_same, contents, leave_all
 from dataset_builder import compiled, shards, words
 from dataset_builder.export import read_export
 from dataset_builder.lines import block_of
+from dataset_builder.messages import NAME
 from dataset_builder.scanning import scanned
 from dataset_builder.shards import Part, joined, read_shard, shards_of
 
@@ -213,3 +215,42 @@ def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
     finally:
         monkeypatch.undo()
         compiled.library.cache_clear()
+
+
+NAMES = ["message_id", "parent_id", "message_tree_id", "tree_state"]
+
+
+@pytest.mark.parametrize("key", NAMES)
+@pytest.mark.parametrize("sign", ["x", "é", "\U0001f600"])
+def test_ids_are_bounded_by_their_characters(tmp_path, key, sign):
+    path = tmp_path / "x.jsonl"
+    rows = [
+        {"message_id": str(n), "role": "prompter", "text": "a", key: sign * (NAME + n)}
+        for n in range(2)
+    ]
+    path.write_bytes(lines(rows))
+    fast, slow = ways(path)
+    assert_same(fast, slow)
+    assert [(each.at.line, each.reason) for each in fast.refusals] == [(2, "too_long")]
+
+
+@pytest.mark.parametrize("reader", ["compiled", "batch", "rows"])
+@pytest.mark.parametrize("key", ["message_id", "message_tree_id", "tree_state", "named"])
+def test_what_a_line_says_once_is_not_held_once_for_each_reply(tmp_path, monkeypatch, key, reader):
+    """4,096 replies that take over a MiB each once came to 4 GiB, and to 0 in 32 bits."""
+    replies = [{"message_id": str(n), "role": "assistant", "text": "b"} for n in range(2**12)]
+    row = {"message_id": "r", "role": "prompter", "text": "a", "replies": replies}
+    row["message_id" if key == "named" else key] = "x" * 2**20
+    if key == "named":
+        row["replies"] = [each | {"parent_id": "another"} for each in replies]
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(lines([row]))
+    if reader != "compiled":
+        monkeypatch.setattr(shards, "is_compiled", lambda path: False)
+    if reader == "rows":
+        monkeypatch.setattr(shards, "take_plain", leave_all)
+    part = joined(map(read_shard, shards_of(path)))
+    assert part.met.num_rows == 0
+    reasons = Counter(each.reason for each in part.refusals)
+    assert reasons == ({"too_long": 1, "parent": 2**12} if key == "named" else {"too_long": 4097})
+    assert sum(len(each.detail) for each in part.refusals) < 2**22
