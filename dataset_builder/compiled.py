@@ -10,9 +10,11 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -43,16 +45,14 @@ def library() -> ctypes.CDLL | None:
     # C reads numbers as they lie in files: the lowest byte first.
     if sys.byteorder != "little":
         return None
-    for folder in _folders():
-        try:
-            code = ctypes.CDLL(str(_compiled(folder)))
-            for name, kinds in _ARGUMENTS.items():
-                # In their order: `p` for where an array stands, `n` for a number.
-                kind_of = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
-                getattr(code, name).argtypes = [kind_of[kind] for kind in kinds]
-            return code
-        except OSError:
-            continue  # a folder that cannot be written, or a file of another machine
+    for loaded in (_loaded, _compiled):
+        for folder in _folders():
+            try:
+                return loaded(folder)
+            except subprocess.SubprocessError:
+                return None  # it would be no better for another folder
+            except (OSError, AttributeError):
+                continue  # nothing there, a file of another machine, or no room to write
     return None
 
 
@@ -63,15 +63,34 @@ def is_at_hand() -> bool:
 
 def compiler() -> list[str] | None:
     """The command of a C compiler: what CC says, or the first that is there."""
-    said = shlex.split(os.environ.get("CC", ""))
+    try:
+        said = shlex.split(os.environ.get("CC", ""))
+    except ValueError:
+        return None  # a quote that never ends
     found = next((name for name in (said[:1] or _COMPILERS) if shutil.which(name)), None)
     return [found, *said[1:]] if found else None
 
 
 def _folders() -> list[Path]:
-    """Where what was compiled may lie: beside the bytecode; else with this user's caches."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [SOURCE.parent / "__pycache__", caches / "treetune"]
+    """Where what was compiled may lie: beside the bytecode; else with this user's caches, where
+    nobody else may write.
+    """
+    beside = SOURCE.parent / "__pycache__"
+    try:
+        said = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        ours = (said if said.is_absolute() else Path.home() / ".cache") / "treetune"
+    except RuntimeError:
+        return [beside]  # a user without a home
+    return [beside, ours] if _is_private(ours) else [beside]
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody but this user can have put what lies in `folder` there, or it is not there."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return True
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 @cache
@@ -81,29 +100,49 @@ def _name() -> str:
     return f"scan-{key.hexdigest()[:16]}.so"
 
 
-def _compiled(folder: Path) -> Path:
-    """The library in `folder`, compiled now or long there. Raises OSError where that fails."""
-    out = folder / _name()
-    if out.is_file():
-        return out
+def _loaded(folder: Path) -> ctypes.CDLL:
+    """The library in `folder`. Raises OSError where there is none, AttributeError where it is
+    another.
+    """
+    code = ctypes.CDLL(str(folder / _name()))
+    for name, kinds in _ARGUMENTS.items():
+        # In their order: `p` for where an array stands, `n` for a number.
+        kind_of = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+        getattr(code, name).argtypes = [kind_of[kind] for kind in kinds]
+    return code
+
+
+def _compiled(folder: Path) -> ctypes.CDLL:
+    """The library, compiled into `folder`. Raises OSError where that cannot be written, and
+    SubprocessError where the compiler fails.
+    """
     command = compiler()
     if command is None:
-        raise OSError("no C compiler")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+        raise subprocess.SubprocessError("no C compiler")
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(".tmp", f"{_name()}.", folder)
+    os.close(handle)
     try:
-        subprocess.run(
-            [*command, *_FLAGS, "-o", str(temporary), str(SOURCE)],
-            check=True,
-            capture_output=True,
-            timeout=_SECONDS,
-        )
-        os.replace(temporary, out)
-    except subprocess.SubprocessError as error:
-        raise OSError(f"{command[0]} failed") from error
+        _run([*command, *_FLAGS, "-o", temporary, str(SOURCE)])
+        os.replace(temporary, folder / _name())
     finally:
-        temporary.unlink(missing_ok=True)
-    return out
+        Path(temporary).unlink(missing_ok=True)
+    return _loaded(folder)
+
+
+def _run(command: list[str]) -> None:
+    """Runs a compiler, and stops it and all that it started where it takes too long."""
+    none = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stdin=none, stdout=none, stderr=none, start_new_session=True
+    ) as process:
+        try:
+            failed = process.wait(_SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if failed:
+        raise subprocess.CalledProcessError(failed, command)
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:

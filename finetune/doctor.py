@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset_builder import compiled
 from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from finetune.base import ready_base
@@ -42,6 +43,7 @@ def examine(preset: str | None = None) -> Iterator[Finding]:
     found = ".".join(map(str, sys.version_info[:3]))
     yield Finding(sys.version_info >= (3, 11), f"Python {found}", "install Python 3.11 or newer")
     yield _disk()
+    yield _reader()
     try:
         import torch
     except ImportError:
@@ -72,6 +74,17 @@ def _disk() -> Finding:
         f"disk: {free / 1e9:.0f} GB free for artefacts in {artifacts_root()}; machines that train"
         " together (`--machines`) must all mount that folder",
         f"{_DISK_WANTED / 1e9:.0f} GB do for every preset; ARTIFACTS=FOLDER moves the artefacts",
+    )
+
+
+def _reader() -> Finding:
+    # None is needed, so that its absence is no fault.
+    if compiled.library() is not None:
+        return Finding(True, "C compiler: sources are read five times as fast as without one")
+    return Finding(
+        True,
+        "no C compiler that works: sources are read into the same tables, but five times as slowly;"
+        " install `cc`, `gcc` or `clang`, or name one in CC",
     )
 
 

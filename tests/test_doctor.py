@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 
+from dataset_builder import compiled
 from dataset_builder.command_line import run
 from finetune import doctor
 from finetune.__main__ import app
@@ -65,6 +66,18 @@ def test_every_line_is_ok_or_says_what_to_type(tmp_path, monkeypatch: pytest.Mon
     assert "GPU" in text
     for finding in findings:
         assert finding.is_ok or finding.hint, finding.line
+
+
+def test_a_machine_without_a_compiler_is_told_what_it_costs(monkeypatch: pytest.MonkeyPatch):
+    lines = {}
+    for library in (None, object()):
+        monkeypatch.setattr(compiled, "library", lambda library=library: library)
+        finding = doctor._reader()
+        assert finding.is_ok
+        lines[library is None] = finding.line
+    assert "five times as fast" in lines[False]
+    assert "five times as slowly" in lines[True]
+    assert "CC" in lines[True]
 
 
 def test_a_base_that_is_not_there_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,9 @@
 """Compiled code takes what it takes as the slow reader would, and leaves everything else to it."""
 
+import _ctypes
 import json
+import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -182,39 +185,99 @@ def test_words_are_counted_as_by_the_library(texts):
     assert words.word_counts(column[1:]).tolist() == [words.count_words(text) for text in texts[1:]]
 
 
-def test_without_a_compiler_the_tables_are_the_same(tmp_path, monkeypatch):
+@pytest.fixture
+def anew(monkeypatch):
+    """Nothing compiled yet: a function that says where it may go and what CC is, and compiles."""
+
+    def compile_in(*folders: Path, cc: object = None):
+        monkeypatch.setattr(compiled, "_folders", lambda: list(folders))
+        if cc is not None:
+            monkeypatch.setenv("CC", str(cc))
+        compiled.library.cache_clear()
+        return compiled.library()
+
+    yield compile_in
+    monkeypatch.undo()
+    compiled.library.cache_clear()
+
+
+def script(path: Path, *steps: str) -> Path:
+    """A compiler that does so; `$out` is what it shall write."""
+    out = 'for each; do [ "$before" = -o ] && out=$each; before=$each; done'
+    path.write_text("\n".join(["#!/bin/sh", out, *steps]))
+    path.chmod(0o700)
+    return path
+
+
+def test_without_a_compiler_the_tables_are_the_same(tmp_path, monkeypatch, anew):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"\n".join(WHOLE))
     fast = read_export(path)
-    monkeypatch.setenv("CC", str(tmp_path / "no compiler"))
-    monkeypatch.setattr(compiled, "_folders", lambda: [tmp_path / "empty"])
-    compiled.library.cache_clear()
-    try:
-        assert compiled.library() is None
-        monkeypatch.setattr(shards, "COMPILED_BYTES", 0)
-        slow = read_export(path)
-    finally:
-        monkeypatch.undo()
-        compiled.library.cache_clear()
+    assert anew(tmp_path / "empty", cc=tmp_path / "no compiler") is None
+    monkeypatch.setattr(shards, "COMPILED_BYTES", 0)
+    slow = read_export(path)
     assert fast.met.equals(slow.met)
     assert not list((tmp_path / "empty").glob("*"))
 
 
-def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(compiled, "_folders", lambda: [tmp_path])
-    assert not compiled.is_at_hand()
-    compiled.library.cache_clear()
-    try:
-        assert compiled.library() is not None
-        assert compiled.is_at_hand()
-        (kept,) = tmp_path.iterdir()
-        monkeypatch.setenv("CC", str(tmp_path / "no compiler"))
-        compiled.library.cache_clear()
-        assert compiled.library() is not None
-        assert [kept] == list(tmp_path.iterdir())
-    finally:
-        monkeypatch.undo()
-        compiled.library.cache_clear()
+def test_what_was_compiled_is_kept(tmp_path, anew):
+    assert anew(tmp_path) is not None
+    assert compiled.is_at_hand()
+    (kept,) = tmp_path.iterdir()
+    assert anew(tmp_path, cc=tmp_path / "no compiler") is not None
+    assert [kept] == list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_loaded_is_compiled_again(tmp_path, anew):
+    (tmp_path / compiled._name()).write_bytes(b"cut short")
+    assert anew(tmp_path) is not None
+    assert anew(tmp_path, cc=tmp_path / "no compiler") is not None
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [["exit 1"], ["exit 0"], ["rm $out"], ["echo garbage > $out"], [f"cp {_ctypes.__file__} $out"]],
+)
+def test_a_compiler_that_fails_costs_nothing_but_speed(tmp_path, anew, steps):
+    (tmp_path / "cc").mkdir()
+    cc = script(tmp_path / "cc" / "cc", *steps)
+    assert anew(tmp_path / "one", tmp_path / "two", cc=cc) is None
+    assert anew(tmp_path / "one", cc='cc "') is None
+    assert not list((tmp_path / "one").glob("*.tmp"))
+
+
+def test_a_compiler_that_hangs_is_stopped_with_all_that_it_started(tmp_path, monkeypatch, anew):
+    monkeypatch.setattr(compiled, "_SECONDS", 0.5)
+    pid = tmp_path / "pid"
+    cc = script(tmp_path / "cc", f"sleep 60 & echo $! > {pid}", "wait")
+    began = time.monotonic()
+    assert anew(tmp_path / "one", tmp_path / "two", cc=cc) is None
+    assert time.monotonic() - began < 20
+    status = Path(f"/proc/{pid.read_text().strip()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_what_others_may_write_is_never_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ours = tmp_path / "treetune"
+    assert ours in compiled._folders()
+    for mode, is_private in ((0o700, True), (0o777, False), (0o770, False), (0o755, True)):
+        ours.mkdir(exist_ok=True)
+        ours.chmod(mode)
+        assert (ours in compiled._folders()) == is_private
+    owner = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    assert ours not in compiled._folders()
+
+
+def test_a_user_without_a_home_has_no_caches(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    assert compiled._folders() == [compiled.SOURCE.parent / "__pycache__"]
 
 
 NAMES = ["message_id", "parent_id", "message_tree_id", "tree_state"]
