@@ -4,6 +4,7 @@ A directory is built under a temporary name, flushed, given its JSON last, and r
 JSON it does not exist.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,8 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 # A directory being built is called so, with the builder's pid, until it is renamed.
 BUILDING = ".building-"
+# What a system says where there is no more room: on the disk, for this user, for one file.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # And so ends the name of one that another is about to take the place of.
 _REPLACED = "~"
 
@@ -88,11 +91,16 @@ def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
             shutil.rmtree(out, ignore_errors=True)  # without its JSON it does not exist
             os.rename(temporary, out)
             flush_directory(out.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in new:  # nor are folders left that were made for it, unless another uses them
             with suppress(OSError):
                 folder.rmdir()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise InputError(
+                f"{out}: cannot be written: {os.strerror(error.errno)}",
+                "make room, or let ARTIFACTS name a folder with more; nothing was left there",
+            ) from error
         raise
 
 

@@ -153,6 +153,30 @@ def test_a_build_killed_at_any_moment_leaves_the_one_before_whole(tmp_path: Path
     }
 
 
+def test_a_full_disk_is_one_clear_error_and_leaves_the_build_before_whole(tmp_path: Path):
+    artifacts = tmp_path / "artifacts"
+    one, two = halves(tmp_path)
+    assert build(artifacts, [one], ["full"]).wait() == 0
+    before = files_of(artifacts)
+    # No file may be longer: what a full disk does, without filling one.
+    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)); "
+    limited += "runpy.run_module('dataset_builder', run_name='__main__')"
+    command = [sys.executable, "-c", limited, "build", "full", "--held-out", "0.3"]
+    done = subprocess.run(
+        [*command, "--source", str(two)],
+        cwd=ROOT,
+        env=os.environ | {"ARTIFACTS": str(artifacts)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {artifacts}/tables/")
+    assert "cannot be written: File too large\nhint: " in done.stderr
+    assert files_of(artifacts) == before
+    assert not list(artifacts.rglob(".*"))
+
+
 def assert_whole(directory: Path, manifest: Manifest) -> None:
     for split, digest in manifest.notes["rows"].items():
         assert rows_digest(read_table(directory / f"{split}.parquet", EXAMPLES)) == digest
