@@ -39,6 +39,7 @@ class Numbered(NamedTuple):
     frame: pa.Table  # what SQL reads: numbers for ids, and no text
     ids: pa.Array  # of n
     texts: Strings  # of the table's rows
+    path_bytes: np.ndarray  # int64: of the texts on the path down to n, its own included
 
 
 def numbered(messages: pa.Table) -> Numbered:
@@ -65,7 +66,11 @@ def numbered(messages: pa.Table) -> Numbered:
     for name, column in numbers.items():
         frame = frame.append_column(name, pa.array(column, pa.int32()))
     texts = Strings(messages["text"])
-    return Numbered(messages, rows.to_numpy(), parents, depths, levels, trees, frame, ids, texts)
+    order = rows.to_numpy()
+    sizes = _byte_lengths(messages["text"])[order]
+    fields = messages, order, parents, depths, levels, trees, frame, ids, texts, sizes
+    forest = Numbered(*fields)
+    return forest._replace(path_bytes=carried(forest, sizes, np.add))
 
 
 def _order_of(ids: pa.Array) -> np.ndarray:
@@ -140,9 +145,26 @@ def taken(column: pa.ChunkedArray, forest: Numbered, places: np.ndarray) -> pa.C
     if not pa.types.is_string(column.type):
         return _chunked(column.take(pa.array(forest.rows[places], mask=places < 0)))
     views = Strings(column)
-    sizes = _byte_lengths(forest, column)[places] * (places >= 0)
+    sizes = _byte_lengths(column)[forest.rows[places]] * (places >= 0)
     found = [_gathered(views, forest, places[start:end]) for start, end in _chunks(sizes)]
     return pa.chunked_array(found, column.type)
+
+
+def chunked_texts(forest: Numbered, places: np.ndarray) -> pa.ChunkedArray:
+    """The texts of the messages with the numbers `places`, however many; null at -1."""
+    # A text is no longer than its path.
+    sizes = forest.path_bytes[places] * (places >= 0)
+    found = [texts_of(forest, places[start:end]) for start, end in _chunks(sizes)]
+    return pa.chunked_array(found, pa.string())
+
+
+def batches_of(forest: Numbered, places: np.ndarray, rows: int) -> Iterator[tuple[int, int]]:
+    """Slices of `places` (numbers) of so many rows at most, and of CHUNK_BYTES of text on their
+    paths.
+    """
+    for start in range(0, len(places), rows):
+        for begin, end in _chunks(forest.path_bytes[places[start : start + rows]]):
+            yield start + begin, start + end
 
 
 def texts_of(forest: Numbered, places: np.ndarray) -> pa.Array:
@@ -152,7 +174,7 @@ def texts_of(forest: Numbered, places: np.ndarray) -> pa.Array:
 
 def selected(forest: Numbered, places: np.ndarray) -> pa.ChunkedArray | Selected:
     """The texts of the messages with the numbers `places`; copied where that is little."""
-    sizes = _byte_lengths(forest, forest.messages["text"])[places]
+    sizes = _byte_lengths(forest.messages["text"])[forest.rows[places]]
     if sizes.sum() > CHUNK_BYTES:
         bounds = list(_chunks(sizes, CHUNK_BYTES // 8))
         return Selected(forest.texts, forest.rows[places], bounds)
@@ -179,9 +201,7 @@ def histories(forest: Numbered, ends: np.ndarray, type_: pa.DataType) -> pa.Chun
     """For each of `ends` (numbers; -1 for none) the messages from the top of its path down to it,
     as lists of structs of the type `type_` (message_id, role, text).
     """
-    texts = forest.messages["text"]
-    own = _byte_lengths(forest, texts)
-    sizes = carried(forest, own, np.add)[ends] * (ends >= 0)
+    sizes = forest.path_bytes[ends] * (ends >= 0)
     found = [_histories(forest, ends[start:end], type_) for start, end in _chunks(sizes)]
     return pa.chunked_array(found, type_)
 
@@ -234,9 +254,8 @@ def _depths(parents: np.ndarray) -> np.ndarray:
     return depths
 
 
-def _byte_lengths(forest: Numbered, column: pa.ChunkedArray) -> np.ndarray:
-    lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy()
-    return lengths.astype(np.int64)[forest.rows]
+def _byte_lengths(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)
 
 
 def _chunks(sizes: np.ndarray, most: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:

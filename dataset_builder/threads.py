@@ -30,13 +30,14 @@ from dataset_builder.neighbours import near_prompts
 from dataset_builder.paths import (
     Numbered,
     above,
+    batches_of,
     carried,
+    chunked_texts,
     distinct_on_paths,
     histories,
     numbered,
     sorted_labels,
     taken,
-    texts_of,
     whole,
 )
 from dataset_builder.split import side
@@ -111,8 +112,8 @@ class Threads:
         table = table.append_column(
             "history", histories(self.forest, above(self.forest, prompts), history)
         )
-        table = table.append_column("question", pa.chunked_array([texts_of(self.forest, prompts)]))
-        table = table.append_column("reply", pa.chunked_array([texts_of(self.forest, replies)]))
+        table = table.append_column("question", chunked_texts(self.forest, prompts))
+        table = table.append_column("reply", chunked_texts(self.forest, replies))
         return table.select(THREADS.schema.names).cast(THREADS.schema)
 
     def places_of(self, ids: pa.Array) -> np.ndarray:
@@ -131,8 +132,8 @@ class Threads:
 
     def batches(self) -> Iterator[pa.Table]:
         """The table `threads`, some rows at a time."""
-        for start in range(0, max(1, self.facts.num_rows), BATCH):
-            yield self.rows(np.arange(start, min(start + BATCH, self.facts.num_rows)))
+        for start, end in [*batches_of(self.forest, self.replies, BATCH)] or [(0, 0)]:
+            yield self.rows(np.arange(start, end))
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def writing_tables(tables: Tables) -> Iterator[Path]:
 
 def _splits(forest: Numbered, roots: pa.Table, held_out: float) -> pa.Array:
     """The side of each tree, by its number; `roots` has a message for each."""
-    texts = texts_of(forest, roots["message_id"].to_numpy())
+    texts = chunked_texts(forest, roots["message_id"].to_numpy())
     sides = pa.array((side(text, held_out) for text in texts.to_pylist()), pa.string())
     assert roots["tree_id"].to_pylist() == list(range(len(sides)))
     return sides
@@ -372,7 +373,7 @@ def _near_prompts(forest: Numbered, splits: pa.Array, heldout: pa.Table) -> np.n
     is_train = pc.equal(splits, "train").take(forest.trees.indices)
     is_prompt = pc.equal(forest.frame["role"], "prompter")
     prompts = np.flatnonzero(_booleans(pc.and_(is_prompt, is_train)))
-    texts = pa.chunked_array([texts_of(forest, prompts)])
+    texts = chunked_texts(forest, prompts)
     is_root = _booleans(heldout["is_root"])
     return prompts[near_prompts(texts, heldout["question"], is_root)]
 

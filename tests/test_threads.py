@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import message, prompt, reply, tables_of, threads_of, write
+from builders import lines, message, nested, prompt, reply, tables_of, threads_of, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_rules import jaccard, shingles
@@ -18,9 +18,10 @@ from dataset_builder.export import read_export
 from dataset_builder.forest import join_exports
 from dataset_builder.manifest import Sources
 from dataset_builder.neighbours import near_prompts
+from dataset_builder.paths import CHUNK_BYTES, batches_of
 from dataset_builder.split import normalised, side
 from dataset_builder.tables import HELDOUT, MESSAGES, REJECTS, THREADS, read_table
-from dataset_builder.threads import SQL, database, make_tables, run_sql, write_tables
+from dataset_builder.threads import BATCH, SQL, database, make_tables, run_sql, write_tables
 from dataset_builder.words import count_words, whitespace_words
 
 # ------------------------------------------------------------------- a second way to walk a forest
@@ -470,3 +471,22 @@ def test_the_validation_messages_give_the_known_kept_replies():
     assert sum(whitespace_words(row["reply"]) <= 100 for row in kept) == 617
     assert sum(row["reply_words"] <= 100 for row in kept) == 620
     assert all(row["reply_words"] == count_words(row["reply"]) for row in kept[:100])
+
+
+def test_rows_with_long_questions_come_a_few_at_a_time(tmp_path):
+    """Their texts together would not fit one array of Arrow's, nor memory."""
+    question = prompt("q", text="word " * 2**18)
+    rows = [question, *(reply(f"{n:05}", "q", text="x") for n in range(2500))]
+    (tmp_path / "x.jsonl").write_bytes(lines(nested(rows)))
+    threads = make_tables([read_export(tmp_path / "x.jsonl")], 0.0).by_number
+    bounds = list(batches_of(threads.forest, threads.replies, BATCH))
+    sizes = [threads.forest.path_bytes[threads.replies[start:end]].sum() for start, end in bounds]
+    assert [start for start, _ in bounds] == [0, *(end for _, end in bounds[:-1])]
+    assert bounds[-1][1] == 2500
+    assert sum(sizes) == 2500 * (5 * 2**18 + 1)
+    assert CHUNK_BYTES / 2 < max(sizes) <= CHUNK_BYTES
+    first = next(threads.batches())
+    assert first.num_rows == bounds[0][1]
+    assert first.select(["question", "reply"]).slice(7, 1).to_pylist() == [
+        {"question": question["text"], "reply": "x"}
+    ]
