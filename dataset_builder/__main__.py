@@ -163,7 +163,7 @@ def build(
     rejects = None if dry_run else find_tables(tables.sources.digest) / "rejects.parquet"
     talk.print(refused_table(tables.rejects, rejects))
     talk.print(prompt_files_told(against.files if against else ()))
-    talk.print(variants_table([plan.manifest for plan in plans]))
+    talk.print(variants_table([plan.manifest for plan in plans], talk.width))
     if tokenizer:
         found = {
             plan.manifest.name: fits(plan.train.to_pylist(), fitting, tokenizer, fit_length)
