@@ -1,4 +1,4 @@
-"""docs/recipes.md has every key of a recipe with its default, and every rule that a ledger names."""
+"""docs/recipes.md has every key of a recipe with its default, and every rule of a ledger."""
 
 import re
 import tomllib
