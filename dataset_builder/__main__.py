@@ -170,6 +170,8 @@ def build(
             for plan in plans
         }
         talk.print(fit_table(found, str(fit)))
+    if form and form.note:
+        talk.print(form.note, markup=False)
     if push and not dry_run:
         talk.print(f"Uploaded to {address}", markup=False)
     if dry_run:
