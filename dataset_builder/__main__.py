@@ -163,13 +163,15 @@ def build(
     rejects = None if dry_run else find_tables(tables.sources.digest) / "rejects.parquet"
     talk.print(refused_table(tables.rejects, rejects))
     talk.print(prompt_files_told(against.files if against else ()))
-    talk.print(variants_table([plan.manifest for plan in plans]))
+    talk.print(variants_table([plan.manifest for plan in plans], talk.width))
     if tokenizer:
         found = {
             plan.manifest.name: fits(plan.train.to_pylist(), fitting, tokenizer, fit_length)
             for plan in plans
         }
         talk.print(fit_table(found, str(fit)))
+    if form and form.note:
+        talk.print(form.note, markup=False)
     if push and not dry_run:
         talk.print(f"Uploaded to {address}", markup=False)
     if dry_run:

@@ -48,10 +48,11 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
 
 class BestAndWorst(msgspec.Struct, frozen=True, kw_only=True):
     """Of the prompts with two or more kept ranked replies: is the best-ranked one longer than the
-    worst-ranked one?
+    worst-ranked one, and than all others?
     """
 
     groups: int
+    longest: int  # none of the others is longer
     longer: int
     equal: int
     shorter: int
@@ -195,12 +196,17 @@ def _best_and_worst(kept: pl.DataFrame) -> BestAndWorst:
     in_order = pl.col("words").sort_by("rank", "message_id")
     groups = (
         ranked.group_by("parent_id")
-        .agg(pl.len().alias("n"), (in_order.first() - in_order.last()).alias("more"))
+        .agg(
+            pl.len().alias("n"),
+            (in_order.first() - in_order.last()).alias("more"),
+            (in_order.first() == pl.col("words").max()).alias("is_longest"),
+        )
         .filter(pl.col("n") > 1)
     )
     more = groups["more"]
     return BestAndWorst(
         groups=groups.height,
+        longest=int(groups["is_longest"].sum()),
         longer=int((more > 0).sum()),
         equal=int((more == 0).sum()),
         shorter=int((more < 0).sum()),

@@ -154,7 +154,11 @@ def _best_and_worst(audit: Audit) -> list[RenderableType]:
         ("shorter", found.shorter),
     ):
         table.add_row(name, count(n), share(n / found.groups), bar(n / found.groups))
-    note = f"Of {found.groups:,} prompts with two or more kept ranked replies."
+    note = (
+        f"Of {found.groups:,} prompts with two or more kept ranked replies. To "
+        f"{count(found.longest)} of them ({share(found.longest / found.groups)}) no other of these "
+        "is longer than the best-ranked."
+    )
     return [titled("The best-ranked reply against the worst-ranked", table, note)]
 
 

@@ -70,12 +70,21 @@ def diff_variants(a: tuple[Path, Manifest], b: tuple[Path, Manifest]) -> Differe
 
 
 def changed_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Key]:
-    """The keys in which two recipes differ, as `section.key`, titles aside; sorted."""
+    """The keys in which two recipes differ, as `section.key`, titles aside; sorted. Of a control
+    beside a recipe that is none, `of` and `match` say it all: the target's keys are left out.
+    """
     flat_a, flat_b = _flat(a), _flat(b)
+    is_one_control = bool(a.get("control")) != bool(b.get("control"))
+
+    def is_told(key: str) -> bool:
+        if is_one_control and (key == "control" or key.startswith("control.recipe.")):
+            return False
+        return key not in ("title", "control.recipe.title")
+
     return [
         Key(key=key, a=flat_a.get(key, ABSENT), b=flat_b.get(key, ABSENT))
         for key in sorted(flat_a.keys() | flat_b.keys())
-        if key != "title" and flat_a.get(key, ABSENT) != flat_b.get(key, ABSENT)
+        if is_told(key) and flat_a.get(key, ABSENT) != flat_b.get(key, ABSENT)
     ]
 
 

@@ -108,14 +108,18 @@ def concise_said(found: Difference) -> str:
 
 
 def count_rows(counts: Counts, rows: int = ROWS) -> list[tuple[str, int, float, int, float]]:
-    """Each value with its rows and its share on both sides; beyond `rows` the rest as one."""
+    """Each value with its rows and its share on both sides; beyond `rows` the rest as one, but for
+    what is null, which always has a row of its own.
+    """
     names = list(counts.a)
     # No limit is a way to write a row, and no rank a fact about the export.
     none = {NULL: "none"} if counts.name == "stated limit" else {}
     shown = [(none.get(name, name), counts.a[name], counts.b[name]) for name in names[:rows]]
-    if rest := names[rows:]:
+    if rest := [name for name in names[rows:] if name != NULL]:
         left, right = (sum(side[name] for name in rest) for side in (counts.a, counts.b))
         shown.append((f"{len(rest)} more", left, right))
+    if NULL in names[rows:]:
+        shown.append((none.get(NULL, NULL), counts.a[NULL], counts.b[NULL]))
     totals = [sum(side.values()) or 1 for side in (counts.a, counts.b)]
     return [(name, a, a / totals[0], b, b / totals[1]) for name, a, b in shown]
 

@@ -15,7 +15,7 @@ import msgspec
 from dataset_builder.artifacts import building, file_digest, read_json, write_json, write_text
 from dataset_builder.errors import InputError
 from dataset_builder.template import TEMPLATES, Message, text
-from dataset_builder.tokenizer import open_tokenizer
+from dataset_builder.tokenizer import DAY, asks_for_the_day, chat_template, open_tokenizer
 from dataset_builder.variant import Plan
 
 
@@ -31,6 +31,7 @@ class TextFormat(NamedTuple):
 
     name: str  # part of a directory's name
     text_of: Callable[[Sequence[Message]], str]
+    note: str = ""  # what a reader of the texts has to know
 
 
 def text_format(name: str) -> TextFormat:
@@ -54,7 +55,12 @@ def text_format(name: str) -> TextFormat:
             f"name a template that ships: {', '.join(TEMPLATES)}",
         )
     digest = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-    return TextFormat(f"chat-{digest[:8]}", partial(_rendered, tokenizer, name))
+    note = f"The chat template of {name} asks for the day; it was told {DAY}, in every text"
+    return TextFormat(
+        f"chat-{digest[:8]}",
+        partial(_rendered, tokenizer, chat_template(tokenizer), name),
+        note if asks_for_the_day(tokenizer) else "",
+    )
 
 
 def write_texts(plan: Plan, form: TextFormat, out: Path) -> None:
@@ -105,11 +111,13 @@ def _stands(out: Path, exported: Exported) -> bool:
         return False
 
 
-def _rendered(tokenizer: Any, name: str, messages: Sequence[Message]) -> str:
+def _rendered(tokenizer: Any, template: str, name: str, messages: Sequence[Message]) -> str:
     from jinja2.exceptions import TemplateError
 
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False))
+        return str(
+            tokenizer.apply_chat_template(list(messages), tokenize=False, chat_template=template)
+        )
     except TemplateError as error:
         raise InputError(
             f"the chat template of `{name}` refuses a conversation: {error}",

@@ -1,6 +1,6 @@
 """What was read and what each recipe kept, as tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +22,15 @@ ZERO = "–"
 REFUSED_SHOWN = 5
 
 LABELS = Labels.__struct_fields__
+
+# Of a split, as the manifest counts them.
+SIZES = ("rows", "words", "concise", "limits_stated")
+
+# A variant's longer name is folded over its column.
+NAME_WIDTH = 16
+
+# Cells between two columns of `_table`.
+GAP = 2
 
 # All that can stand in a funnel, in the order in which it is decided.
 FUNNEL = (
@@ -91,31 +100,70 @@ def prompt_files_told(files: Sequence[PromptLines]) -> Group:
     return Group(*lines)
 
 
-def variants_table(manifests: Sequence[Manifest]) -> Group:
+def variants_table(manifests: Sequence[Manifest], width: int = 80) -> Group:
     """A column per variant: the funnel from all threads to the rows kept, then the size of each
-    split.
+    split. Variants that do not fit beside each other into `width` stand in tables below each other.
     """
-    table = _table()
-    table.add_column("variant", no_wrap=True)
-    for manifest in manifests:
-        table.add_column(Text(printable(manifest.name)), justify="right", overflow="fold")
-    for name in rules_in_order([list(manifest.funnel) for manifest in manifests]):
-        is_kept = name == "kept"
-        label = name if name in ("threads", "kept") else f"  {name}"
-        cells = [_cell(manifest.funnel.get(name)) for manifest in manifests]
-        table.add_row(label, *cells, style="bold" if is_kept else "", end_section=is_kept)
-    for side in ("train", "validation"):
-        for field in ("rows", "words", "concise", "limits_stated"):
-            cells = [_cell(getattr(manifest.splits[side], field)) for manifest in manifests]
-            label = f"{side} rows" if field == "rows" else f"  {field.replace('_', ' ')}"
-            table.add_row(label, *cells, end_section=field == "limits_stated")
     note = "Below threads: how many fell, by the first rule failed. Concise: at most 100 words."
     shares = [_share_note(each) for each in manifests if "concise_share" in each.notes]
     controls = [_control_note(each) for each in manifests if "control" in each.notes]
     lacks = [line for each in manifests if "control" in each.notes for line in _short_notes(each)]
     forms = [_pairs_note(each) for each in manifests if "pairs" in each.notes]
     more = [line for each in manifests for line in _notes(each)]
-    return Group(table, Text(note, style="dim"), *shares, *controls, *lacks, *forms, *more)
+    tables = _side_by_side([_cells(each) for each in manifests], width)
+    return Group(*tables, Text(note, style="dim"), *shares, *controls, *lacks, *forms, *more)
+
+
+def _cells(manifest: Manifest) -> tuple[str, dict[str, str], dict[str, str]]:
+    """A variant's name, its funnel, and the sizes of its splits by `side field`."""
+    funnel = {name: _cell(n) for name, n in manifest.funnel.items()}
+    sizes = {
+        f"{side} {field}": _cell(getattr(manifest.splits[side], field))
+        for side in ("train", "validation")
+        for field in SIZES
+    }
+    return printable(manifest.name), funnel, sizes
+
+
+def _side_by_side(
+    columns: Sequence[tuple[str, dict[str, str], dict[str, str]]], width: int
+) -> Iterator[Table | Text]:
+    """Tables of as many of `columns` as fit, in their order; no number is ever broken."""
+    labels = [f"  {name}" for _, funnel, sizes in columns for name in (*funnel, *sizes)]
+    left = max(map(len, labels), default=0)
+    widths = [
+        max(min(len(name), NAME_WIDTH), *map(len, funnel.values()), *map(len, sizes.values()))
+        for name, funnel, sizes in columns
+    ]
+    start = 0
+    while start < len(columns):
+        end = start + 1
+        while end < len(columns) and left + sum(n + GAP for n in widths[start : end + 1]) <= width:
+            end += 1
+        if start:
+            yield Text()
+        yield _variants(columns[start:end], left, widths[start:end])
+        start = end
+
+
+def _variants(
+    columns: Sequence[tuple[str, dict[str, str], dict[str, str]]], left: int, widths: Sequence[int]
+) -> Table:
+    table = _table()
+    table.add_column("variant", width=left, no_wrap=True)
+    for (name, _, _), wide in zip(columns, widths, strict=True):
+        table.add_column(Text(name), justify="right", overflow="fold", width=wide)
+    for name in rules_in_order([list(funnel) for _, funnel, _ in columns]):
+        is_kept = name == "kept"
+        label = name if name in ("threads", "kept") else f"  {name}"
+        cells = [funnel.get(name, "") for _, funnel, _ in columns]
+        table.add_row(label, *cells, style="bold" if is_kept else "", end_section=is_kept)
+    for side in ("train", "validation"):
+        for field in SIZES:
+            label = f"{side} rows" if field == "rows" else f"  {field.replace('_', ' ')}"
+            cells = [sizes[f"{side} {field}"] for _, _, sizes in columns]
+            table.add_row(label, *cells, end_section=field == SIZES[-1])
+    return table
 
 
 def _notes(manifest: Manifest) -> list[Text]:

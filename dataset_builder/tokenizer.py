@@ -1,9 +1,41 @@
 """The tokenizer of a model, from this disk or the Hub; without torch."""
 
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from dataset_builder.errors import InputError
+
+# A chat template may ask for the day and write it into every conversation. It is told this one, so
+# that the same rows give the same text tomorrow, and two runs the same prompts; it is the day that
+# Llama's templates fall back on.
+DAY = date(2024, 7, 26)
+
+_ASKS = re.compile(r"strftime_now\s*\(")
+_ASKS_PLAINLY = re.compile(r"strftime_now\s*\(\s*(['\"])(.*?)\1\s*\)")
+
+
+def asks_for_the_day(tokenizer: Any) -> bool:
+    """Whether the tokenizer's chat template writes the day on which it is used."""
+    return _ASKS.search(tokenizer.get_chat_template()) is not None
+
+
+def chat_template(tokenizer: Any) -> str:
+    """The tokenizer's chat template, with DAY where it asks for the day.
+
+    Raises InputError where it computes how the day is to be written. The tokenizer has a template.
+    """
+    # transformers gives a template no function of ours, so the call itself is replaced.
+    told = _ASKS_PLAINLY.sub(
+        lambda found: f"{found[1]}{DAY.strftime(found[2])}{found[1]}", tokenizer.get_chat_template()
+    )
+    if _ASKS.search(told):
+        raise InputError(
+            "the tokenizer's chat template writes the day, and how it does changes",
+            "choose a template that ships",
+        )
+    return told
 
 
 def open_tokenizer(name: str) -> Any:

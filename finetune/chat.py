@@ -21,6 +21,7 @@ from dataset_builder.template import (
     prompt_ids,
     token_id,
 )
+from dataset_builder.tokenizer import chat_template
 from finetune.base import BaseFiles
 from finetune.preset import Preset
 
@@ -136,7 +137,10 @@ def _render(tokenizer: Any, turns: Sequence[tuple[str, str]], invites: bool) -> 
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
         text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=invites
+            messages,
+            tokenize=False,
+            add_generation_prompt=invites,
+            chat_template=chat_template(tokenizer),
         )
     except TemplateError:  # a template's own refusal, of system messages for one
         return None
@@ -190,7 +194,9 @@ def _is_same(template: Template, tokenizer: Any) -> bool:
             *([{"role": "system", "content": "Be kind."}, *turns] for turns in _CHECKED),
         ]
     for turns in checked:
-        wanted = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+        wanted = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, chat_template=chat_template(tokenizer)
+        )["input_ids"]
         if prompt_ids(template, tokenizer, turns) != list(wanted):
             return False
     return token_id(tokenizer, template.end) == end_id(template, tokenizer)

@@ -42,6 +42,7 @@ def test_english_validation_has_the_lengths_by_rank_that_were_measured():
     assert sum(found.histogram[:10]) == 620
     best = found.best_and_worst
     assert (best.groups, best.longer, best.equal, best.shorter) == (416, 285, 5, 126)
+    assert best.longest == 228
     assert found.roles == {"prompter": 779, "assistant": 1243}
     assert found.ranks == {"0": 418, "1": 416, "2": 284, "3": 14, "4": 1, "null": 110}
     assert (found.trees, found.orphans, found.deleted, found.synthetic) == (191, 3, 40, 0)
@@ -128,6 +129,7 @@ def test_an_audit_says_what_a_plain_count_of_the_rows_says(tmp_path_factory, row
     ordered = [sorted(each) for each in groups.values() if len(each) > 1]
     more = [each[0][1] - each[-1][1] for each in ordered]
     best = found.best_and_worst
+    assert best.longest == sum(each[0][1] == max(n for _, n in each) for each in ordered)
     told = (best.longer, best.equal, best.shorter)
     assert told == (sum(n > 0 for n in more), sum(n == 0 for n in more), sum(n < 0 for n in more))
     if replies:

@@ -14,10 +14,11 @@ from dataset_builder.__main__ import app
 from dataset_builder.command_line import run
 from dataset_builder.diff import changed_keys, diff_variants, kinds, numbers
 from dataset_builder.diff_page import diff_page, write_diff_page
-from dataset_builder.diff_tables import diff_report, kind_rows
+from dataset_builder.diff_tables import count_rows, diff_report, kind_rows
+from dataset_builder.difference import Counts
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import find_variant
-from dataset_builder.recipe import Recipe
+from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.variant import plan_variant, write_variant
 
 HOSTILE = "<script>alert(1)</script> \x1b[31m [red]bold[/red]"
@@ -157,6 +158,27 @@ def test_a_key_that_one_recipe_has_not_is_told_as_absent():
         ("keep.a", 1, "(absent)"),
         ("keep.b", "(absent)", [2]),
     ]
+
+
+def test_a_control_differs_from_its_target_in_what_it_matches_and_in_the_choice_it_lacks():
+    target, control = (
+        msgspec.to_builtins(load_recipe(name)) for name in ("concise_best", "control_rows")
+    )
+    assert [each.key for each in changed_keys(target, control)] == [
+        *("control.match", "control.of", "keep.best_per_prompt", "keep.reply_words")
+    ]
+    other = msgspec.to_builtins(load_recipe("control_rows"))
+    other["control"]["recipe"]["keep"]["max_rank"] = 3
+    assert [each.key for each in changed_keys(control, other)] == ["control.recipe.keep.max_rank"]
+
+
+def test_rows_without_a_limit_have_a_line_of_their_own_however_many_limits_there_are():
+    numbers = [str(10 * n) for n in range(1, 21)]
+    sides = {
+        name: {**dict.fromkeys(numbers, n), "null": 900 * n} for name, n in (("a", 0), ("b", 1))
+    }
+    told = [(row[0], row[3]) for row in count_rows(Counts(name="stated limit", **sides), 12)]
+    assert told == [*((n, 1) for n in numbers[:12]), ("8 more", 8), ("none", 900)]
 
 
 @pytest.fixture(scope="module")

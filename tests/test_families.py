@@ -160,6 +160,13 @@ def test_a_models_own_chat_template_is_followed_to_the_id(chat: str):
     assert not tokenizer.decode(whole[len(ours) + len(completion) :]).strip()
 
 
+def test_a_chat_template_that_writes_the_day_is_the_same_template_every_day():
+    tokenizer = tokenizer_of("turns")
+    tokenizer.chat_template = "{{ 'Today: ' + strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    begin = own_template(tokenizer, "a/model").begin
+    assert begin.startswith("Today: 26 Jul 2024")
+
+
 @pytest.mark.parametrize("chat", list(CHATS))
 def test_text_does_not_become_a_control_token_of_a_derived_template(chat: str):
     tokenizer = tokenizer_of(chat)

@@ -140,6 +140,17 @@ def test_text_stands_under_the_template_of_any_tokenizer(tmp_path):
         form.text_of([{"role": "system", "content": "x"}])
 
 
+def test_a_template_that_asks_for_the_day_gets_the_same_one_every_day(tmp_path):
+    from tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + CHAT
+    tokenizer.save_pretrained(str(tmp_path / "model"))
+    form = text_format(str(tmp_path / "model"))
+    assert form.text_of([{"role": "user", "content": "x"}]).startswith("26 Jul 2024\n<|im_start|>")
+    assert form.note.endswith("asks for the day; it was told 2024-07-26, in every text")
+
+
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
@@ -226,3 +237,14 @@ def test_the_card_explains_every_column_and_how_to_build_what_does_not_ship(tmp_
     assert "is not one that comes with treetune" not in card(shipped.manifest)
     other = plan_variant("full", load_recipe("rank0"), tables_of(tmp_path, ROWS))
     assert "is not one that comes with treetune" in card(other.manifest)
+
+
+def test_a_template_that_computes_how_it_writes_the_day_is_refused(tmp_path):
+    from tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% set form = '%d' %}{{ strftime_now(form) }}" + CHAT
+    tokenizer.save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(InputError, match="writes the day") as error:
+        text_format(str(tmp_path / "model"))
+    assert error.value.hint == "choose a template that ships"

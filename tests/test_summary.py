@@ -94,3 +94,19 @@ def test_refused_rows_are_shown_with_file_line_and_reason_and_where_all_of_them_
 
 def test_where_nothing_was_refused_nothing_is_said(tmp_path):
     assert drawn(refused_table(tables_of(tmp_path, ROWS).rejects, None)).strip() == ""
+
+
+def test_no_number_is_broken_however_many_variants_stand_beside_each_other(tmp_path):
+    (made,) = manifests(tmp_path, short={})
+    train = msgspec.structs.replace(made.splits["train"], words=264_526_000)
+    splits = made.splits | {"train": train}
+    several = [
+        msgspec.structs.replace(made, name=name, splits=splits)
+        for name in ("full", "a_name_of_more_than_sixteen_letters", *"abcdefgh")
+    ]
+    for width in (40, 80, 120):
+        told = drawn(variants_table(several, width), width)
+        assert told.count("264,526,000") == len(several)
+        tables = sum(line.startswith("threads") for line in told.splitlines())
+        assert tables == {40: 10, 80: 3, 120: 2}[width]
+        assert all(len(line) <= width for line in told.splitlines())
