@@ -86,6 +86,8 @@ def block_of(file: BinaryIO, begin: int, end: int | None) -> Block | None:
 
 def as_block(lines: Lines) -> Block | None:
     """`lines` as they stood in the file; None where something was cut from them."""
+    if None in lines.contents:
+        return None
     held = b"\n".join([*(content or b"" for content in lines.contents), b"\n" + bytes(PADDING)])
     size = len(held) - PADDING - 1
     ends = lines.offsets[-1] + len(lines.contents[-1] or b"") + 1

@@ -19,6 +19,7 @@ FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-ipc-flooding-protection",  # a test asks for more than a person would
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",

@@ -345,8 +345,8 @@ def test_without_a_name_every_recipe_is_built_and_a_dry_run_writes_nothing(
     ("arguments", "error", "hint"),
     [
         (
-            ["full", "--source", "gone.jsonl"],
-            "gone.jsonl: cannot be read: No such file or directory",
+            ["full", "--source", "absent.parquet"],
+            "absent.parquet: cannot be read: No such file or directory",
             "wanted: Open Assistant trees, messages or threads (.jsonl, .jsonl.gz, .jsonl.zst) "
             "or Hub parquet",
         ),
