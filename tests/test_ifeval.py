@@ -1,9 +1,7 @@
 """The checker of limits against lm-eval's own code of IFEval, and IFEval's prompts as a suite."""
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,22 +27,11 @@ PLAIN_WORDS = st.lists(
 
 @pytest.fixture(scope="module")
 def instructions() -> Any:
-    """lm-eval's module of IFEval's instructions, as it is; what it would load or download beside
-    the counting of words is kept away."""
-    nltk = pytest.importorskip("nltk")
-    pytest.importorskip("lm_eval")
+    """lm-eval's module of IFEval's instructions, as it is; what it would download is kept away."""
+    import nltk
+
     patch = pytest.MonkeyPatch()
     patch.setattr(nltk.data, "find", lambda name: name)
-    for name, attributes in {
-        "immutabledict": {"immutabledict": dict},
-        "langdetect": {"detect": None, "LangDetectException": Exception},
-    }.items():
-        try:
-            __import__(name)
-        except ImportError:
-            stand_in = ModuleType(name)
-            vars(stand_in).update(attributes)
-            patch.setitem(sys.modules, name, stand_in)
     from lm_eval.tasks.ifeval import instructions as found
 
     yield found
