@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
+from threading import Event
 
 import duckdb
 import numpy as np
@@ -253,17 +255,23 @@ def writing_tables(tables: Tables) -> Iterator[Path]:
         yield out
         return
     with building(out) as directory, ThreadPoolExecutor(1) as beside:
+        failed = Event()  # then nobody waits for the rest of a large table
+        rows = takewhile(lambda _: not failed.is_set(), tables.by_number.batches())
         # The largest first, so that none of them is waited for alone.
         written = beside.submit(
             write_beside,
             [
-                (tables.by_number.batches(), THREADS, directory / "threads.parquet"),
+                (rows, THREADS, directory / "threads.parquet"),
                 (tables.messages, MESSAGES, directory / "messages.parquet"),
                 (tables.heldout, HELDOUT, directory / "heldout.parquet"),
                 (tables.rejects, REJECTS, directory / "rejects.parquet"),
             ],
         )
-        yield out
+        try:
+            yield out
+        except BaseException:
+            failed.set()
+            raise
         written.result()
         write_json(tables.sources, directory / "source.json")
 

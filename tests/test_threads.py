@@ -1,6 +1,7 @@
 import math
 import re
 from collections import Counter
+from threading import Event, Timer
 
 import duckdb
 import numpy as np
@@ -21,7 +22,16 @@ from dataset_builder.neighbours import near_prompts
 from dataset_builder.paths import CHUNK_BYTES, batches_of
 from dataset_builder.split import normalised, side
 from dataset_builder.tables import HELDOUT, MESSAGES, REJECTS, THREADS, read_table
-from dataset_builder.threads import BATCH, SQL, database, make_tables, run_sql, write_tables
+from dataset_builder.threads import (
+    BATCH,
+    SQL,
+    Threads,
+    database,
+    make_tables,
+    run_sql,
+    write_tables,
+    writing_tables,
+)
 from dataset_builder.words import count_words, whitespace_words
 
 # ------------------------------------------------------------------- a second way to walk a forest
@@ -490,3 +500,30 @@ def test_rows_with_long_questions_come_a_few_at_a_time(tmp_path):
     assert first.select(["question", "reply"]).slice(7, 1).to_pylist() == [
         {"question": question["text"], "reply": "x"}
     ]
+
+
+def test_where_a_plan_fails_the_rest_of_the_tables_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    tables = tables_of(tmp_path, [prompt("q"), *(reply(f"r{n}", "q") for n in range(50))])
+    began, goes_on = Event(), Event()
+    written = []
+
+    def batches(threads):
+        for n in range(threads.facts.num_rows):
+            began.set()
+            goes_on.wait(10)
+            written.append(n)
+            yield threads.rows(np.array([n]))
+
+    monkeypatch.setattr(Threads, "batches", batches)
+
+    def fail():
+        with writing_tables(tables):
+            began.wait(10)
+            Timer(0.2, goes_on.set).start()
+            raise InputError("nothing is kept")
+
+    with pytest.raises(InputError):
+        fail()
+    assert len(written) == 1
+    assert not (tmp_path / "artifacts").exists()
