@@ -6,13 +6,14 @@ full stop, a comma or a semicolon joins two digits; nothing else does. The tests
 the library that knows all of the rules, and texts with other signs are left to it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataset_builder.compiled import buffers_of, is_at_hand, library, pointer
 from dataset_builder.gather import Texts, chunks_of
 
 # So many bytes are looked at together: few enough for a processor's cache.
@@ -98,14 +99,27 @@ def plain(texts: pa.Array) -> tuple[Plain, np.ndarray]:
     return Plain(signs[offsets[0] : offsets[-1]], offsets - offsets[0]), flags
 
 
-def counts_of(texts: pa.Array, signs: bytes) -> np.ndarray:
-    """How many of the ASCII `signs` each of `texts` (none of them null) holds."""
+def counts_of(texts: pa.Array, kinds: Sequence[bytes]) -> np.ndarray:
+    """How many signs of each of `kinds` (three sets of ASCII signs) each of `texts` (none of them
+    null) holds: (texts, 3).
+    """
+    code = library() if is_at_hand() else None
+    if code is not None:
+        counts = np.empty((len(texts), 3), np.int32)
+        bits = (sum((sign in kind) << n for n, kind in enumerate(kinds)) for sign in range(256))
+        table = np.fromiter(bits, np.uint8, 256)
+        data, ends = buffers_of(texts)
+        code.count_kinds(pointer(data), pointer(ends), len(texts), pointer(table), pointer(counts))
+        return counts
     offsets = _offsets(texts)
     data = texts.buffers()[2]
-    held = memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]]
-    table = bytes(sign in signs for sign in range(256))
-    places = np.flatnonzero(np.frombuffer(bytes(held).translate(table), bool))
-    return np.diff(np.searchsorted(places, offsets - offsets[0]))
+    held = bytes(memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]])
+    found = []
+    for kind in kinds:
+        is_one = held.translate(bytes(sign in kind for sign in range(256)))
+        places = np.flatnonzero(np.frombuffer(is_one, bool))
+        found.append(np.diff(np.searchsorted(places, offsets - offsets[0])))
+    return np.stack(found, axis=1)
 
 
 def _offsets(texts: pa.Array) -> np.ndarray:

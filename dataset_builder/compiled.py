@@ -29,6 +29,7 @@ _ARGUMENTS = {
     "copy_strings": "pppnnp",
     "copy_texts": "ppnp",
     "count_words": "ppnnp",
+    "count_kinds": "ppnpp",
     "gather": "ppnp",
     "fold_texts": "ppnpp",
     "hash_runs": "ppnnppp",

@@ -122,18 +122,23 @@ def has_control_tokens(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
+# Most texts have few digits and no sign that a token begins with: of a flag, what says it, and how
+# many of which signs a text needs.
+_SIGNS = (
+    (PERSONAL_DATA, has_personal_data, b"@", 1),
+    (PERSONAL_DATA, has_personal_data, b"0123456789", 4),
+    (CONTROL_TOKENS, has_control_tokens, b"<[#", 1),
+)
+
+
 def _text_flags(texts: pa.Array) -> dict[str, np.ndarray]:
     """Which of `texts` carry a flag that the text alone decides."""
     found = {flag: np.zeros(len(texts), bool) for flag in (PERSONAL_DATA, CONTROL_TOKENS)}
     start = 0
     for piece in pieces(texts):
-        # Most texts have few digits and no sign that a token begins with.
-        for flag, is_so, signs, least in (
-            (PERSONAL_DATA, has_personal_data, b"@", 1),
-            (PERSONAL_DATA, has_personal_data, b"0123456789", 4),
-            (CONTROL_TOKENS, has_control_tokens, b"<[#", 1),
-        ):
-            for place in np.flatnonzero(counts_of(piece, signs) >= least).tolist():
+        counts = counts_of(piece, [signs for _, _, signs, _ in _SIGNS])
+        for kind, (flag, is_so, _, least) in enumerate(_SIGNS):
+            for place in np.flatnonzero(counts[:, kind] >= least).tolist():
                 if not found[flag][start + place]:
                     found[flag][start + place] = is_so(piece[place].as_py())
         start += len(piece)

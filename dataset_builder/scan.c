@@ -641,6 +641,19 @@ void count_words(Bytes data, const int32_t *offsets, int64_t n, int64_t longest,
     }
 }
 
+/* How many signs of each of three kinds every text has: the bits that `kinds` has for a byte say of which it is. `counts` are
+three a text. */
+void count_kinds(Bytes data, const int32_t *offsets, int64_t n, const unsigned char *kinds, int32_t *counts) {
+    for (int64_t text = 0; text < n; text++, counts += 3) {
+        int32_t one = 0, two = 0, three = 0;
+        for (Bytes at = data + offsets[text], end = data + offsets[text + 1]; at < end; at++) {
+            int kind = kinds[*at];
+            one += kind & 1, two += kind >> 1 & 1, three += kind >> 2 & 1;
+        }
+        counts[0] = one, counts[1] = two, counts[2] = three;
+    }
+}
+
 static const uint64_t MULTIPLY = UINT64_C(6364136223846793005), FINISH = UINT64_C(0xFF51AFD7ED558CCD);
 
 static inline uint64_t mixed(uint64_t hash) { return (hash ^ hash >> 33) * FINISH; }

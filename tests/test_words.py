@@ -71,6 +71,9 @@ def test_words_of_plain_texts_are_those_of_the_library(texts: list[str]):
     assert found.counts.tolist() == [count_words(text) for text in texts]
 
 
+KINDS = [b"a0<", b"9.", b"a"]
+
+
 @settings(max_examples=150, deadline=None)
 @given(MANY, MANY, st.integers(0, 3), st.integers(1, 40))
 def test_counts_of_a_column_are_those_of_each_text(more, texts, skipped, size):
@@ -81,10 +84,14 @@ def test_counts_of_a_column_are_those_of_each_text(more, texts, skipped, size):
     try:
         assert word_counts(column).tolist() == [count_words(text) for text in said]
         codes = fold_codes(column)
-        held = [counts_of(piece, b"a0<") for piece in pieces(column)]
+        held = [counts_of(piece, KINDS) for piece in pieces(column)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bounds, "library", lambda: None)
+            held += [counts_of(piece, KINDS) for piece in pieces(column)]
     finally:
         bounds.PIECE = pieces_before
-    assert np.concatenate([[], *held]).tolist() == [sum(map(text.count, "a0<")) for text in said]
+    counts = [[sum(map(text.count, kind.decode())) for kind in KINDS] for text in said]
+    assert np.concatenate([np.zeros((0, 3)), *held]).tolist() == 2 * counts
     folds = [normalised(text) for text in said]
     for place, code in enumerate(codes.tolist()):
         assert [folds[place] == fold for fold in folds] == (codes == code).tolist()
