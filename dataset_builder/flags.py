@@ -10,8 +10,9 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -154,12 +155,17 @@ def look_ahead(heads: Sequence[str], langs: Sequence[str | None]) -> None:
     if len(new) < LEAST or len(new) > REMEMBERED or processors() < 2:
         return
 
-    def ask() -> dict[bytes, bool]:
-        return dict(zip(new, are_others(list(new.values())), strict=True))
+    asked: Future[dict[bytes, bool]] = Future()
 
-    asking = ThreadPoolExecutor(1)
-    _ASKED.append(asking.submit(ask))
-    asking.shutdown(wait=False)
+    def ask() -> None:
+        try:
+            asked.set_result(dict(zip(new, are_others(list(new.values())), strict=True)))
+        except Exception as error:  # noqa: BLE001  who waits for the answer must go on
+            asked.set_exception(OSError(str(error)))
+
+    _ASKED.append(asked)
+    # No executor's, which whoever ends would wait for.
+    Thread(target=ask, daemon=True).start()
 
 
 def _are_other(

@@ -4,6 +4,7 @@ Run as a program it answers on its output what it is asked on its input: the mod
 lock, so that only another process finds it beside other work. It imports little, to be there soon.
 """
 
+import atexit
 import json
 import os
 import subprocess
@@ -63,16 +64,20 @@ def are_others(pairs: Sequence[tuple[str, str | None]]) -> list[bool]:
     """
     package = str(Path(__file__).parent.parent)
     command = [sys.executable, "-m", "dataset_builder.languages"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": package},
+    ) as process:
+        # Who ends early waits for no answer.
+        atexit.register(process.kill)
+        told, _ = process.communicate(json.dumps(pairs).encode())
+        atexit.unregister(process.kill)
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(pairs).encode(),
-            capture_output=True,
-            check=True,
-            env=os.environ | {"PYTHONPATH": package},
-        )
-        found = json.loads(done.stdout)
-    except (subprocess.SubprocessError, ValueError) as error:
+        found = json.loads(told)
+    except ValueError as error:
         raise OSError("no answer") from error
     return [bool(each) for each in found]
 

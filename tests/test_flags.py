@@ -1,6 +1,10 @@
 """Flags: what they find, and above all what they leave alone."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -224,3 +228,25 @@ def test_a_first_look_in_doubt_ends_it_and_changes_next_to_nothing():
     # Of 74,000 real messages one flag went: an English list, which the model took for Azeri.
     nonsense = "Kazix wor sindra thoel, brenim ocla vunth esti gorma plend."
     assert other_language(nonsense * 4, "en") is None
+
+
+def test_who_ends_early_waits_for_no_language(tmp_path):
+    """Another process that would take a minute goes with the one that asked."""
+    pid = tmp_path / "pid"
+    code = f"""
+import pathlib, sys, time
+from dataset_builder import flags
+sys.executable = {str(tmp_path / "slow")!r}
+flags.LEAST, flags.processors = 1, lambda: 2
+flags.look_ahead(["one"], ["en"])
+while not pathlib.Path({str(pid)!r}).exists():
+    time.sleep(0.01)
+"""
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60\n")
+    slow.chmod(0o700)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
+    assert time.monotonic() - began < 40
+    status = Path(f"/proc/{pid.read_text().strip()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
