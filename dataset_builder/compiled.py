@@ -121,6 +121,8 @@ def _compiled(folder: Path) -> ctypes.CDLL:
     if command is None:
         raise subprocess.SubprocessError("no C compiler")
     folder.mkdir(0o700, parents=True, exist_ok=True)
+    if folder not in _folders():
+        raise PermissionError(f"{folder}: another made it meanwhile")
     handle, temporary = tempfile.mkstemp(".tmp", f"{_name()}.", folder)
     os.close(handle)
     try:

@@ -270,6 +270,17 @@ def test_what_others_may_write_is_never_loaded(tmp_path, monkeypatch):
     assert ours not in compiled._folders()
 
 
+def test_what_another_made_meanwhile_is_not_compiled_into(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ours = tmp_path / "treetune"
+    assert ours in compiled._folders()
+    ours.mkdir()
+    ours.chmod(0o777)
+    with pytest.raises(PermissionError):
+        compiled._compiled(ours)
+    assert not list(ours.iterdir())
+
+
 def test_a_user_without_a_home_has_no_caches(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
