@@ -5,9 +5,9 @@ Variants know no tokenizer. A run applies this before its first step and stores 
 nothing is cut later.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -51,23 +51,39 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     padding_share: float = 0.0
 
 
+class Encoded(NamedTuple):
+    """The token ids of each row's prompt and of its answer, whole."""
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+
+
+def encode_rows(rows: Sequence[dict[str, Any]], template: Template, tokenizer: Any) -> Encoded:
+    """Rows of the table `examples` as token ids, however long."""
+    return Encoded(
+        encode_prompts(template, tokenizer, (row["prompt"] for row in rows)),
+        encode_completions(template, tokenizer, (row["completion"] for row in rows)),
+    )
+
+
 def fit_rows(
     rows: Iterable[dict[str, Any]],
     template: Template,
     tokenizer: Any,
     length: int,
     overflow: Overflow,
+    encoded: Encoded | None = None,
 ) -> tuple[list[FittedRow], Fit]:
     """Rows of the table `examples` as token ids of at most `length`, and the account of it.
 
     `drop` drops what is too long, `last_turns` first leaves out the earliest turns, `cut` cuts the
     answer's end as TRL does, `cut_keep_end` cuts it but keeps end-of-text, `refuse` raises
     InputError at the first row that is too long. A row whose prompt leaves no room for an answer is
-    dropped by every policy but `refuse`.
+    dropped by every policy but `refuse`. `encoded` is what `encode_rows` makes of the rows, for
+    who asks about several policies.
     """
     rows = list(rows)
-    prompts = encode_prompts(template, tokenizer, (row["prompt"] for row in rows))
-    answers = encode_completions(template, tokenizer, (row["completion"] for row in rows))
+    prompts, answers = encoded or encode_rows(rows, template, tokenizer)
     fitted: list[FittedRow] = []
     counts = dict.fromkeys(("cut", "shortened", "end_lost", "too_long", "prompt_too_long"), 0)
     dropped: list[str] = []

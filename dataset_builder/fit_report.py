@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dataset_builder.fit import Fit, Overflow, fit_rows
+from dataset_builder.fit import Fit, Overflow, encode_rows, fit_rows
 from dataset_builder.printable import printable
 from dataset_builder.template import Template, end_id
 from dataset_builder.tokenizer import open_tokenizer
@@ -34,7 +34,11 @@ def fits(
     rows: list[dict[str, Any]], template: Template, tokenizer: Any, length: int
 ) -> dict[str, Fit]:
     """What each policy would make of `rows` of the table `examples`, by its name."""
-    return {policy: fit_rows(rows, template, tokenizer, length, policy)[1] for policy in POLICIES}
+    encoded = encode_rows(rows, template, tokenizer)
+    return {
+        policy: fit_rows(rows, template, tokenizer, length, policy, encoded)[1]
+        for policy in POLICIES
+    }
 
 
 def fit_table(found: Mapping[str, Mapping[str, Fit]], tokenizer: str) -> Group:
@@ -49,7 +53,10 @@ def fit_table(found: Mapping[str, Mapping[str, Fit]], tokenizer: str) -> Group:
         for label, cells in _by_policy(by_policy).items():
             table.add_row(label, *cells)
         parts += [Text.assemble((printable(variant), "bold"), _met(fit)), table, ""]
-    note = f"Tokenizer {printable(tokenizer)}. A report only: a run applies its preset's policy."
+    note = (
+        f"Tokenizer {printable(tokenizer)}. A report only: a run applies its preset's policy. "
+        "The policy refuse takes a variant only where no row is too long."
+    )
     return Group(*parts, Text(note, style="dim"), "")
 
 

@@ -1,5 +1,6 @@
 """What stands in source.json and manifest.json: values only, read by every package."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,12 @@ def find_variant(name: str) -> tuple[Path, Manifest]:
         if (directory / "manifest.json").is_file():
             return directory, read_json(directory / "manifest.json", Manifest)
     known = sorted(path.stem for path in folder.glob("*.json"))
+    near = difflib.get_close_matches(name, known, n=1)
     raise InputError(
         f"no variant `{name}` has been built",
-        f"built: {', '.join(known)}; or type `just build-data {name}`"
+        f"did you mean `{near[0]}`? If not, type `just build-data {name}`"
+        if near
+        else f"built: {', '.join(known)}; or type `just build-data {name}`"
         if known
         else f"type `just build-data {name}`",
     )

@@ -6,6 +6,7 @@ the same one.
 
 import difflib
 import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -65,7 +66,7 @@ def parse_settings(table: dict[str, Any], struct: type[Settings], where: str) ->
     try:
         return msgspec.convert(table, struct)
     except msgspec.ValidationError as error:
-        raise _explained(error, struct, where) from error
+        raise _explained(error, struct, where, table) from error
 
 
 def settings_digest(settings: msgspec.Struct) -> str:
@@ -83,7 +84,9 @@ def as_stored(settings: msgspec.Struct) -> dict[str, Any]:
     return stored
 
 
-def _explained(error: msgspec.ValidationError, struct: type, where: str) -> InputError:
+def _explained(
+    error: msgspec.ValidationError, struct: type, where: str, table: dict[str, Any]
+) -> InputError:
     text = str(error)
     inside = re.search(r" - at `\$\.?([^`]*)`$", text)
     place = inside.group(1) if inside else ""
@@ -105,15 +108,36 @@ def _explained(error: msgspec.ValidationError, struct: type, where: str) -> Inpu
         choices = _choices(struct, place)
         hint = _near(value.group(1), choices) or f"known values: {', '.join(choices)}"
         return InputError(f"{where}: `{place}`: unknown value `{value.group(1)}`", hint)
+    given = _given(table, place)
+    if re.search(r" [<>]=? \S+$", found) and isinstance(given, int | float):
+        found = f"{found}, got {given}"
     return InputError(
-        f"{where}: `{place}`: {found}" if place else f"{where}: {found}", _near_value(found)
+        f"{where}: `{place}`: {found}" if place else f"{where}: {found}", _near_value(found, given)
     )
 
 
-def _near_value(found: str) -> str | None:
-    return (
-        "numbers, lists and true or false stand without quotes" if ", got `str`" in found else None
-    )
+def _near_value(found: str, given: Any) -> str | None:
+    """What to write for `given`, of which msgspec says `found`."""
+    if ", got `str`" in found:
+        if "`array" in found:
+            return f"a list stands in brackets: [{json.dumps(given, ensure_ascii=False)}]"
+        return "numbers, lists and true or false stand without quotes"
+    bound = re.search(r"([<>]=?) (\S+), got", found)
+    if bound:
+        ends = {">=": "the least is", "<=": "the most is", ">": "more than", "<": "less than"}
+        return f"{ends[bound.group(1)]} {bound.group(2)}"
+    return None
+
+
+def _given(table: dict[str, Any], place: str) -> Any:
+    """What stands at the dotted `place`; None where nothing does."""
+    found: Any = table
+    for part in re.findall(r"[^.\[\]]+", place):
+        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def _keys(struct: type, place: str) -> list[str]:

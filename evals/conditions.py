@@ -40,6 +40,7 @@ def warnings(
     return [
         *_unlike(trained),
         *_sizes(trained),
+        *_short_controls(trained),
         *_other_settings(trained),
         *_fits(trained),
         *_seeds(trained),
@@ -96,6 +97,19 @@ def _sizes(arms: Sequence[LoadedArm]) -> Iterator[str]:
             f"the variants differ in size and no control is among them: {_each(told)} rows; "
             "a difference may be one of size"
         )
+
+
+def _short_controls(arms: Sequence[LoadedArm]) -> Iterator[str]:
+    """A line for each control whose training rows lack some of what it is to match."""
+    for arm in arms:
+        control = _control(arm)
+        notes = arm.runs[0].manifest.notes.get("control", {})
+        lacking = notes.get("train", {}).get("short", 0)
+        if control and lacking:
+            yield (
+                f"the control `{arm.label}` falls short of `{control['of']}` by {lacking:.1%} of "
+                f"its {control['match']}: it matches it no further"
+            )
 
 
 def _controls(arm: LoadedArm, other: LoadedArm) -> bool:

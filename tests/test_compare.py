@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -234,6 +235,19 @@ def test_what_a_control_matches_is_told_by_its_name_and_not_key_by_key():
         "recipe control.of": {"full": None, "random": "full"},
         "recipe control.match": {"full": None, "random": "rows"},
     }
+
+
+def test_a_control_that_falls_short_is_doubted():
+    inside = {"of": "full", "match": "words", "recipe": manifest_of("full").recipe}
+    whole = manifest_of("random", control=inside)
+    full = arm("full", pattern(60, 2))
+    for lacking, told in ((0.0, False), (0.05, True)):
+        notes = {"control": {"train": {"short": lacking}, "validation": {"short": 0.5}}}
+        manifest = msgspec.structs.replace(whole, name=f"random{told}", notes=notes)
+        control = arm(f"random{told}", pattern(60, 3), manifest=manifest)
+        found, _ = read(compare([full, control], None))
+        line = "falls short of `full` by 5.0% of its words"
+        assert any(line in each for each in found.warnings) is told
 
 
 def test_prompts_of_one_tree_are_one_cluster():

@@ -313,7 +313,10 @@ def test_the_command_prints_tables_or_json_or_the_path_of_a_page(builds, capsys)
 
 def test_a_variant_that_was_never_built_is_an_input_error(builds, capsys):
     assert diff_command("ranked", "none") == 2
-    assert "no variant `none` has been built" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no variant `none` has been built\nhint: built: " in told
+    assert diff_command("ranked", "shrot") == 2
+    assert "hint: did you mean `short`?" in capsys.readouterr().err
 
 
 @pytest.mark.browser

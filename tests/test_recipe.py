@@ -314,8 +314,18 @@ def test_the_recipes_that_ship_load_and_those_of_answers_are_built_where_none_is
         ),
         (
             "[cap]\nconcise_share = 1.5",
-            "mine.toml: `cap.concise_share`: expected `float` <= 1.0",
-            None,
+            "mine.toml: `cap.concise_share`: expected `float` <= 1.0, got 1.5",
+            "the most is 1.0",
+        ),
+        (
+            "[keep]\nturns = [0, 2]",
+            "mine.toml: `keep.turns[0]`: expected `int` >= 1, got 0",
+            "the least is 1",
+        ),
+        (
+            '[keep]\nlanguages = "en"',
+            "mine.toml: `keep.languages`: expected `array | null`, got `str`",
+            'a list stands in brackets: ["en"]',
         ),
         (
             '[keep]\npaths = "leafs"',
