@@ -105,7 +105,8 @@ def _evaluate_harness(
     dry_run: bool,
 ) -> None:
     from dataset_builder.errors import InputError
-    from evals.harness import evaluate_harness, load_tasks, plan_harness
+    from evals.harness import evaluate_harness, plan_harness
+    from evals.harness_tasks import load_tasks
     from evals.progress import Display
     from evals.summary import harness_table
     from finetune.progress import without_known_noise

@@ -11,16 +11,12 @@ answers.
 A local task file may name functions of the folder that it lies in: that code is run.
 """
 
-import difflib
 import hashlib
 import json
-import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from numbers import Real
 from pathlib import Path
@@ -29,127 +25,13 @@ from typing import Any
 import msgspec
 
 from dataset_builder.artifacts import building, write_json
-from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of, write_table
+from evals.harness_tasks import HarnessTask, quiet, task_manager
 from evals.plan import Planned, Watcher, base_evaluation, planned_runs
 from evals.prompts import Prompt, contaminated
 from evals.tables import GENERATIONS, SCORES, Evaluation
 
 SAMPLES = "samples.jsonl"
-LOG = logging.getLogger("lm_eval")
-
-
-@dataclass(frozen=True)
-class HarnessTask:
-    """A task, or a group of them, with what it will ask."""
-
-    spec: str  # as the harness knows it: a name, or a file
-    label: str  # what the evaluation is called
-    include: Path | None  # of a local file: where its functions lie
-    tasks: dict[str, Any]  # the harness's own, by name
-    is_templated: bool
-    digest: str  # of what is asked and how it is scored; not of who answers
-    limit: int | None  # of samples, where not all are asked
-
-
-def load_tasks(names: Sequence[str], limit: int | None, watcher: Watcher) -> list[HarnessTask]:
-    """The tasks of these names, or in these YAML files, with their data.
-
-    Raises InputError where a task is unknown, or its data or a package it needs is not here.
-    """
-    found = []
-    with _quiet():
-        for name in names:
-            is_file = name.endswith((".yaml", ".yml"))
-            if is_file and not Path(name).is_file():
-                raise InputError(f"task file `{name}` does not exist")
-            manager = _manager(Path(name).parent if is_file else None)
-            if not is_file and name not in manager.task_index:
-                near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-                hint = f"did you mean {' or '.join(f'`{each}`' for each in near)}?"
-                raise InputError(
-                    f"lm-evaluation-harness knows no task `{name}`",
-                    hint if near else "`lm_eval ls tasks` lists them; a local one is a YAML file",
-                )
-            found.append(_loaded(manager, name, is_file, limit))
-    twice = [label for label, n in Counter(each.label for each in found).items() if n > 1]
-    if twice:
-        raise InputError(f"task `{twice[0]}` was named twice", "name each once")
-    return found
-
-
-@lru_cache(maxsize=4)
-def _manager(folder: Path | None) -> Any:
-    """What knows the harness's own tasks, or those of a folder: listing all takes seconds."""
-    from lm_eval.tasks import TaskManager
-
-    if folder is None:
-        return TaskManager()
-    return TaskManager(include_path=str(folder), include_defaults=False)
-
-
-def _loaded(manager: Any, name: str, is_file: bool, limit: int | None) -> HarnessTask:
-    try:
-        tasks = manager.load([name])["tasks"]
-        asked = {each: _docs(task, limit) for each, task in tasks.items()}
-    except ImportError as error:
-        missing = getattr(error, "name", None)
-        raise InputError(
-            f"task `{name}` needs {f'the package `{missing}`' if missing else 'more'}: "
-            f"{_first_line(error)}",
-            "install it beside lm-eval; of IFEval: `lm_eval[ifeval]`",
-        ) from error
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
-        hint = (
-            "its YAML must name a task and data that are here"
-            if is_file
-            else "run it once with a network and without HF_HUB_OFFLINE, or give a local task file"
-        )
-        raise InputError(
-            f"task `{name}`: its data is not on this machine and could not be fetched: "
-            f"{_first_line(error)}",
-            hint,
-        ) from error
-    if not tasks or not any(asked.values()):
-        raise InputError(f"task `{name}` asks nothing", "its test split is empty")
-    kinds = {task.OUTPUT_TYPE for task in tasks.values()}
-    return HarnessTask(
-        spec=name,
-        label=Path(name).stem if is_file else name,
-        include=Path(name).parent if is_file else None,
-        tasks=tasks,
-        is_templated=kinds == {"generate_until"},
-        digest=_digest(tasks, asked, Path(name).parent if is_file else None),
-        limit=limit,
-    )
-
-
-def _docs(task: Any, limit: int | None) -> list[Any]:
-    docs = task.eval_docs
-    return [docs[place] for place in range(min(len(docs), limit or len(docs)))]
-
-
-def _digest(
-    tasks: Mapping[str, Any], asked: Mapping[str, Sequence[Any]], folder: Path | None
-) -> str:
-    """The sha256 of what is asked and how it is scored: tasks with versions and settings, every
-    document, and of a local task the code beside it."""
-    digest = hashlib.sha256()
-    for name in sorted(tasks):
-        config = tasks[name].config
-        settings = [
-            name,
-            str(tasks[name].VERSION),
-            config.num_fewshot,
-            config.output_type,
-            config.doc_to_text if isinstance(config.doc_to_text, str) else None,
-            config.generation_kwargs,
-            [str(metric.get("metric")) for metric in config.metric_list or []],
-        ]
-        digest.update(json.dumps([settings, list(asked[name])], default=str).encode())
-    for path in sorted(folder.glob("*.py")) if folder else []:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def plan_harness(
@@ -246,12 +128,12 @@ def _run(
 
     from evals.harness_model import run_model
 
-    with _quiet():
+    with quiet():
         model = run_model(model, tokenizer, each.template, rows or 8, task.is_templated)
         found = simple_evaluate(
             model=model,
             tasks=[task.spec],
-            task_manager=_manager(task.include),
+            task_manager=task_manager(task.include),
             limit=task.limit,
             apply_chat_template=task.is_templated,
             bootstrap_iters=0,
@@ -452,18 +334,3 @@ def _plain(value: Any) -> Any:
     return msgspec.json.decode(
         json.dumps(value, default=lambda each: each.item() if hasattr(each, "item") else str(each))
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the harness's log of what it is about to do; its warnings stay."""
-    level = LOG.level
-    LOG.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        LOG.setLevel(level)

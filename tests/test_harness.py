@@ -17,10 +17,10 @@ from evals.harness import (
     SAMPLES,
     directions,
     evaluate_harness,
-    load_tasks,
     plan_harness,
     score_rows,
 )
+from evals.harness_tasks import load_tasks
 from evals.plan import Silent, plan, suite_questions
 from evals.tables import COMPARISON, GENERATIONS, SCORES, Comparison, Evaluation
 from evals.task_folder import PROMPTS, write_task_folder
