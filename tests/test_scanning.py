@@ -91,7 +91,8 @@ edits = st.lists(
 @given(st.lists(st.tuples(st.sampled_from(WHOLE), edits), min_size=1, max_size=6))
 def test_lines_with_any_fault_are_read_as_each_on_its_own(tmp_path, parts):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\n".join(edited(row, changes) for row, changes in parts))
+    # Behind a blank line: at the start of a file, some edits make it gzip.
+    path.write_bytes(b"\n" + b"\n".join(edited(row, changes) for row, changes in parts))
     assert_same(*ways(path))
 
 
@@ -247,12 +248,12 @@ def test_a_compiler_that_fails_costs_nothing_but_speed(tmp_path, anew, steps):
 
 
 def test_a_compiler_that_hangs_is_stopped_with_all_that_it_started(tmp_path, monkeypatch, anew):
-    monkeypatch.setattr(compiled, "_SECONDS", 0.5)
+    monkeypatch.setattr(compiled, "_SECONDS", 2)
     pid = tmp_path / "pid"
     cc = script(tmp_path / "cc", f"sleep 60 & echo $! > {pid}", "wait")
     began = time.monotonic()
     assert anew(tmp_path / "one", tmp_path / "two", cc=cc) is None
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50
     status = Path(f"/proc/{pid.read_text().strip()}/stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"
 
