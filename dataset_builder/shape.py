@@ -142,8 +142,11 @@ def stated_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
 
 def kept_limit(thread_id: str, reply_words: int, shape: Shape) -> int | None:
     """The limit that the row would state, in words, however long the reply; None where it keeps
-    none of the shape's.
+    none of the shape's. A reply without a word, a drawing for one, keeps no limit: to evaluation
+    such an answer breaks every one.
     """
+    if not reply_words:
+        return None
     if shape.limit_from == "list":
         return min((limit for limit in shape.limits if limit >= reply_words), default=None)
     return limit_above(thread_id, reply_words, shape)
@@ -157,7 +160,7 @@ def limit_above(thread_id: str, reply_words: int, shape: Shape) -> int:
     if shape.limit_from == "slack":
         low, high = shape.slack
         factor = low + (high - low) * hash_share("slack of a limit", thread_id)
-    # At least ten: a reply without a word has no other limit.
+    # At least ten: the best reply to a prompt may have no word.
     return max(10, math.ceil(reply_words * factor / 10) * 10)
 
 

@@ -214,7 +214,7 @@ shapes = st.builds(
 def test_no_stated_limit_is_one_that_the_reply_breaks(thread_id, reply_words, shape):
     limit = stated_limit(thread_id, reply_words, shape)
     assert limit is None or limit >= reply_words
-    assert limit is None or reply_words <= 100
+    assert limit is None or 1 <= reply_words <= 100
 
 
 @given(ids, st.integers(1, 100), shapes)
