@@ -161,11 +161,16 @@ def _evaluations(arms: Sequence[LoadedArm]) -> Iterator[str]:
         found = {name for each in arm.seeds for name in each.evaluation.contaminated}
         if found:
             yield f"{len(found)} prompts stand in the training rows of `{arm.label}`: left out"
-        if any("contamination" in each.evaluation.notes for each in arm.seeds):
-            yield f"whether `{arm.label}` trained on the prompts is unknown"
         cut = sum(sum(each.evaluation.unscored.values()) for each in arm.seeds)
         if cut:
             yield f"{cut} scores of `{arm.label}` could not be had"
+    unknown = [
+        f"`{arm.label}`"
+        for arm in arms
+        if any("contamination" in each.evaluation.notes for each in arm.seeds)
+    ]
+    if unknown:
+        yield f"whether the prompts were trained on is unknown of {', '.join(unknown)}"
     for key in ("precision", "quantization"):
         made_here = [arm for arm in arms if not arm.is_imported]
         values = {str(each.evaluation.settings.get(key)) for arm in made_here for each in arm.seeds}

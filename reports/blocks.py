@@ -16,7 +16,8 @@ from typing import Any
 
 from dataset_builder.artifacts import hash_order
 from dataset_builder.printable import printable
-from reports.answers import Answer, Asked, Question
+from evals.arms import BASE
+from reports.answers import HUMAN, Answer, Asked, Question
 
 # Small enough to unpack between two frames, large enough that deflate forgets nothing at the seams.
 PER_BLOCK = 100
@@ -60,7 +61,7 @@ def pack(
     know of each.
 
     Texts are left out where all would take more than `room`, in the order of a hash; those of
-    prompts on which the answerers differ in keeping a limit are the last to go.
+    prompts on which the arms differ in keeping a limit (as most answers of each do) go last.
     """
     slots = _slots(questions, list(answerers))
     index = _deflated(_index(questions, limits, answerers, slots))
@@ -218,11 +219,17 @@ def _in_order(questions: Sequence[Question]) -> list[tuple[int, int | None]]:
     for place, question in enumerate(questions):
         for limit, asked in question.asked.items():
             broken = {
-                name in asked.violators for name in asked.answers if name not in ("base", "human")
+                2 * sum(map(_breaks, answers)) > len(answers)
+                for name, answers in asked.answers.items()
+                if limit is not None and name not in (BASE, HUMAN)
             }
             key = hash_order("page", f"{question.prompt_id} {limit}")
             units.append((len(broken) < 2, key, (place, limit)))
     return [unit for *_, unit in sorted(units, key=lambda each: each[:2])]
+
+
+def _breaks(answer: Answer) -> bool:
+    return answer.excess > 0 or answer.is_empty
 
 
 def _asked(questions: Sequence[Question], unit: tuple[int, int | None]) -> Asked:

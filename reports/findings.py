@@ -1,6 +1,7 @@
 """One comparison with all that a report shows of it, read from its files and nothing else."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -231,6 +232,14 @@ def headlines_of(comparison: Comparison) -> list[Headline]:
         Headline(arm, f"{verdict}." if because else verdict, because[:1].upper() + because[1:])
         for arm, (verdict, _, because) in parts.items()
     ]
+
+
+def reasons(said: Sequence[Headline]) -> list[tuple[list[Headline], str]]:
+    """What verdicts rest on, each reason once with those that it is the reason of."""
+    shared: dict[str, list[Headline]] = {}
+    for each in said:
+        shared.setdefault(each.because, []).append(each)
+    return [(each, because) for because, each in shared.items()]
 
 
 def trivial_answerers(findings: Findings) -> list[str]:

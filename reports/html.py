@@ -38,6 +38,7 @@ from reports.findings import (
     mean,
     median_words,
     prompts_compared,
+    reasons,
     stopped_share,
     trivial_answerers,
     verdict,
@@ -111,6 +112,7 @@ def comparison_page(findings: Findings, blocks: Blocks | None = None) -> str:
             forests=[forest(metric, findings.effects) for metric in shown_metrics],
             cards=_cards(findings),
             headlines=headlines(findings),
+            reasons=reasons(headlines(findings)),
             headline=findings.comparison.notes.get("headline", ["violation"]),
             violation=METRICS["violation"],
             stated=limits_stated(findings.comparison),
@@ -187,8 +189,8 @@ def content_policy(script: str) -> str:
 
 
 def ticked(text: str) -> Markup:
-    """`text` escaped, with what stands between backticks as code."""
-    parts = re.split(r"`([^`]*)`", printable(text))
+    """`text` escaped, with what stands between backticks as code; a number keeps its per cent."""
+    parts = re.split(r"`([^`]*)`", printable(text).replace(" %", "\N{NO-BREAK SPACE}%"))
     return Markup().join(
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
         for place, part in enumerate(parts)

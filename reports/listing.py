@@ -5,6 +5,7 @@ terminal.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,9 @@ from reports.figures import NOTHING, count, percent
 from reports.text_tables import LINES, shown
 
 Record = TypeVar("Record", bound=msgspec.Struct)
+
+# Answers to no suite of ours: listed once, as imported answers.
+IMPORTED_ALONE = "imported"
 
 # One line of a table; its first cell is the name by which commands take it.
 Row = tuple[str, ...]
@@ -54,7 +58,7 @@ RUNS = Kind(
 )
 IMPORTED = Kind(
     "Imported answers",
-    ("name", "model", "answers", "prompts", "refused", "imported"),
+    ("name", "answers", "prompts", "refused"),
     ("answers", "prompts", "refused"),
     "just import-generations FILE",
 )
@@ -164,17 +168,21 @@ def _runs(root: Path, unreadable: list[str]) -> list[Row]:
 
 
 def _imported(root: Path, unreadable: list[str]) -> list[Row]:
-    return [
-        (
-            source.name,
-            source.model,
-            count(source.answers),
-            count(source.prompts),
-            count(sum(source.refused.values()) + source.unasked),
-            moment(source.imported),
-        )
-        for _, source in _records(root, "imported/*/source.json", Imported, unreadable)
-    ]
+    """Every arm of a model below a line with its name, as an arm's own leaves no room beside it."""
+    found = [source for _, source in _records(root, "imported/*/source.json", Imported, unreadable)]
+    lines: list[Row] = []
+    for model, sources in groupby(found, lambda source: source.model):
+        lines.append((model, "", "", ""))
+        lines += [
+            (
+                f"  {source.name}",
+                count(source.answers),
+                count(source.prompts),
+                count(sum(source.refused.values()) + source.unasked),
+            )
+            for source in sources
+        ]
+    return lines
 
 
 def _evaluations(root: Path, unreadable: list[str]) -> list[Row]:
@@ -187,6 +195,7 @@ def _evaluations(root: Path, unreadable: list[str]) -> list[Row]:
                 "imported/*/evals/*/eval.json",
             )
             for path, evaluation in _records(root, pattern, Evaluation, unreadable)
+            if evaluation.suite_name != IMPORTED_ALONE
         ]
     )
 

@@ -18,7 +18,9 @@ from reports.findings import ArmFindings, Findings, found, limits_stated, median
 from reports.training import Step, read_training
 
 # In the order of the arms; more arms than these begin again, as letters.
-MARKS = "●■▲◆○□△◇"
+# The first four and the base's are the page's too.
+MARKS = "■●◆▲○◇△"
+BASE_MARK = "□"
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 LIMIT = "·"
 
@@ -127,7 +129,10 @@ def drawn(
     if reference:
         figure.draw(_signal(figure, reference.points, LIMIT, None).lines(True))
     shown = [line for line in lines if line.points]
-    marks = {line.name: _mark(place) for place, line in enumerate(lines)}
+    marks = {
+        line.name: BASE_MARK if line.name == TRIVIAL["base"] else _mark(place)
+        for place, line in enumerate(lines)
+    }
     colours = {line.name: COLOURS[place % len(COLOURS)] for place, line in enumerate(lines)}
     for line in shown:
         figure.draw(_signal(figure, line.points, "braille", colours[line.name]).lines(True))

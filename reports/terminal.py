@@ -16,7 +16,7 @@ from evals.arms import BASE
 from reports import figures
 from reports.answers import Answer
 from reports.figures import METRICS
-from reports.findings import Findings, doubts, headlines, limits_stated
+from reports.findings import Findings, doubts, headlines, limits_stated, reasons
 from reports.plots import limit_curve, loss_plot
 from reports.rows import metric_places
 from reports.text_tables import (
@@ -52,9 +52,11 @@ def comparison_report(findings: Findings) -> RenderableType:
 
 
 def verdict_parts(findings: Findings) -> Iterable[RenderableType]:
-    """What is said of each arm: the verdict, then what it rests on."""
-    for said in headlines(findings):
-        yield Text.assemble(shown(said.verdict, "bold"), " ", shown(said.because))
+    """What is said of each arm: the verdict, then what it rests on; a reason of several, once."""
+    for group, because in reasons(headlines(findings)):
+        for said in group[:-1]:
+            yield shown(said.verdict, "bold")
+        yield Text.assemble(shown(group[-1].verdict, "bold"), " ", shown(because))
         yield Text()
 
 

@@ -110,6 +110,30 @@ def test_what_does_not_fit_is_left_out_counted_and_unchanged_first(room: int):
         assert not any(changed) or all(gone for n, gone in enumerate(missing) if n % 5)
 
 
+def test_an_arm_of_several_seeds_keeps_a_limit_as_most_of_its_answers_do():
+    """What the page calls changed is kept, not what a single seed broke."""
+
+    def texts(number: int, words: tuple[int, ...]) -> list[str]:
+        return [" ".join(f"{hash((number, n, w)):x}" for w in range(n)) for n in words]
+
+    questions = [
+        question(
+            n,
+            (9,),
+            {
+                "full": texts(n, (20, 20, 20) if n % 5 == 0 else (20, 8, 8)),
+                "best": texts(n, (20, 8, 8) if n % 5 == 0 else (8, 8, 8)),
+            },
+        )
+        for n in range(50)
+    ]
+    whole = pack(questions, (9,), SHOWN)
+    room = len(whole.index) + sum(map(len, whole.texts)) * 2 // 3
+    kept = [LEFT_OUT not in row[3] for row in rows(pack(questions, (9,), SHOWN, room))]
+    assert all(kept[::5])
+    assert not all(kept)
+
+
 def test_what_a_prompt_hides_is_shown_in_the_list_too():
     hidden = Question("p\x00", "a\u202eb", "e\x1bn", "x\u2066" + "y" * 500, {None: Asked(None, {})})
     index = unpack(pack([hidden], (None,), SHOWN).index)

@@ -329,6 +329,13 @@ def test_the_page_is_no_wider_than_its_window(tab: Tab, report: Path, hostile: P
         assert tab.run("document.documentElement.scrollWidth") <= width
 
 
+def test_no_column_of_the_table_is_out_of_sight_on_a_desktop(tab: Tab, wide: Path):
+    """The last one decides, and a reader does not look for what is to be scrolled to."""
+    opened(tab, wide, 1280)
+    table = "document.querySelector('.scroll:has(.numbers)')"
+    assert tab.run(f"{table}.scrollWidth - {table}.clientWidth") == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_what_is_behind_it(tab: Tab, report: Path, scheme: str):
     """Contrast of at least 4.5 by WCAG 2.2, for every element that holds text of its own."""

@@ -249,8 +249,9 @@ def test_a_comparison_without_limits_makes_a_page(tmp_path: Path):
     world = World([Asked("Why?", None, ("Because.",))], (None,))
     directory = write_artifacts(tmp_path, world, lambda asked, *_: asked.answers[0])
     findings = read_findings(directory)
-    page = Page(comparison_page(dataclasses.replace(findings, effects=[])))
-    assert page.rows[0][2] == ["Because."]
+    text = comparison_page(dataclasses.replace(findings, effects=[]))
+    assert Page(text).rows[0][2] == ["Because."]
+    assert "the limit" not in text.partition('id="words"')[2].partition('id="table"')[0]
 
 
 def test_real_answers_make_a_page_of_a_size_that_can_be_sent(tmp_path: Path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dataset_builder.artifacts import read_json
+from dataset_builder.artifacts import artifacts_root, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import read_table
 from dataset_builder.wordings import state_limit
@@ -19,6 +19,8 @@ from evals.scorers import PLAIN
 from evals.tables import COMPARISON, GENERATIONS, SCORES, Evaluation
 from finetune.run import arm_of, find_runs
 from reports.__main__ import app as reports_app
+from reports.listing import listing
+from tests.golden import drawn
 from tests.real import real
 from tests.reports_fixture import PROMPTS, World, write_artifacts
 
@@ -307,8 +309,15 @@ def test_imported_answers_are_listed(tmp_path: Path, capsys: pytest.CaptureFixtu
     reports_app(["list"], result_action="return_value")
     said = capsys.readouterr().out
     assert "Imported answers" in said
-    assert "mine-" in said
-    assert "imported-5f54227b" in said
+    assert said.count("mine-") == 1
+    assert "none yet: type `just eval RUN`" in said
+
+
+def test_the_names_of_imported_answers_are_whole_at_eighty_columns(tmp_path: Path):
+    name = "oasst-rlhf-2-llama-30b-7k-steps-nucleus9"
+    _, [directory] = import_answers(write(tmp_path / "a.jsonl", *answered(2, 5)), name)
+    assert len(directory.name) > 48
+    assert f"  {directory.name} " in drawn(listing(artifacts_root()), 80)
 
 
 def test_the_record_of_an_imported_evaluation_says_what_is_not_known(tmp_path: Path):

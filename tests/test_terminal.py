@@ -59,7 +59,10 @@ def test_the_verdict_is_said_first(demo: Findings):
 def test_every_arm_has_its_verdict(wide: Findings):
     text = " ".join(drawn(comparison_report(wide), 80).split())
     for label in ("capped", "concise_best"):
-        assert f"Cannot tell `{label}` from `full`. 8 prompts show" in text
+        assert f"Cannot tell `{label}` from `full`." in text
+    # The reason of both, once.
+    assert "Cannot tell `concise_best` from `full`. 8 prompts show" in text
+    assert text.count("8 prompts show") == 1
 
 
 def test_without_colour_there_is_no_control_character(demo: Findings, monkeypatch):

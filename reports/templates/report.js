@@ -124,7 +124,7 @@
     matched.sort((a, b) => b.key - a.key || a.prompt - b.prompt);
     order = matched.map((each) => each.prompt);
     const missing = words && unpacked.filter(Boolean).length < blocks;
-    count.textContent = `${order.length.toLocaleString("en")} of ${plural(index.lead.length, "prompt")}${missing ? ", still searching" : ""}`;
+    count.textContent = `${order.length.toLocaleString("en")} of ${plural(index.lead.length, "prompt")}${missing ? ", still searching" : ""}${words && "partial" in viewer.dataset ? ", by the texts on this page" : ""}`;
     byId("nothing").hidden = order.length > 0;
     detail.hidden = !order.length;
     rows.style.height = `${order.length * rowHeight}px`;
