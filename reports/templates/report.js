@@ -37,8 +37,12 @@
   async function unpack(template) {
     const packed = template.content.textContent;
     const bytes = Uint8Array.fromBase64?.(packed) ?? Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
-    const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-    return new Response(plain).json();
+    // Written here, not read from a Blob, whose bytes would make a detour by another process.
+    const inflate = new DecompressionStream("deflate-raw");
+    const writer = inflate.writable.getWriter();
+    writer.write(bytes);
+    writer.close();
+    return new Response(inflate.readable).json();
   }
   const parsed = new Promise((resolve) => {
     if (document.readyState !== "loading") resolve();
