@@ -329,6 +329,15 @@ def test_the_page_is_no_wider_than_its_window(tab: Tab, report: Path, hostile: P
         assert tab.run("document.documentElement.scrollWidth") <= width
 
 
+def test_no_column_of_the_table_is_out_of_sight_on_a_desktop(tab: Tab, tmp_path: Path):
+    """The last one decides, and a reader does not look for what is to be scrolled to."""
+    world = World(PROMPTS, (20, 50, 100, 200, None))
+    write_report(read_findings(write_artifacts(tmp_path, world)), tmp_path / "report.html")
+    opened(tab, tmp_path / "report.html", 1024)
+    table = "document.querySelector('.scroll:has(.numbers)')"
+    assert tab.run(f"{table}.scrollWidth - {table}.clientWidth") == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_edges_of_controls_and_what_a_field_asks_for_can_be_seen(
     tab: Tab, report: Path, scheme: str
