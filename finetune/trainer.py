@@ -50,7 +50,7 @@ class PackedTrainer(SFTTrainer):
         return (loss, output) if return_outputs else loss
 
     def create_model_card(self, *arguments: Any, **named: Any) -> None:
-        """None at a checkpoint, where TRL would write one each time: the finished run has its own."""
+        """None at a checkpoint: the finished run has its own."""
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None are counted: the trainer would go through all weights at every step to do so."""
