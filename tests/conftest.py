@@ -30,6 +30,12 @@ def templates_are_compiled_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def everything_is_collected_at_the_end() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def libraries_are_no_garbage() -> None:
     """Torch and what comes with it are a million objects; every training looks through them all."""
