@@ -49,6 +49,9 @@ class PackedTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
+    def create_model_card(self, *arguments: Any, **named: Any) -> None:
+        """None at a checkpoint: the finished run has its own."""
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None are counted: the trainer would go through all weights at every step to do so."""
         return 0

@@ -113,6 +113,7 @@ class Tab:
         end = time.monotonic() + seconds
         while not self.run(f"Boolean({expression})"):
             assert time.monotonic() < end, f"still not: {expression}"
+            time.sleep(0.01)  # the page works on the same cores
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._left:

@@ -1,6 +1,43 @@
-"""Before torch is imported: one thread, as a tiny model only waits for a second one."""
+"""Before torch is imported: one thread, as a tiny model only waits for a second one.
 
+And what makes the suite cheaper without changing what any test sees.
+"""
+
+import functools
+import gc
 import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from jinja2 import Environment
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A busy machine is slow; that is no fault of what is tested.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates_are_compiled_once() -> Iterator[None]:
+    """PEFT compiles the Jinja template of a model card anew at every checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Environment, "compile", functools.lru_cache(64)(Environment.compile))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def everything_is_collected_at_the_end() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_are_no_garbage() -> None:
+    """Torch and what comes with it are a million objects; every training looks through them all."""
+    gc.collect()
+    gc.freeze()

@@ -87,7 +87,9 @@ keeps = st.builds(
     reply_words=st.none() | ranges(),
 )
 relaxed = settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

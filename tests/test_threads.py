@@ -129,16 +129,24 @@ def forests(draw):
     return rows
 
 
-any_forest = given(forests())
 relaxed = settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
 @relaxed
-@any_forest
-def test_threads_are_what_a_plain_walk_finds(tmp_path, rows):
+@given(forests())
+def test_threads_leaves_and_best_paths_are_those_of_plain_walks(tmp_path, rows):
     threads = threads_of(tmp_path, rows)
+    check_walk(threads, rows)
+    check_leaves(threads.values(), rows)
+    check_best_paths(threads.values(), rows)
+
+
+def check_walk(threads, rows):
+    """Each thread is what a plain walk finds."""
     paths = {path[-1]["message_id"]: path for path in walk(rows)}
     assert threads.keys() == paths.keys()
     for name, path in paths.items():
@@ -158,10 +166,8 @@ def test_threads_are_what_a_plain_walk_finds(tmp_path, rows):
         assert thread["worst_standing"] == (None if None in stands else max(stands))
 
 
-@relaxed
-@any_forest
-def test_leaves_are_those_of_open_assistants_loader(tmp_path, rows):
-    threads = threads_of(tmp_path, rows).values()
+def check_leaves(threads, rows):
+    """The leaves are those of Open Assistant's loader."""
     for synthetic in (False, True):
         ours = {
             row["thread_id"]
@@ -176,16 +182,15 @@ def test_leaves_are_those_of_open_assistants_loader(tmp_path, rows):
         assert ours - alone == theirs - alone
 
 
-@relaxed
-@any_forest
-def test_every_tree_has_its_one_best_path_or_none(tmp_path, rows):
-    threads = threads_of(tmp_path, rows).values()
+def check_best_paths(threads, rows):
+    """Every tree has its one best path, or none."""
     ours = {row["thread_id"] for row in threads if row["is_best_path"]}
     roots = [row for row in rows if row["parent_id"] is None]
     assert ours == {best_path(rows, root) for root in roots} - {None}
 
 
-@relaxed
+# Four tables an example, where the properties beside it make one.
+@settings(relaxed, max_examples=8)
 @given(forests(), st.randoms(use_true_random=False), st.sampled_from([0.0, 0.4]))
 def test_rows_in_any_order_and_files_in_any_order_make_the_same_tables(
     tmp_path, rows, random, held_out
