@@ -2,17 +2,14 @@
 justfile.
 """
 
-import importlib
-import io
+import json
 import os
 import re
 import subprocess
-from contextlib import redirect_stdout, suppress
+import sys
 from pathlib import Path
 
 import pytest
-
-from dataset_builder.command_line import run
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -36,22 +33,35 @@ PROGRAMS = {
 }
 
 
-def help_text(module: str, command: str) -> str:
+# One process for all of them, whose consoles are made as wide as the page; a command may end the
+# process after its help.
+HELP = """
+import importlib, json, sys
+from contextlib import suppress
+from dataset_builder.command_line import run
+for module, command in json.loads(sys.argv[1]):
     app = importlib.import_module(f"{module}.__main__").app
-    with redirect_stdout(io.StringIO()) as shown, pytest.MonkeyPatch.context() as patch:
-        for name, value in {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}.items():
-            patch.setenv(name, value)
-        # A command may end the process after its help.
-        with suppress(SystemExit):
-            run(app, [command, "--help"])
-    text = shown.getvalue().replace(f"Usage: {module} {command}", "Usage:")
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    with suppress(SystemExit):
+        run(app, [command, "--help"])
+    print("\\0")
+"""
 
 
 def reference() -> str:
+    shown = subprocess.run(
+        [sys.executable, "-c", HELP, json.dumps([*PROGRAMS.values()])],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     parts = ["# Commands\n\nWritten from `--help` by `just golden`; do not edit.\n"]
-    for recipe, (module, command) in PROGRAMS.items():
-        text = help_text(module, command).replace("Usage:", f"Usage: just {recipe}")
+    *helps, rest = shown.stdout.split("\0\n")
+    assert not rest
+    for (recipe, (module, command)), told in zip(PROGRAMS.items(), helps, strict=True):
+        text = told.replace(f"Usage: {module} {command}", f"Usage: just {recipe}")
+        text = "\n".join(line.rstrip() for line in text.strip().splitlines())
         parts.append(f"## just {recipe}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 

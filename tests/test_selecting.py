@@ -374,8 +374,8 @@ def test_limits_are_stated_in_the_wordings_that_the_recipe_names():
         ),
         (
             "[keep.max_labels]\ntoxicity = 3",
-            "mine.toml: `keep.max_labels.toxicity`: expected `float` <= 1.0",
-            None,
+            "mine.toml: `keep.max_labels.toxicity`: expected `float` <= 1.0, got 3",
+            "the most is 1.0",
         ),
         (
             "[keep.min_labels]\nquality = 0.5\n[keep.max_labels]\nquality = 0.25",

@@ -10,7 +10,7 @@ from dataset_builder.printable import printable
 from reports import figures
 from reports.figures import METRICS
 from reports.findings import Findings, effect, mean, median_words, read_findings
-from reports.plots import MARKS, WIDEST, binned, limit_curve, loss_plot, round_ticks
+from reports.plots import BASE_MARK, MARKS, WIDEST, binned, limit_curve, loss_plot, round_ticks
 from reports.rows import DOWN, UP, arrow
 from reports.terminal import comparison_report
 from reports.text_tables import differing_table, rows_table
@@ -121,7 +121,10 @@ def test_the_limit_curve_has_a_mark_for_everybody_and_the_losses_one_for_each_ar
     curve, losses = limit_curve(findings, 80), loss_plot(findings, 80)
     assert curve is not None
     assert losses is not None
-    for mark, plot in (*((mark, curve) for mark in MARKS[:4]), *((m, losses) for m in MARKS[:3])):
+    for mark, plot in (
+        *((mark, curve) for mark in (*MARKS[:3], BASE_MARK)),
+        *((mark, losses) for mark in MARKS[:3]),
+    ):
         *drawing, legend = plot.plain.splitlines()
         assert mark in legend
         assert any(mark in line for line in drawing)
