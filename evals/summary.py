@@ -79,6 +79,9 @@ def summary_table(directories: Sequence[Path]) -> Table:
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        # Three measures of relevance stand beside each other in 80 columns.
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("answerer", overflow="fold", min_width=11)
     are_several = len({row.family for row in rows}) > 1

@@ -89,7 +89,8 @@ def loss_plot(findings: Findings, width: int) -> Text | None:
     return drawn(
         lines,
         width,
-        x_ticks=[(n, f"{n:,.0f}") for n in round_ticks(1, last, 6)],
+        # There is no half of a step.
+        x_ticks=[(n, f"{n:,.0f}") for n in round_ticks(1, last, 6) if n.is_integer()],
         y_ticks=[(n, f"{n:.2f}") for n in round_ticks(min(losses), max(losses), 5)],
     )
 
