@@ -265,7 +265,7 @@ def is_running(status: Path) -> bool:
     """Whether the process whose file in /proc this is does anything yet."""
     try:
         return status.read_text().split()[2] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
