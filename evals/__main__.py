@@ -117,7 +117,7 @@ def _evaluate_harness(
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples} asks nothing", "give 1 or more, or leave it out")
     with without_known_noise(), Display(talk) as display:
-        planned = plan_harness(runs, load_tasks(wanted, samples, display), not unmerged, display)
+        planned = plan_harness(runs, load_tasks(wanted, samples), not unmerged, display)
         if dry_run:
             for each, task in planned:
                 done = "is there already" if each.is_done else "would be evaluated"

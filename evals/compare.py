@@ -159,33 +159,30 @@ def comparison_rows(
     metrics = [metric for metric in ways if metric in baseline.seeds[0].values]
     rows = []
     for arm in arms[1:]:
+        # Of each row: metric, limit, whether it is pooled, the arm's values and the baseline's.
+        asked = []
         for metric in metrics:
             places: list[tuple[int | None, bool]] = [
                 (limit, False) for limit in limits if limit is not None or metric not in OF_LIMITS
             ]
             for limit, is_pooled in [*places, *([(None, True)] if stated else [])]:
                 chosen = stated if is_pooled else [limit]
-                ours, theirs = _pooled(arm, baseline, metric, chosen, prompts)
-                found = paired(
-                    ours,
-                    theirs,
-                    trees,
-                    arm_is_fixed=arm.is_fixed,
-                    baseline_is_fixed=baseline.is_fixed,
-                    is_share=metric in SHARES,
-                )
-                rows.append(_row(arm, baseline, metric, limit, is_pooled, found))
+                values = _pooled(arm, baseline, metric, chosen, prompts)
+                asked.append((metric, limit, is_pooled, values))
         if quality is not None and stated:
             for limit, chosen in [*((each, [each]) for each in stated), (None, stated)]:
-                ours, theirs = _wins(arm, baseline, quality, chosen, prompts)
-                found = paired(
-                    ours,
-                    theirs,
-                    trees,
-                    arm_is_fixed=arm.is_fixed,
-                    baseline_is_fixed=baseline.is_fixed,
-                )
-                rows.append(_row(arm, baseline, "combined", limit, limit is None, found))
+                values = _wins(arm, baseline, quality, chosen, prompts)
+                asked.append(("combined", limit, limit is None, values))
+        for metric, limit, is_pooled, (ours, theirs) in asked:
+            found = paired(
+                ours,
+                theirs,
+                trees,
+                arm_is_fixed=arm.is_fixed,
+                baseline_is_fixed=baseline.is_fixed,
+                is_share=metric in SHARES,
+            )
+            rows.append(_row(arm, baseline, metric, limit, is_pooled, found))
     return [row for row in rows if row["difference"] is not None]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.errors import InputError
-from evals.plan import Watcher
 
 LOG = logging.getLogger("lm_eval")
 
@@ -31,7 +30,7 @@ class HarnessTask:
     limit: int | None  # of samples, where not all are asked
 
 
-def load_tasks(names: Sequence[str], limit: int | None, watcher: Watcher) -> list[HarnessTask]:
+def load_tasks(names: Sequence[str], limit: int | None) -> list[HarnessTask]:
     """The tasks of these names, or in these YAML files, with their data.
 
     Raises InputError where a task is unknown, or its data or a package it needs is not here.

@@ -250,7 +250,7 @@ def test_a_folder_whose_treetune_is_out_of_reach_says_what_to_type(made):
 def test_its_tasks_are_answered_by_runs_and_base_and_compared_by_sample(made):
     folder, runs = made
     names = [str(folder / "tasks" / f"{name}.yaml") for name in ("colours", "writing")]
-    tasks = load_tasks(names, None, Silent())
+    tasks = load_tasks(names, None)
     assert [task.is_templated for task in tasks] == [False, True]
     planned = plan_harness(runs, tasks, True, Silent())
     directories = evaluate_harness(planned, Silent(), rows=4)
@@ -337,4 +337,4 @@ def test_a_task_that_cannot_be_had_says_why(tmp_path: Path, monkeypatch: pytest.
         "absent": "does not exist",
     }.items():
         with pytest.raises(InputError, match=message):
-            load_tasks([str(tmp_path / name / f"{name}.yaml")], None, Silent())
+            load_tasks([str(tmp_path / name / f"{name}.yaml")], None)
