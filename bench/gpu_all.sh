@@ -3,7 +3,8 @@
 # its own below OUT, `parts.txt` with how each ended. Parts that are named are run, all of the card's without names; a
 # part that failed does not end the others. Logs come back in logs.tgz.
 #
-#   bench/gpu_all.sh [--tiny] [PART ...]     parts: train parity real smollm2 resume previews curves memory several
+#   bench/gpu_all.sh [--tiny] [PART ...]     parts: train parity kernels real smollm2 resume previews
+#                                        curves memory generation several
 #
 # LIMIT seconds (555) are all it takes: a part gets what is left, and is left out where that is under a minute.
 # `--tiny` tries every part on a CPU with tiny models, figures meaningless. On a bare host bench/gpu_host.sh sets up
@@ -86,6 +87,8 @@ for name in "${parts[@]}"; do
       --only trl-defaults trl-best treetune treetune-no-dropout $tiny ;;
     # Gradients of one step against float32. It has no CPU form: tests/test_fast.py holds that.
     parity) [ -n "$tiny" ] || part parity 150 $python -m bench.parity "$phi2" ;;
+    # Where the time of a step goes.
+    kernels) part kernels 120 $python -m bench.kernels "$phi2" --preset "$scratch/phi.toml" ${tiny:+--batch 8} ;;
     # Real lengths: real tokens only, the share of padding beside.
     real) part real 240 $python -m bench.train "$phi2" --preset "$scratch/phi.toml" --rows "$variant" --window 30 \
       --ours 20 --only trl-defaults treetune-16 treetune $tiny ;;
@@ -96,6 +99,8 @@ for name in "${parts[@]}"; do
       $python -m bench.previews $variant $scratch/small.toml $tiny" ;;
     curves) part curves 360 $python -m bench.curves "$variant" "$scratch/real.toml" --steps 60 \
       --out "$out/curves.json" $tiny ;;
+    # 2,000 answers of 128 tokens against lm-eval's hf backend and transformers' continuous batching.
+    generation) part generation 420 $python -m bench.eval "$phi2" $tiny ;;
     memory) part memory 420 $python -m bench.gpu_memory "$phi2" "$small" $tiny ;;
     several)
       n=$gpus; [ -z "$tiny" ] || n=2

@@ -10,7 +10,7 @@
 # DIR travels with the working tree. finetune and evals need neither Polars nor DuckDB there.
 python_there=3.12
 missing=(trl datasets dill multiprocess msgspec unicode-segmentation-rs bitsandbytes gguf peft
-         cyclopts docstring-parser rich-rst)
+         cyclopts docstring-parser rich-rst lm-eval)
 scratch=${TMPDIR:-/tmp}
 model_there=$scratch/packaged-models
 
@@ -24,24 +24,29 @@ wheels() {
     python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version "$python_there" \
       --implementation cp "${platforms[@]}" --dest "$out" "$pin"
   done
-  # 43 MB of libraries for every CUDA; the host has one, so keep that and the CPU's.
+  # 43 MB of libraries for every CUDA; the host has one, so keep that and the CPU's. Of lm-eval the model backends.
   python3 - "$out" <<'PYTHON'
 import re, sys, zipfile
 from pathlib import Path
 
-(wheel,) = Path(sys.argv[1]).glob("bitsandbytes-*.whl")
-slim = wheel.with_suffix(".slim")
-unwanted = re.compile(r"libbitsandbytes_(?!cpu|cuda130)\w+\.so")
-with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(slim, "w", zipfile.ZIP_DEFLATED) as new:
-    for item in old.infolist():
-        if unwanted.search(item.filename):
-            continue
-        data = old.read(item)
-        if item.filename.endswith("RECORD"):
-            lines = [line for line in data.decode().splitlines() if not unwanted.search(line)]
-            data = "\n".join(lines).encode() + b"\n"
-        new.writestr(item, data)
-slim.rename(wheel)
+def slim(name, unwanted):
+    """The wheel of that name without what `unwanted` finds, in its record too."""
+    (wheel,) = Path(sys.argv[1]).glob(f"{name}-*.whl")
+    thin = wheel.with_suffix(".slim")
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(thin, "w", zipfile.ZIP_DEFLATED) as new:
+        for item in old.infolist():
+            if re.search(unwanted, item.filename):
+                continue
+            data = old.read(item)
+            if item.filename.endswith("RECORD"):
+                lines = [line for line in data.decode().splitlines() if not re.search(unwanted, line)]
+                data = "\n".join(lines).encode() + b"\n"
+            new.writestr(item, data)
+    thin.rename(wheel)
+
+
+slim("bitsandbytes", r"libbitsandbytes_(?!cpu|cuda130)\w+\.so")
+slim("lm_eval", r"lm_eval/tasks/[^/,]+/")
 PYTHON
 }
 

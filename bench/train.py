@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.tiny:
-        asked.window, asked.only = 1.0, ["trl-defaults", "treetune-16"]
+        asked.window, asked.ours, asked.only = 1.0, None, ["trl-defaults", "treetune-16"]
     if asked.one:
         setting = Setting(asked.model, asked.preset, asked.rows, asked.window)
         print(json.dumps(CONTENDERS[asked.one](setting, asked.window)))
