@@ -75,8 +75,32 @@ def show(profiled: Any, steps: int, most: int = 40) -> None:
     rows.sort(reverse=True)
     total = sum(time for time, _, _ in rows)
     print(f"{total / 1000 / steps:8.2f} ms a step in all")
+    show_gaps(profiled, steps)
     for time, count, key in rows[:most]:
         print(f"{time / 1000 / steps:8.2f} ms {count / steps:8.1f} times  {key[:150]}")
+
+
+def show_gaps(profiled: Any, steps: int, least: float = 100.0) -> None:
+    """For how long the device waited, and the waits of at least `least` microseconds."""
+    from torch.autograd import DeviceType
+
+    spans = sorted(
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in profiled.events()
+        if event.device_type == DeviceType.CUDA and not event.name.startswith("Optimizer.")
+    )
+    end, idle, waits = (spans[0][1] if spans else 0.0), 0.0, []
+    for start, stop, name in spans[1:]:
+        if start > end:
+            idle += start - end
+            if start - end >= least:
+                waits.append((start - end, name))
+        end = max(end, stop)
+    print(
+        f"{idle / 1000 / steps:8.2f} ms a step without any; the longer waits, before which kernel:"
+    )
+    for wait, name in sorted(waits, reverse=True)[:20]:
+        print(f"{wait / 1000:8.2f} ms  {name[:120]}")
 
 
 if __name__ == "__main__":

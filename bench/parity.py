@@ -72,8 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.parity", description=__doc__)
     parser.add_argument("model", type=Path)
     model = parser.parse_args().model
-    made = drawn(EXAMPLES, 40_000)
-    batch = torch.tensor(made, device="cuda")
+    rows = drawn(EXAMPLES, 40_000)
+    batch = torch.tensor(rows, device="cuda")
     found: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
     for name in ("float32", "PEFT", "fast", "fast, compiled"):
         made = adapted(
@@ -82,7 +82,7 @@ def main() -> None:
         if name.startswith("fast"):
             inner = made.get_base_model()
             install(inner, Fast(inner, 256, torch.bfloat16, compiled="compiled" in name))
-            packed = pack([{"input_ids": ids, "labels": ids} for ids in made])
+            packed = pack([{"input_ids": ids, "labels": ids} for ids in rows])
             batch_ = {key: value.to("cuda") for key, value in packed.items()}
             loss = made(**batch_).loss / (packed["target_ids"] >= 0).sum()
         else:

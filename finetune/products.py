@@ -134,8 +134,13 @@ def multiply(
     trained, so that its gradient is not needed.
     """
     weights, biases, thin, narrows, scales, layout, factors = tensors
+    bias = biases[0] if narrows and biases else None
+    if not torch.is_grad_enabled():
+        # torch 2.11's compiler mistakes the arguments of a Function that is not differentiated.
+        if narrows:
+            return (narrow_forward(x, dropped, weights[0], bias, thin)[0],)
+        return tuple(widen_forward(x, dropped, list(weights), list(biases), thin)[0])
     if narrows:
-        bias = biases[0] if biases else None
         y: Tensor = _Narrow.apply(x, dropped, weights[0], bias, thin, scales, layout, *factors)
         return (y,)
     sizes = len(weights), len(biases)
@@ -193,16 +198,19 @@ class _Narrow(torch.autograd.Function):
         *factors: Tensor,
     ) -> Tensor:
         y, inner = narrow_forward(x, dropped, weight, bias, thin)
-        ctx.save_for_backward(x, dropped, inner, weight, thin)
-        ctx.scales, ctx.layout = scales, layout
+        # What the adapter read is all of the input that the gradients want; keeping the other too
+        # cost 13 GB of Phi-2's 64 rows.
+        ctx.save_for_backward(x if dropped is None else dropped, inner, weight, thin)
+        ctx.scales, ctx.layout, ctx.is_dropped = scales, layout, dropped is not None
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        x, dropped, inner, weight, thin = ctx.saved_tensors
-        dx, d_dropped, d_down, d_up = narrow_backward(dy, x, dropped, inner, weight, thin)
+        read, inner, weight, thin = ctx.saved_tensors
+        is_dropped = ctx.is_dropped
+        dx, d_dropped, d_down, d_up = narrow_backward(dy, read, inner, weight, thin, is_dropped)
         grads = _factor_gradients(d_down, [d_up], ctx.scales, ctx.layout)
-        return dx, None if dropped is None else d_dropped, *[None] * 5, *grads
+        return dx, d_dropped if is_dropped else None, *[None] * 5, *grads
 
 
 def _factor_gradients(
@@ -306,26 +314,26 @@ def _(x: Any, dropped: Any, weight: Any, bias: Any, thin: Any) -> Any:
 
 @custom_op("treetune::narrow_backward", mutates_args=())
 def narrow_backward(
-    dy: Tensor, x: Tensor, dropped: Tensor | None, inner: Tensor, weight: Tensor, thin: Tensor
+    dy: Tensor, read: Tensor, inner: Tensor, weight: Tensor, thin: Tensor, is_dropped: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, of what the adapters read where that is another, of A and of B."""
+    """The gradients of x, of what the adapters `read` where that is another, of A and of B."""
     out = thin.shape[0]
     d_inner = dy @ thin
     d_dropped = dy.new_empty(0)
-    if dropped is None:
-        dx = torch.cat([dy, d_inner], dim=1) @ weight
-    else:
+    if is_dropped:
         dx = dy @ weight[:out]
         d_dropped = d_inner @ weight[out:]
-    return dx, d_dropped, d_inner.t() @ (x if dropped is None else dropped), dy.t() @ inner
+    else:
+        dx = torch.cat([dy, d_inner], dim=1) @ weight
+    return dx, d_dropped, d_inner.t() @ read, dy.t() @ inner
 
 
 @narrow_backward.register_fake
-def _(dy: Any, x: Any, dropped: Any, inner: Any, weight: Any, thin: Any) -> Any:
+def _(dy: Any, read: Any, inner: Any, weight: Any, thin: Any, is_dropped: Any) -> Any:
     out, ranks = thin.shape
-    dx = dy.new_empty(x.shape)
-    d_dropped = dy.new_empty(0) if dropped is None else dy.new_empty(x.shape)
-    return dx, d_dropped, dy.new_empty(ranks, x.shape[1]), dy.new_empty(out, ranks)
+    dx = dy.new_empty(read.shape)
+    d_dropped = dy.new_empty(read.shape) if is_dropped else dy.new_empty(0)
+    return dx, d_dropped, dy.new_empty(ranks, read.shape[1]), dy.new_empty(out, ranks)
 
 
 def plain_weight(layer: torch.nn.Module) -> torch.Tensor:

@@ -242,6 +242,7 @@ def make_trainer(
 
     from finetune.model import pick_precision
     from finetune.trainer import PackedTrainer, fast_or_reason
+    from finetune.usual import fuse_gelu
 
     preset = plan.preset
     route = route or asked(preset)
@@ -290,6 +291,8 @@ def make_trainer(
         report(f"the usual path, not the fast one: {fast}")
     elif fast:
         trainer.use(fast)
+    if not trainer.is_fast and preset.training.fast:
+        fuse_gelu(trainer.model)
     return trainer
 
 

@@ -15,6 +15,7 @@ from finetune.packing import pack
 from finetune.progress import read_steps
 from finetune.rows import IGNORED
 from finetune.run import load_run
+from finetune.usual import fuse_gelu
 from tests.tiny import tiny_llama, tiny_preset, write_variant
 from tests.training import Memory, planned
 
@@ -277,3 +278,13 @@ def test_a_run_on_the_fast_path_is_the_usual_run_up_to_rounding(tmp_path, monkey
         assert after.loss == pytest.approx(before.loss, rel=1e-4)
         assert after.grad_norm == pytest.approx(before.grad_norm, rel=1e-3)
     assert load_run(fast).validation_loss == pytest.approx(load_run(kept).validation_loss, rel=1e-4)
+
+
+def test_a_gelu_in_one_operator_is_the_one_that_was_spelt_out():
+    model = phi()
+    x = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(3))
+    spelt = model(input_ids=x).logits
+    assert fuse_gelu(model) == model.config.num_hidden_layers
+    assert fuse_gelu(model) == 0
+    torch.testing.assert_close(model(input_ids=x).logits, spelt, rtol=0, atol=1e-5)
+    assert fuse_gelu(llama()) == 0
