@@ -97,7 +97,7 @@ def show_gaps(profiled: Any, steps: int, least: float = 100.0) -> None:
                 waits.append((start - end, name))
         end = max(end, stop)
     print(
-        f"{idle / 1000 / steps:8.2f} ms a step without any; the longer waits, before which kernel:"
+        f"{idle / 1000 / steps:8.2f} ms a step without any; before which kernel:"
     )
     for wait, name in sorted(waits, reverse=True)[:20]:
         print(f"{wait / 1000:8.2f} ms  {name[:120]}")

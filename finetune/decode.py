@@ -20,7 +20,7 @@ TOP = 50
 # How often it is asked whether all answers have ended: a GPU waits for the answer.
 LOOK = 16
 # Whether a GPU records a step and replays it. On one H100 that takes half the time of few kernels
-# for Phi-2's shapes and a quarter for SmolLM2's; tests/test_gpu.py holds its answers against others.
+# for Phi-2's shapes and a quarter for SmolLM2's; tests/test_gpu.py holds both against the model.
 RECORDS = True
 # Whether a token goes through the layers in few kernels (finetune.quick), where they are known.
 QUICK = True
