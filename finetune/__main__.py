@@ -104,10 +104,10 @@ def train(
         for line in foreseen(plan, gpus * machines):
             data.print(line, soft_wrap=True, markup=False)
         return
-    from finetune import sft
+    from finetune import course
 
     with Display(talk, plan.preset.training.log_steps) as display:
-        directory = sft.train(plan, display, resume=resume, restart=restart, report_to=report_to)
+        directory = course.train(plan, display, resume=resume, restart=restart, report_to=report_to)
     launch.leave()
     if launch.is_first():
         data.print(str(directory), soft_wrap=True, markup=False)

@@ -1,6 +1,6 @@
 """TRL's trainer on packed rows, where the model is computed the fast way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from finetune.oom import in_parts
 from finetune.packing import pack
 from finetune.preset import Preset
 from finetune.previews import undisturbed
+from finetune.route import Route
 from finetune.rows import dataset_of
 
 
@@ -64,6 +65,26 @@ class PackedTrainer(SFTTrainer):
             return self.model(**inputs).loss.item(), int((labels >= 0).sum().item())
         output = self.model(**inputs, fused_lm_head=True, use_cache=False)
         return -output.log_probs.sum().item(), int(output.label_mask.sum().item())
+
+
+def take_route(
+    trainer: Any,
+    preset: Preset,
+    device: torch.device,
+    precision: torch.dtype,
+    route: Route,
+    report: Callable[[str], None],
+) -> None:
+    """Let the trainer compute the fast way where `route` says so and nothing is against it;
+    `report` gets a line where something is.
+    """
+    fast = route.slow or fast_or_reason(
+        trainer.model, preset, device, precision, is_checkpointed=route.is_checkpointed
+    )
+    if isinstance(fast, str):
+        report(f"the usual path, not the fast one: {fast}")
+    elif fast:
+        trainer.use(fast)
 
 
 def fast_or_reason(

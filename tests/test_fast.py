@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, Qwen2Config
 from transformers.models.qwen2 import Qwen2ForCausalLM
 
-from finetune import sft
+from finetune import course
 from finetune.fast import FAMILIES, Fast, install
 from finetune.memory import FAST_TYPES
 from finetune.packing import pack
@@ -265,11 +265,11 @@ def test_a_run_on_the_fast_path_is_the_usual_run_up_to_rounding(tmp_path, monkey
         lora="dropout = 0.0",
         training=f"micro_batch = {micro_batch}",
     )
-    usual = sft.train(planned(tmp_path / "tiny.toml"), Memory())
+    usual = course.train(planned(tmp_path / "tiny.toml"), Memory())
     kept = tmp_path / "usual"
     usual.rename(kept)
     monkeypatch.setattr("finetune.trainer.fast_or_reason", forced)
-    fast = sft.train(planned(tmp_path / "tiny.toml"), Memory())
+    fast = course.train(planned(tmp_path / "tiny.toml"), Memory())
 
     one, two = read_steps(kept), read_steps(fast)
     assert [step.trained_tokens for step in one] == [step.trained_tokens for step in two]

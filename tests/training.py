@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dataset_builder.fit import Fit
-from finetune import sft
+from finetune import course
 from finetune.plan import Plan, find_target, make_plan
 from finetune.previews import Preview
 from finetune.progress import Step
@@ -48,7 +48,7 @@ def planned(preset: Path, variant: str = "tiny", seed: int = 0) -> Plan:
 
 def trained(preset: Path, variant: str = "tiny", seed: int = 0, **options) -> Path:
     """The finished run's folder."""
-    return sft.train(planned(preset, variant, seed), Memory(), **options)
+    return course.train(planned(preset, variant, seed), Memory(), **options)
 
 
 def segment(**changes) -> Segment:
