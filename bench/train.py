@@ -201,6 +201,7 @@ def treetune(
             template=one.template,
             rows=one.rows.fitted,
             order=order,
+            validation_rows=[],
             budget=budget_of(one.rows.fitted, order, batch),
             seed=0,
             unfinished=Path(out),

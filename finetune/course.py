@@ -14,7 +14,7 @@ import msgspec
 
 from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
 from dataset_builder.settings import as_stored
-from finetune import checkpoints, launch, sft
+from finetune import checkpoints, dpo, launch, sft
 from finetune.card import model_card
 from finetune.export import export_adapter
 from finetune.plan import Plan
@@ -22,6 +22,10 @@ from finetune.progress import Watcher, read_steps, without_known_noise
 from finetune.route import Route, preflight
 from finetune.run import BaseModel, Run, Segment
 from finetune.trackers import ready_trackers
+
+# What makes the trainer of a method, and what it does between its making and the first step.
+_MAKERS = {"sft": sft.make_trainer, "dpo": dpo.make_trainer}
+_BEGINNINGS = {"dpo": dpo.begin}
 
 
 def train(
@@ -97,7 +101,7 @@ def _train(
     from finetune.peak import flops_per_token, matmul_peak
     from finetune.previews import Previewer
     from finetune.recorder import Recorder, Together
-    from finetune.trainer import mean_loss
+    from finetune.trainer import validate
 
     folder = plan.unfinished
     checkpoint, before = found if found else (None, None)
@@ -106,7 +110,7 @@ def _train(
     peak = matmul_peak(device, precision)
     flops = flops_per_token(model, base.parameters)
 
-    trainer = sft.make_trainer(plan, model, device, trackers, watcher.say, route)
+    trainer = _MAKERS[plan.preset.method](plan, model, device, trackers, watcher.say, route)
     segment = Segment(
         after=before.step if before else 0,
         until=None,
@@ -151,6 +155,7 @@ def _train(
         segment=segment,
         log_steps=training.log_steps,
         peak_tokens=peak * trainer.args.world_size / flops,
+        terms=trainer.terms,
     )
     if launch.processes() > 1:
         trainer.add_callback(Together(plan.seed))
@@ -158,10 +163,12 @@ def _train(
         trainer.add_callback(recorder)
         trainer.add_callback(previewer)
 
+    if plan.preset.method in _BEGINNINGS:
+        _BEGINNINGS[plan.preset.method](trainer, plan, checkpoint, micro_batch, watcher.say)
     with one_line("ran out while training"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    validation_loss = mean_loss(trainer, plan.validation_rows, micro_batch)
+    validation = validate(trainer, micro_batch)
     if not launch.is_first():
         return
     export_adapter(plan, trainer.model, folder / "adapter")
@@ -175,6 +182,7 @@ def _train(
         preset=as_stored(plan.preset),
         preset_digest=plan.preset_digest,
         seed=plan.seed,
+        parent=plan.parent,
         base=base,
         started=started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -186,7 +194,7 @@ def _train(
         trained_tokens=plan.budget.trained_tokens,
         tokens=plan.budget.tokens,
         train_loss=sum(last) / len(last),
-        validation_loss=validation_loss,
+        validation_loss=validation.pop("loss", None),
         peak_memory=recorder.peak_memory(),
         device=segment.device,
         versions=segment.versions,
@@ -195,6 +203,7 @@ def _train(
         segments=recorder.until(plan.budget.steps),
         notes={
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
+            **({"validation": validation} if validation else {}),
             "extra_token_ids": plan.extra_ids,
             "halvings": msgspec.to_builtins(pieces.halvings),
             "processes": launch.processes(),

@@ -70,6 +70,7 @@ class Pieces:
             give_back()
             self._halve()
             model.zero_grad()
+            self._trainer.forget()
             todo = [*self._samples[: self._place], inputs]
 
     def _try(self, model: Any, todo: Sequence[Inputs], items: Any) -> _Tried:
@@ -108,7 +109,7 @@ class Pieces:
 def pieces(inputs: Inputs, largest: int) -> Iterator[Inputs]:
     """A micro-batch in pieces of at most `largest` examples, padding that no row needs cut off.
 
-    Every tensor is (rows, ...), or the micro-batch is a packed row (finetune.packing).
+    Every tensor is (examples, ...), or the micro-batch is a packed row (finetune.packing).
     """
     if "bounds" in inputs:
         # Counted by shape: reading values back would wait for the card at every micro-batch.
@@ -129,9 +130,9 @@ def pieces(inputs: Inputs, largest: int) -> Iterator[Inputs]:
         piece = {key: value[start : start + largest] for key, value in inputs.items()}
         mask = piece.get("attention_mask")
         if mask is not None:
-            width = int(mask.sum(dim=1).max())  # padding is on the right
+            width = int(mask.sum(dim=-1).max())  # padding is on the right
             piece = {
-                key: value[:, :width] if value.shape[1:] == mask.shape[1:] else value
+                key: value[..., :width] if value.shape == mask.shape else value
                 for key, value in piece.items()
             }
         yield piece

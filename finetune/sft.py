@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from finetune import launch
 from finetune.adapter import adapter_config, settle
 from finetune.arguments import arguments, refuse_changed_rows
 from finetune.route import Route, asked
@@ -56,5 +57,8 @@ def make_trainer(
     kept = trainer.train_dataset
     labels = kept.with_format("arrow")[:]["labels"].combine_chunks().flatten()
     refuse_changed_rows(len(kept), pc.sum(pc.not_equal(labels, IGNORED)).as_py(), plan)
+    held = plan.validation_rows
+    own = range(launch.rank(), len(held), launch.processes())
+    trainer.validation = dataset_of(held, own)
     take_route(trainer, plan.preset, device, precision, route, report)
     return trainer

@@ -16,10 +16,15 @@ from dataset_builder.artifacts import write_json
 from dataset_builder.errors import InputError
 from finetune import checkpoints, course
 from finetune.checkpoints import Complete, Guard, differences, keep, newest, truncate_lines
-from finetune.progress import read_steps
 from finetune.run import load_run
-from tests.tiny import adapter_tensors, example, tiny_llama, tiny_preset, write_variant
-from tests.training import Memory, Stopped, planned
+from tests.tiny import example, tiny_llama, tiny_preset, write_variant
+from tests.training import (
+    Memory,
+    Stopped,
+    assert_same_run,
+    file_operations_until_killed,
+    planned,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,22 +57,6 @@ def plan(folder: Path, whole: Path):
     for left in (plan.directory, plan.unfinished):
         if left.exists():
             left.rename(folder / f"left {len(list(folder.iterdir()))}")
-
-
-def assert_same_run(found: Path, wanted: Path) -> None:
-    ours, theirs = adapter_tensors(found), adapter_tensors(wanted)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert torch.equal(ours[name], tensor), name
-    assert (found / "previews.jsonl").read_bytes() == (wanted / "previews.jsonl").read_bytes()
-    for ours, theirs in zip(read_steps(found), read_steps(wanted), strict=True):
-        assert (ours.step, ours.loss, ours.grad_norm) == (
-            theirs.step,
-            theirs.loss,
-            theirs.grad_norm,
-        )
-        assert ours.learning_rate == theirs.learning_rate
-    assert load_run(found).validation_loss == load_run(wanted).validation_loss
 
 
 # Step 2 is in the middle of the variant's first pass; after the last step only the ending is left.
@@ -140,21 +129,6 @@ def test_a_killed_process_leaves_what_another_one_goes_on_from(plan, folder: Pat
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert plan.unfinished.exists()
     assert_same_run(course.train(plan, Memory(), resume=True), whole)
-
-
-def file_operations_until_killed(count: int, root: Path) -> None:
-    """Make this process die at its `count`-th operation on a file below `root`."""
-    left = [count]
-
-    def watch(event: str, arguments: tuple) -> None:
-        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"} and str(
-            arguments[0]
-        ).startswith(str(root)):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

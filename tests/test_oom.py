@@ -88,6 +88,7 @@ def test_micro_batches_before_the_one_that_failed_are_made_again(
 ):
     """The gradients gathered so far may hold a part of the failed pass."""
     gradients: list[float] = []
+    forgotten: list[int] = []  # what was noted of the step
     weight = torch.nn.Parameter(torch.zeros(1))
 
     class Trainer:
@@ -104,6 +105,9 @@ def test_micro_batches_before_the_one_that_failed_are_made_again(
                 raise torch.OutOfMemoryError
             return loss.detach() + 1
 
+        def forget(self):
+            forgotten.append(self.state.global_step)
+
     model = torch.nn.Module()
     model.weight = weight
     trainer, said = Trainer(), Memory()
@@ -114,6 +118,7 @@ def test_micro_batches_before_the_one_that_failed_are_made_again(
 
     assert weight.grad.item() == (8 + 16) / 16
     assert gradients == [1, 2]  # two pieces
+    assert forgotten == [6]
     assert "step 7" in said.lines[0]
 
 
