@@ -114,7 +114,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def method(self) -> str:
         """How it was trained: sft or dpo."""
-        return str(self.preset["method"])
+        return str(self.preset.get("method", "sft"))
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The variants that the model has seen rows of, in the order of training."""
+        earlier = (self.parent.manifest,) if self.parent else ()
+        return (*earlier, self.manifest)
 
 
 def runs_root() -> Path:
@@ -185,15 +191,16 @@ def arm_of(directory: Path) -> str:
     Of runs that started from others, `from` is followed by a digest of the parent's arm: seeds that
     each went on from another seed of one arm are one arm too.
     """
-    arm = _without_seed(f"{directory.parent.name}/{directory.name}")
+    arm = without_seed(f"{directory.parent.name}/{directory.name}")
     started = re.fullmatch(r"(.+-[0-9a-f]{12}-from-)[0-9a-f]{8}", arm)
     parent = load_run(directory).parent if started else None
     if started is None or parent is None:
         return arm
-    return started[1] + hashlib.sha256(_without_seed(parent.name).encode()).hexdigest()[:8]
+    return started[1] + hashlib.sha256(without_seed(parent.name).encode()).hexdigest()[:8]
 
 
-def _without_seed(name: str) -> str:
+def without_seed(name: str) -> str:
+    """A run's name without its seed."""
     return re.sub(r"-s\d+$", "", name)
 
 
