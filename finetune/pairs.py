@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dataset_builder.fit import FittedPair
+from finetune.packing import pack
 from finetune.rows import IGNORED
 
 if TYPE_CHECKING:
@@ -49,18 +50,22 @@ def sequences(pair: dict[str, Any]) -> list[dict[str, list[int]]]:
 
 
 class PairCollator:
-    """Rows of `dataset_of_pairs` as one padded batch.
+    """Rows of `dataset_of_pairs` as one padded batch: `input_ids`, `attention_mask` and `labels`,
+    (pairs, 2, tokens); or, where `is_packed`, as one row of all sequences (finetune.packing).
 
-    `input_ids`, `attention_mask`, `labels` (pairs, 2, tokens); `reference` (pairs, 2), float32, the
-    log-probabilities of the answers at the start, once they are known; `words` (pairs, 2).
+    With `reference` (pairs, 2), float32, the log-probabilities of the answers at the start, once
+    they are known; and `words` (pairs, 2).
     """
 
     def __init__(self, padding_id: int) -> None:
         self.padding_id = padding_id
+        self.is_packed = False
         self.reference: np.ndarray | None = None  # (places, 2)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         rows = [sequences(each) for each in examples]
+        if self.is_packed:
+            return pack([one for row in rows for one in row]) | self.beside(examples)
         width = max(len(one["input_ids"]) for row in rows for one in row)
         shape = (len(rows), 2, width)
         ids = np.full(shape, self.padding_id, np.int64)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -11,12 +12,14 @@ from transformers.models.qwen2 import Qwen2ForCausalLM
 from finetune import course
 from finetune.fast import FAMILIES, Fast, install
 from finetune.memory import FAST_TYPES
+from finetune.oom import pieces
 from finetune.packing import pack
+from finetune.pairs import PairCollator
 from finetune.progress import read_steps
 from finetune.rows import IGNORED
 from finetune.run import load_run
-from tests.tiny import tiny_llama, tiny_preset, write_variant
-from tests.training import Memory, planned
+from tests.tiny import tiny_llama, tiny_phi, tiny_preset, write_pairs, write_variant
+from tests.training import Memory, planned, trained
 
 VOCABULARY = 97
 
@@ -277,3 +280,65 @@ def test_a_run_on_the_fast_path_is_the_usual_run_up_to_rounding(tmp_path, monkey
         assert after.loss == pytest.approx(before.loss, rel=1e-4)
         assert after.grad_norm == pytest.approx(before.grad_norm, rel=1e-3)
     assert load_run(fast).validation_loss == pytest.approx(load_run(kept).validation_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(("make", "template"), [(tiny_llama, "chatml"), (tiny_phi, "instruct")])
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_a_run_of_preferences_on_the_fast_path_is_the_usual_run_up_to_rounding(
+    tmp_path, monkeypatch, micro_batch, make, template
+):
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    write_variant()
+    write_pairs()
+    model = make(tmp_path / "model")
+    shared = {
+        "template": template,
+        "base": 'precision = "fp32"',
+        "lora": "dropout = 0.0",
+        "training": f"micro_batch = {micro_batch}",
+        "previews": "prompts = 0",
+    }
+    trained(tiny_preset(tmp_path / "sft.toml", model, **shared))
+    preset = tiny_preset(
+        tmp_path / "dpo.toml", model, **shared, top='method = "dpo"', dpo="beta = 0.3"
+    )
+    plan = planned(preset, "pairs", start="sft/tiny")
+    kept = course.train(plan, Memory()).rename(tmp_path / "usual")
+    monkeypatch.setattr("finetune.trainer.fast_or_reason", forced)
+    fast = course.train(plan, Memory())
+
+    assert load_run(fast).notes["fast"] is True
+    for before, after in zip(read_steps(kept), read_steps(fast), strict=True):
+        assert after.loss == pytest.approx(before.loss, rel=1e-3)
+        assert after.grad_norm == pytest.approx(before.grad_norm, rel=1e-2)
+        if before.step <= 2:  # before the first change every margin is a rounding error
+            for terms in (before.terms, after.terms):
+                assert terms.pop("reward_accuracy") <= 1
+        assert after.terms == pytest.approx(before.terms, rel=1e-2, abs=1e-3)
+    one, two = load_run(kept), load_run(fast)
+    assert two.validation_loss == pytest.approx(one.validation_loss, rel=1e-3)
+
+
+def test_a_packed_row_of_pairs_is_cut_into_whole_pairs():
+    rows = [
+        {"place": n, "prompt_ids": [1] * (n + 1), "chosen_ids": [2] * 3, "rejected_ids": [3] * n}
+        | {"words": [n, n + 1]}
+        for n in range(1, 6)
+    ]
+    collator = PairCollator(0)
+    collator.reference = np.arange(12, dtype=np.float32).reshape(6, 2)
+    collator.is_packed = True
+    found = list(pieces(collator(rows), 2))
+
+    assert [piece["words"].tolist() for piece in found] == [
+        [[1, 2], [2, 3]],
+        [[3, 4], [4, 5]],
+        [[5, 6]],
+    ]
+    for start, piece in zip((0, 2, 4), found, strict=True):
+        wanted = collator(rows[start : start + 2])
+        assert piece.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert torch.equal(piece[name], value), name
+    (whole,) = pieces(collator(rows), 5)
+    assert whole["words"].tolist() == [row["words"] for row in rows]
