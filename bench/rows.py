@@ -1,9 +1,12 @@
-"""The rows that `bench.train` trains on: random ones that fill a length, or a variant's own."""
+"""The rows that `bench.train` and `bench.preference` train on: random ones that fill a length, or a
+variant's own.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dataset_builder.fit import FittedRow
+from dataset_builder.fit import FittedPair, FittedRow
+from finetune.rows import Fitted, lengths_of
 
 LENGTH = 256
 COUNT = 4096  # random rows before they come again
@@ -12,13 +15,13 @@ COUNT = 4096  # random rows before they come again
 class Rows(NamedTuple):
     """Rows of token ids in the order of training."""
 
-    fitted: Sequence[FittedRow]
+    fitted: Sequence[Fitted]
     order: Sequence[int]  # places in `fitted`
 
     def tokens(self, first: int, last: int) -> int:
         """Real tokens of the examples from `first` up to `last`: no padding is counted."""
         rows = (self.fitted[place] for place in self.order[first:last])
-        return sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+        return sum(sum(lengths_of(row)) for row in rows)
 
     def waste(self, micro_batch: int, batches: int = 200) -> dict[str, float]:
         """The share of padding among what goes through the model: packed by us, and as a
@@ -29,7 +32,7 @@ class Rows(NamedTuple):
         real = packed = padded = 0
         for start in range(0, min(len(self.order), batches * micro_batch), micro_batch):
             picked = [self.fitted[place] for place in self.order[start : start + micro_batch]]
-            lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in picked]
+            lengths = [length for row in picked for length in lengths_of(row)]
             real += sum(lengths)
             packed += sum(lengths) + -sum(lengths) % granule(sum(lengths))
             padded += len(lengths) * max(lengths)
@@ -43,10 +46,21 @@ def random_rows(vocabulary: int, examples: int) -> Rows:
     return Rows(fitted, [n % COUNT for n in range(examples)])
 
 
-def drawn(count: int, vocabulary: int) -> list[list[int]]:
+def random_pairs(vocabulary: int, examples: int, count: int) -> Rows:
+    """`count` pairs of random tokens, a quarter of each sequence their prompt, again and again."""
+    prompt = LENGTH // 4
+    sides = zip(drawn(count, vocabulary), drawn(count, vocabulary, seed=1), strict=True)
+    fitted = [
+        FittedPair(str(n), chosen[:prompt], chosen[prompt:], rejected[prompt:], 0, 0)
+        for n, (chosen, rejected) in enumerate(sides)
+    ]
+    return Rows(fitted, [n % count for n in range(examples)])
+
+
+def drawn(count: int, vocabulary: int, seed: int = 0) -> list[list[int]]:
     import torch
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     rows: list[list[int]] = torch.randint(
         0, vocabulary, (count, LENGTH), generator=generator
     ).tolist()

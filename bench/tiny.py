@@ -2,14 +2,14 @@
 
     python -m bench.tiny FOLDER
 
-FOLDER gets `phi2` and `smollm2`, two tiny models of those families; the variant `tiny` goes to the
-artefacts.
+FOLDER gets `phi2` and `smollm2`, two tiny models of those families; the variants `tiny` and `pairs`
+go to the artefacts.
 """
 
 import sys
 from pathlib import Path
 
-from tests.tiny import example, tiny_llama, tiny_phi, write_variant
+from tests.tiny import example, pair, tiny_llama, tiny_phi, write_pairs, write_variant
 
 
 def main(folder: Path) -> None:
@@ -17,6 +17,7 @@ def main(folder: Path) -> None:
     tiny_phi(folder / "phi2")
     tiny_llama(folder / "smollm2")
     write_variant(rows=[example(n) for n in range(64)])
+    write_pairs(rows=[pair(n) for n in range(64)])
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ FASTEST, FEWEST = 1500, 2000
 class Clock:
     """A trainer callback that stops it when the window is over."""
 
-    def __init__(self, window: float, batch: int, rows: Rows) -> None:
+    def __init__(self, window: float, batch: int, rows: Rows, fewest: int = WARM) -> None:
         import psutil
 
-        self.window, self.batch, self.rows = window, batch, rows
+        self.window, self.batch, self.rows, self.fewest = window, batch, rows, fewest
         # From the process's own beginning, its imports included.
         self.created = time.perf_counter() - (time.time() - psutil.Process().create_time())
         self.last, self.began, self.ended, self.first = 0, 0.0, 0.0, 0.0
@@ -49,7 +49,10 @@ class Clock:
         class Timed(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 step = state.global_step
-                is_over = step > WARM and time.perf_counter() - clock.began > clock.window
+                is_over = (
+                    step > max(WARM, clock.fewest)
+                    and time.perf_counter() - clock.began > clock.window
+                )
                 # Between the two ends nothing waits for the card, so that it never waits for us.
                 if torch.cuda.is_available() and (step in (1, WARM) or is_over):
                     torch.cuda.synchronize()
@@ -105,9 +108,13 @@ class Setting:
         examples = max(FEWEST, int(FASTEST * window))
         if variant is None:
             config = json.loads((model / "config.json").read_text())
-            self.rows = random_rows(config["vocab_size"] * 4 // 5, examples)
+            self.rows = self.random(config["vocab_size"] * 4 // 5, examples)
         else:
             self.rows = real_rows(variant, self.preset, self.tokenizer, self.template, examples)
+
+    def random(self, vocabulary: int, examples: int) -> Rows:
+        """The rows where no variant is named."""
+        return random_rows(vocabulary, examples)
 
 
 def trl(one: Setting, window: float, batch: int, accumulation: int, **options: Any) -> dict:
@@ -201,6 +208,7 @@ def treetune(
             template=one.template,
             rows=one.rows.fitted,
             order=order,
+            validation_rows=[],
             budget=budget_of(one.rows.fitted, order, batch),
             seed=0,
             unfinished=Path(out),

@@ -27,27 +27,55 @@ class FittedRow:
     prompt_ids: list[int]
     completion_ids: list[int]
 
+    @property
+    def answers(self) -> list[list[int]]:
+        """What stands after the prompt, each in a sequence of its own."""
+        return [self.completion_ids]
+
+
+@dataclass(frozen=True)
+class FittedPair:
+    """One pair as token ids: two sequences that begin with the same prompt."""
+
+    example_id: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    chosen_words: int
+    rejected_words: int
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """The chosen one first."""
+        return [self.chosen_ids, self.rejected_ids]
+
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """fit.json: what became of a variant's rows. rows = kept + len(dropped)."""
+    """fit.json: what became of a variant's rows. rows = kept + len(dropped).
+
+    A pair is one row of two answers, and fits where both do; tokens are those of both sequences,
+    the prompt twice.
+    """
 
     rows: int
     kept: int
-    cut: int  # kept rows whose answer was shortened
+    cut: int  # kept rows of which an answer was shortened
     shortened: int  # kept rows that lost their earliest turns
-    end_lost: int  # kept rows whose answer was cut before its end-of-text
+    end_lost: int  # kept rows of which an answer was cut before its end-of-text
     too_long: int  # rows over the length as they came
     prompt_too_long: int  # rows whose prompt alone leaves no room for one answer token
     dropped: list[str]  # example ids
     tokens: int  # of the kept rows
     trained_tokens: int  # of their answers
-    concise_share_before: float  # share of rows whose reply has at most 100 words
+    # Share of rows whose reply, of pairs the chosen one, has at most 100 words.
+    concise_share_before: float
     concise_share_after: float  # the same over kept rows
-    token_quantiles: dict[str, int]  # of whole rows as they came: 0.1, 0.5, 0.9, 1
+    # Of whole rows as they came, of pairs the longer sequence: 0.1, 0.5, 0.9, 1.
+    token_quantiles: dict[str, int]
     length: int
     overflow: str
     template: str
-    # Share of the positions that would hold padding if every kept row were padded to `length`.
+    # Share of the positions that would hold padding if every sequence were padded to `length`.
     padding_share: float = 0.0
 
 
@@ -84,47 +112,97 @@ def fit_rows(
     """
     rows = list(rows)
     prompts, answers = encoded or encode_rows(rows, template, tokenizer)
-    fitted: list[FittedRow] = []
+    each = _Rows(rows, prompts, [[answer] for answer in answers], "reply_words")
+    kept, fit = _fitted(each, template, tokenizer, length, overflow)
+    return [FittedRow(row["example_id"], prompt, *found) for row, prompt, found in kept], fit
+
+
+def fit_pairs(
+    rows: Iterable[dict[str, Any]],
+    template: Template,
+    tokenizer: Any,
+    length: int,
+    overflow: Overflow,
+) -> tuple[list[FittedPair], Fit]:
+    """Rows of the table `pairs` as token ids, each sequence of at most `length`, and the account.
+
+    As `fit_rows`; both answers share one prompt, so what does not fit for one is done to the pair.
+    """
+    rows = list(rows)
+    prompts = encode_prompts(template, tokenizer, (row["prompt"] for row in rows))
+    sides = (
+        encode_completions(template, tokenizer, (row[side] for row in rows))
+        for side in ("chosen", "rejected")
+    )
+    answers = [list(pair) for pair in zip(*sides, strict=True)]
+    each = _Rows(rows, prompts, answers, "chosen_words")
+    kept, fit = _fitted(each, template, tokenizer, length, overflow)
+    return [
+        FittedPair(
+            row["example_id"], prompt, chosen, rejected, row["chosen_words"], row["rejected_words"]
+        )
+        for row, prompt, (chosen, rejected) in kept
+    ], fit
+
+
+class _Rows(NamedTuple):
+    """Rows with the ids of their prompts and of the answers of each."""
+
+    rows: list[dict[str, Any]]
+    prompts: list[list[int]]
+    answers: list[list[list[int]]]
+    words: str  # the column that counts the words a reader would get
+
+
+def _fitted(
+    each: _Rows, template: Template, tokenizer: Any, length: int, overflow: Overflow
+) -> tuple[list[tuple[dict[str, Any], list[int], list[list[int]]]], Fit]:
+    """Each row that stays, with its prompt's ids and its answers', and the account of all."""
+    rows = each.rows
+    kept: list[tuple[dict[str, Any], list[int], list[list[int]]]] = []
     counts = dict.fromkeys(("cut", "shortened", "end_lost", "too_long", "prompt_too_long"), 0)
     dropped: list[str] = []
-    concise_after = 0
-    for row, whole_prompt, whole_answer in zip(rows, prompts, answers, strict=True):
-        prompt, answer = whole_prompt, whole_answer
-        whole = len(prompt) + len(answer)
-        if whole > length:
+    lengths: list[int] = []
+    for row, whole, came in zip(rows, each.prompts, each.answers, strict=True):
+        prompt, answers, longest = whole, came, max(map(len, came))
+        lengths.append(len(prompt) + longest)
+        if lengths[-1] > length:
             counts["too_long"] += 1
             counts["prompt_too_long"] += len(prompt) >= length
             if overflow == "refuse":
                 raise InputError(
-                    f"example `{row['example_id']}` has {whole} tokens,"
+                    f"example `{row['example_id']}` has {lengths[-1]} tokens,"
                     f" more than the preset's {length}",
                     "raise `length`, or choose another `overflow`",
                 )
             if overflow == "last_turns":
-                prompt = _shorter(row["prompt"], template, tokenizer, length - len(answer))
+                prompt = _shorter(row["prompt"], template, tokenizer, length - longest)
                 counts["shortened"] += bool(prompt)
         room = length - len(prompt)
-        if not prompt or room < 1 or (len(answer) > room and overflow in ("drop", "last_turns")):
+        if not prompt or room < 1 or (longest > room and overflow in ("drop", "last_turns")):
             dropped.append(row["example_id"])
             continue
-        if len(answer) > room:
+        if longest > room:
             counts["cut"] += 1
             counts["end_lost"] += overflow == "cut"
-            answer = answer[:room] if overflow == "cut" else [*answer[: room - 1], answer[-1]]
-        concise_after += row["reply_words"] <= CONCISE_WORDS
-        fitted.append(FittedRow(row["example_id"], prompt, answer))
-    tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in fitted)
-    lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    concise_before = sum(row["reply_words"] <= CONCISE_WORDS for row in rows)
-    return fitted, Fit(
+            answers = [_cut(answer, room, overflow) for answer in came]
+        kept.append((row, prompt, answers))
+    trained = sum(len(answer) for _, _, answers in kept for answer in answers)
+    tokens = trained + sum(len(prompt) * len(answers) for _, prompt, answers in kept)
+    sequences = sum(len(answers) for _, _, answers in kept)
+    concise = [
+        sum(row[each.words] <= CONCISE_WORDS for row in some)
+        for some in (rows, [row for row, _, _ in kept])
+    ]
+    return kept, Fit(
         rows=len(rows),
-        kept=len(fitted),
+        kept=len(kept),
         dropped=dropped,
         tokens=tokens,
-        padding_share=1 - tokens / (len(fitted) * length) if fitted else 0.0,
-        trained_tokens=sum(len(row.completion_ids) for row in fitted),
-        concise_share_before=concise_before / len(rows) if rows else 0.0,
-        concise_share_after=concise_after / len(fitted) if fitted else 0.0,
+        padding_share=1 - tokens / (sequences * length) if kept else 0.0,
+        trained_tokens=trained,
+        concise_share_before=concise[0] / len(rows) if rows else 0.0,
+        concise_share_after=concise[1] / len(kept) if kept else 0.0,
         token_quantiles={str(q): int(np.quantile(lengths, q)) for q in (0.1, 0.5, 0.9, 1)}
         if lengths
         else {},
@@ -133,6 +211,13 @@ def fit_rows(
         template=template.name,
         **counts,
     )
+
+
+def _cut(answer: list[int], room: int, overflow: Overflow) -> list[int]:
+    """The answer in `room` tokens, its end-of-text kept where the policy keeps it."""
+    if len(answer) <= room:
+        return answer
+    return answer[:room] if overflow == "cut" else [*answer[: room - 1], answer[-1]]
 
 
 def _shorter(prompt: list[Message], template: Template, tokenizer: Any, room: int) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 from evals.arms import LoadedArm, summary
 from evals.statistics import MIN_TREES
 from evals.tables import Gate
+from finetune.run import without_seed
 
 TOLERANCE = 0.01  # of steps, epochs and tokens
 CONCISE_POINTS = 0.05  # how far fit may move an arm's share of concise replies
@@ -56,6 +57,7 @@ def _settings(arm: LoadedArm) -> Iterator[tuple[str, Any]]:
     yield from _flat("preset", run.preset)
     yield "tables", run.manifest.tables[:12]
     yield "base", run.base.digest[:12]
+    yield "start", without_seed(run.parent.name) if run.parent else None
 
 
 def _flat(prefix: str, table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -80,9 +82,14 @@ def _unlike(arms: Sequence[LoadedArm]) -> Iterator[str]:
 
 
 def _sizes(arms: Sequence[LoadedArm]) -> Iterator[str]:
-    """A line where an arm has fewer rows than another, and no random draw of as many rows is there
-    to say what that alone does.
+    """A line where an arm has fewer rows than another of its form, and no random draw of as many
+    rows is there to say what that alone does.
     """
+    for form in dict.fromkeys(arm.runs[0].manifest.form for arm in arms):
+        yield from _sizes_of([arm for arm in arms if arm.runs[0].manifest.form == form])
+
+
+def _sizes_of(arms: Sequence[LoadedArm]) -> Iterator[str]:
     rows = {arm.label: _rows(arm) for arm in arms if _control(arm) is None}
     most = max(rows.values(), default=0.0)
     smaller = {
@@ -154,6 +161,17 @@ def _seeds(arms: Sequence[LoadedArm]) -> Iterator[str]:
     few = {arm.label: float(len(arm.runs)) for arm in arms if len(arm.runs) < SEEDS}
     if few:
         yield f"fewer than {SEEDS} seeds: {_each(few)}; runs are compared, not variants"
+    for arm in arms:
+        starts = {run.parent.name for run in arm.runs if run.parent}
+        if 0 < len(starts) < len(arm.runs):
+            yield (
+                f"the {len(arm.runs)} seeds of `{arm.label}` went on from {_counted(starts)}: what "
+                "another start would change is not in the interval"
+            )
+
+
+def _counted(starts: set[str]) -> str:
+    return "one run" if len(starts) == 1 else f"{len(starts)} runs"
 
 
 def _evaluations(arms: Sequence[LoadedArm]) -> Iterator[str]:

@@ -143,12 +143,12 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
 
 def _contamination(each: Planned, watcher: Watcher) -> list[str] | None:
     """The ids of prompts in the run's training rows, which are told; None where that is unknown."""
-    if each.manifest is None:
+    if each.run is None:
         return []
-    found = contaminated(list(each.prompts), each.manifest)
+    found = contaminated(list(each.prompts), each.run.manifests)
     if found is None:
         watcher.say(
-            f"{each.label}: its variant is not on this machine, so contamination is unknown"
+            f"{each.label}: a variant of it is not on this machine, so contamination is unknown"
         )
     if found:
         watcher.say(

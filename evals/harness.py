@@ -315,7 +315,7 @@ def _contaminated(
     samples: Mapping[str, Sequence[Mapping[str, Any]]], each: Planned
 ) -> list[str] | None:
     """The samples of which some text stands among the run's training prompts."""
-    if each.manifest is None:
+    if each.run is None:
         return []
     prompts = [
         Prompt(name, name, task, None, value)
@@ -325,7 +325,7 @@ def _contaminated(
         for value in sample["doc"].values()
         if isinstance(value, str) and len(value.split()) > 2
     ]
-    found = contaminated(prompts, each.manifest)
+    found = contaminated(prompts, each.run.manifests)
     return None if found is None else sorted(set(found))
 
 

@@ -8,6 +8,7 @@ arm.
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -208,17 +209,24 @@ def suite_digest(suite: Suite, files: list[PromptFile]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def contaminated(prompts: list[Prompt], manifest: Manifest) -> list[str] | None:
+def contaminated(prompts: list[Prompt], manifests: Sequence[Manifest]) -> list[str] | None:
     """The ids of prompts that stand, case and punctuation aside, among the questions of the
-    variant's training rows.
+    training rows of any of the variants.
 
-    None where the variant is no longer there to look into.
+    None where one of them is no longer there to look into.
     """
-    path = (
-        artifacts_root() / "variants" / f"{manifest.name}-{manifest.digest[:12]}" / "train.parquet"
-    )
-    if not path.is_file():
-        return None
+    trained: set[str] = set()
+    for manifest in manifests:
+        build = f"{manifest.name}-{manifest.digest[:12]}"
+        path = artifacts_root() / "variants" / build / "train.parquet"
+        if not path.is_file():
+            return None
+        trained |= _questions_in(path)
+    return [prompt.prompt_id for prompt in prompts if normalised(prompt.text) in trained]
+
+
+def _questions_in(path: Path) -> set[str]:
+    """The questions of a variant's rows, whatever their form, with and without a stated limit."""
     trained: set[str] = set()
     with path.open("rb") as file:
         table = pq.read_table(file, columns=["prompt", "limit"])
@@ -229,7 +237,7 @@ def contaminated(prompts: list[Prompt], manifest: Manifest) -> list[str] | None:
         trained |= {normalised(text) for text in asked}
         if limit is not None and asked:
             trained |= {normalised(text) for text in _unstated(asked[-1], limit)}
-    return [prompt.prompt_id for prompt in prompts if normalised(prompt.text) in trained]
+    return trained
 
 
 def normalised(text: str) -> str:

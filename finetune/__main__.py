@@ -25,6 +25,7 @@ def train(
     preset: str,
     *,
     seed: int = 0,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     restart: Annotated[bool, Parameter(negative="")] = False,
     report_to: Annotated[tuple[str, ...], Parameter(negative="")] = (),
@@ -46,6 +47,9 @@ def train(
         A preset that ships, or the path of a TOML file.
     seed
         Draws the order of the examples and the adapter's first weights.
+    start
+        The run whose adapter a preset of the method `dpo` goes on with: of an arm the one with the
+        same seed, or its only one.
     resume
         Go on from the last checkpoint of a run that was killed.
     restart
@@ -75,7 +79,7 @@ def train(
         raise InputError(
             "`--resume` goes on and `--restart` begins again: not both", "leave one of them out"
         )
-    target = find_target(variant, preset, seed)
+    target = find_target(variant, preset, seed, start or "")
     if target.is_finished:
         drop_leftovers(target.directory)  # a kill in its last moment may have kept them
         talk.print("This run is finished already.")
@@ -89,6 +93,7 @@ def train(
         launch.dealt(target.preset.training, gpus * machines)
         ready_base(target.preset.base, talk.print)
         flags = [*(["--resume"] if resume else []), *(["--restart"] if restart else [])]
+        flags += [f"--from={start}"] if start else []
         flags += [f"--report-to={each}" for each in report_to or ()]
         again = ["train", variant, preset, f"--seed={seed}", *flags]
         sys.exit(launch.launch(again, gpus, hosts))
@@ -100,14 +105,16 @@ def train(
         plan = make_plan(target, talk.print)
     if dry_run:
         data.print(f"would train {plan.name}", soft_wrap=True, markup=False)
+        if plan.parent:
+            data.print(f"from {plan.parent.name}", soft_wrap=True, markup=False)
         data.print(fit_table(plan.fit, plan.budget))
         for line in foreseen(plan, gpus * machines):
             data.print(line, soft_wrap=True, markup=False)
         return
-    from finetune import sft
+    from finetune import course
 
     with Display(talk, plan.preset.training.log_steps) as display:
-        directory = sft.train(plan, display, resume=resume, restart=restart, report_to=report_to)
+        directory = course.train(plan, display, resume=resume, restart=restart, report_to=report_to)
     launch.leave()
     if launch.is_first():
         data.print(str(directory), soft_wrap=True, markup=False)

@@ -17,7 +17,7 @@ def model_card(run: Run, fit: Fit) -> str:
         library_name="peft",
         pipeline_tag="text-generation",
         language=run.manifest.recipe.get("keep", {}).get("languages"),
-        tags=["lora", "qlora", "sft", "treetune"],
+        tags=["lora", "qlora", run.method, "treetune"],
     )
     revision = f" at revision `{run.base.revision}`" if run.base.revision else ""
     sources = "\n".join(
@@ -34,7 +34,7 @@ A LoRA adapter for `{run.base.model}`{revision}.
 Trained on the variant `{run.variant}` ({run.manifest.title}) under the preset `{run.preset_name}`
 with seed {run.seed}, on the base in {run.preset["base"]["quantization"]}: merged into those
 weights, unpacked, it is exactly what was trained.
-
+{_start(run)}
 ## Data
 
 Variant `{run.variant}`, digest `{run.manifest.digest}`, from:
@@ -64,6 +64,18 @@ Versions: {", ".join(f"{name} {version}" for name, version in run.versions.items
 ## Limits
 
 One run with one seed says nothing about its variant against another: compare arms of several seeds.
+"""
+
+
+def _start(run: Run) -> str:
+    """What it started from, where that was another run."""
+    if run.parent is None:
+        return ""
+    parent = run.parent
+    return f"""
+By direct preference optimisation it went on from the adapter of `{parent.name}`, sha256
+`{parent.adapter_sha256}`, which is in it whole and was its reference: a supervised run on the
+variant `{parent.manifest.name}` ({parent.manifest.title}), digest `{parent.manifest.digest}`.
 """
 
 
@@ -110,13 +122,23 @@ def _training_rows(run: Run) -> dict[str, str]:
     named = lora["targets"]
     targets = named if isinstance(named, str) else ", ".join(named)
     loss = "no rows" if run.validation_loss is None else f"{run.validation_loss:.4f}"
+    of_method: dict[str, str] = {}
+    if "dpo" in run.preset:
+        held = run.notes.get("validation", {})
+        right = held.get("reward_accuracy")
+        of_method = {
+            "beta": str(run.preset["dpo"]["beta"]),
+            "held-out pairs told apart": "no rows" if right is None else f"{right:.3f}",
+        }
     return {
+        "method": run.method,
         "template": f"`{run.preset['template']}`",
         "steps, examples seen, epochs": f"{run.steps:,}, {run.examples_seen:,}, {run.epochs:.2f}",
         "trained tokens": f"{run.trained_tokens:,}",
         "batch": str(training["batch"]),
         "learning rate, schedule": f"{training['learning_rate']}, {training['schedule']}",
         "LoRA": f"r {lora['r']}, alpha {lora['alpha']}, dropout {lora['dropout']} on {targets}",
+        **of_method,
         "training loss at the end": f"{run.train_loss:.4f}",
         "validation loss": loss,
         "device": str(run.device.get("name", run.device["type"])),

@@ -42,6 +42,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     base: dict[str, Any]  # model, revision, digest
     seed: int
     tokens: str  # of every token row in its order: notes a changed template or tokenizer
+    parent: dict[str, str] | None = None  # run, adapter: what it started from
 
 
 class Complete(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from dataset_builder.errors import InputError
 from finetune.base import ready_base
 from finetune.duration import T4, outlook
 from finetune.memory import Estimate
+from finetune.methods import METHODS
 from finetune.preset import AUTO, Preset, load_preset, preset_names
 from finetune.route import Route, choose, routes
 
@@ -220,7 +221,8 @@ def _gigabytes(needed: Estimate) -> str:
 def _elsewhere(name: str, preset: Preset, directory: Path) -> Iterator[Finding]:
     """What a preset would take on the smallest card it is for, where that is not the one here."""
     examples = preset.training.examples
-    line = outlook(directory, preset, T4, tokens=float(examples * preset.length), examples=examples)
+    tokens = float(examples * METHODS[preset.method].sequences * preset.length)
+    line = outlook(directory, preset, T4, tokens=tokens, examples=examples)
     if line:
         yield Finding(True, f"preset {name}: {line}")
 

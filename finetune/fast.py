@@ -8,21 +8,22 @@ micro-batch is another: every decoder layer one compiled function, its projectio
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
-from finetune.head import chunk_loss, moving, summed_loss
+from finetune.head import chunk_losses, moving, token_losses
 from finetune.packing import TOKENS
 from finetune.products import Product, multiply, product_of, refresh
 
 
 class Fast:
-    """The fast computation of one model: `loss` of a packed row.
+    """The fast computation of one model: `losses` of a packed row.
 
     Raises ValueError, saying why, for a model it does not know.
     """
@@ -50,13 +51,13 @@ class Fast:
         self.head, self.checkpointing = head, checkpointing
         self.layers = [family.prepare(layer, model.config, dtype) for layer in model.model.layers]
         self.products: list[Product] = [each for layer in self.layers for each in layer.products]
-        self.run_layer, self.final, self.of_chunk = family.run, family.final, chunk_loss
+        self.run_layer, self.final, self.of_chunk = family.run, family.final, chunk_losses
         if compiled:
             self.run_layer = _compiled(family.run)
             self.final = _compiled(family.final)
-            self.of_chunk = _compiled(chunk_loss)
+            self.of_chunk = _compiled(chunk_losses)
 
-    def loss(
+    def losses(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
@@ -64,12 +65,14 @@ class Fast:
         targets: torch.Tensor,
         target_ids: torch.Tensor,
     ) -> torch.Tensor:
-        """The loss summed over the trained tokens of a packed row (finetune.packing), float32."""
+        """The loss of each trained token of a packed row (finetune.packing), in the order of its
+        `targets`, float32; 0 in their padding.
+        """
         hidden = self.hidden(input_ids, position_ids, bounds)[targets]
         hidden = self.final(moving(hidden), *self.norm())
         weight = self.head.weight.to(self.dtype)
         bias = None if self.head.bias is None else self.head.bias.to(self.dtype)
-        return summed_loss(hidden, target_ids, weight, bias, self.of_chunk)
+        return token_losses(hidden, target_ids, weight, bias, self.of_chunk)
 
     def hidden(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, bounds: torch.Tensor
@@ -99,9 +102,17 @@ class Fast:
         return _norm_values(norm)
 
 
+@dataclass
+class PackedOutput(ModelOutput):
+    """What a model answers a packed row with."""
+
+    loss: torch.Tensor | None = None  # summed over its trained tokens
+    losses: torch.Tensor | None = None  # of each of them
+
+
 def install(model: Any, fast: Fast) -> None:
-    """Lets `model` (inside PEFT's wrapper) answer a packed row with its summed loss; everything
-    else goes its usual way.
+    """Lets `model` (inside PEFT's wrapper) answer a packed row with its losses; everything else
+    goes its usual way.
     """
     usual = model.forward
 
@@ -110,8 +121,8 @@ def install(model: Any, fast: Fast) -> None:
             return usual(*args, **kwargs)
         names = ("input_ids", "position_ids", "targets", "target_ids")
         with torch.autocast(kwargs["input_ids"].device.type, enabled=False):
-            loss = fast.loss(bounds=bounds, **{name: kwargs[name] for name in names})
-        return CausalLMOutputWithPast(loss=loss)
+            losses = fast.losses(bounds=bounds, **{name: kwargs[name] for name in names})
+        return PackedOutput(loss=losses.sum(), losses=losses)
 
     model.forward = forward
 

@@ -1,8 +1,9 @@
-"""The loss at the trained positions alone, in chunks, with its gradient made on the way.
+"""The loss at each trained position alone, in chunks, with its gradient made on the way.
 
 A head of 51,200 tokens turns 16,000 positions into 1.7 GB of logits. They are made for a few
 thousand positions at a time, turned into the gradient of the loss in place, multiplied back, and
-forgotten; nothing is computed twice. The head itself is not trained here.
+forgotten; nothing is computed twice. What a position's loss is worth in the end, a mean's share or
+a preference's, scales its gradient afterwards. The head itself is not trained here.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,15 @@ from torch.nn import functional
 CHUNK = 4096  # positions whose logits are held at once
 
 
-def chunk_loss(
-    hidden: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed cross-entropy of a chunk, float32, and its gradient in `hidden`'s dtype.
+def chunk_losses(
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    with_gradient: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The cross-entropy at each position of a chunk, float32, and its gradient in `hidden`'s dtype,
+    None where none is wanted.
 
     `hidden` (positions, width), `labels` (positions,), below 0 where a position does not count.
     """
@@ -26,15 +32,17 @@ def chunk_loss(
     safe = labels.clamp(min=0)
     total = torch.logsumexp(logits, dim=1)
     picked = logits.gather(1, safe[:, None])[:, 0]
-    loss = torch.where(counts, total - picked, 0.0).sum()
+    losses = torch.where(counts, total - picked, 0.0)
+    if not with_gradient:
+        return losses, None
     places = torch.arange(logits.shape[1], device=logits.device)
     gradient = torch.exp(logits - total[:, None]) - (places[None] == safe[:, None]).float()
     gradient = torch.where(counts[:, None], gradient, 0.0).to(hidden.dtype)
-    return loss, gradient @ weight
+    return losses, gradient @ weight
 
 
-class SummedLoss(torch.autograd.Function):
-    """The cross-entropy summed over all positions; the head's weights get no gradient."""
+class TokenLosses(torch.autograd.Function):
+    """The cross-entropy at each position; the head's weights get no gradient."""
 
     @staticmethod
     def forward(
@@ -45,20 +53,23 @@ class SummedLoss(torch.autograd.Function):
         bias: torch.Tensor | None,
         of_chunk: Callable,
     ) -> torch.Tensor:
-        gradient = torch.empty_like(hidden)
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        is_trained = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if is_trained else None
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), CHUNK):
             part = slice(start, start + CHUNK)
             some, wanted = moving(hidden[part]), moving(labels[part])
-            one, gradient[part] = of_chunk(some, wanted, weight, bias)
-            loss = loss + one
-        ctx.save_for_backward(gradient)
-        return loss
+            losses[part], slope = of_chunk(some, wanted, weight, bias, is_trained)
+            if gradient is not None:
+                gradient[part] = slope
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return losses
 
     @staticmethod
-    def backward(ctx: Any, d_loss: torch.Tensor) -> Any:
+    def backward(ctx: Any, d_losses: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * d_loss.to(gradient.dtype), None, None, None, None
+        return gradient * d_losses.to(gradient.dtype)[:, None], None, None, None, None
 
 
 def moving(x: torch.Tensor) -> torch.Tensor:
@@ -67,16 +78,18 @@ def moving(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-Chunk = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+Chunk = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
-def summed_loss(
+def token_losses(
     hidden: torch.Tensor,
     labels: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    of_chunk: Chunk = chunk_loss,
+    of_chunk: Chunk = chunk_losses,
 ) -> torch.Tensor:
-    """The loss of `hidden` (positions, width) summed over `labels` (positions,): a float32."""
-    loss: torch.Tensor = SummedLoss.apply(hidden, labels, weight, bias, of_chunk)
-    return loss
+    """The loss of each position of `hidden` (positions, width) by `labels` (positions,): float32,
+    0 where a label is below 0.
+    """
+    losses: torch.Tensor = TokenLosses.apply(hidden, labels, weight, bias, of_chunk)
+    return losses

@@ -19,6 +19,7 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from finetune.launch import dealt
+from finetune.methods import METHODS
 from finetune.preset import Preset
 from finetune.targets import ALL
 
@@ -77,7 +78,8 @@ def estimate(
     if is_checkpointed:
         hidden = max((min(shape) for shape in shapes.adapted), default=0)
         per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
-    activations = dealt(preset.training, processes) * preset.length * per_token
+    sequences = dealt(preset.training, processes) * METHODS[preset.method].sequences
+    activations = sequences * preset.length * per_token
     unpacked = sum(2 * math.prod(shape) for shape in shapes.layers.values())
     # Beside the base's own weights, packed or not.
     weights += unpacked if is_unpacked else 0

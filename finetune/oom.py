@@ -16,7 +16,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from dataset_builder.errors import InputError
-from finetune.packing import pack, unpack
+from finetune.packing import PACKED, pack, unpack
 
 Inputs = dict[str, Any]
 Asked = TypeVar("Asked")
@@ -70,6 +70,7 @@ class Pieces:
             give_back()
             self._halve()
             model.zero_grad()
+            self._trainer.forget()
             todo = [*self._samples[: self._place], inputs]
 
     def _try(self, model: Any, todo: Sequence[Inputs], items: Any) -> _Tried:
@@ -108,18 +109,26 @@ class Pieces:
 def pieces(inputs: Inputs, largest: int) -> Iterator[Inputs]:
     """A micro-batch in pieces of at most `largest` examples, padding that no row needs cut off.
 
-    Every tensor is (rows, ...), or the micro-batch is a packed row (finetune.packing).
+    Every tensor is (examples, ...), or the micro-batch is a packed row (finetune.packing), beside
+    which every tensor is.
     """
     if "bounds" in inputs:
         # Counted by shape: reading values back would wait for the card at every micro-batch.
-        if len(inputs["bounds"]) - 2 <= largest:
+        sequences = len(inputs["bounds"]) - 2
+        beside = {name: value for name, value in inputs.items() if name not in PACKED}
+        examples = min((len(value) for value in beside.values()), default=sequences)
+        if examples <= largest:
             yield inputs
             return
-        examples = unpack(inputs)
+        each = sequences // examples
+        apart = unpack(inputs)
         device = inputs["input_ids"].device
-        for start in range(0, len(examples), largest):
-            piece = pack(examples[start : start + largest])
-            yield {key: value.to(device) for key, value in piece.items()}
+        for start in range(0, examples, largest):
+            piece = pack(apart[each * start : each * (start + largest)])
+            yield {
+                **{name: value.to(device) for name, value in piece.items()},
+                **{name: value[start : start + largest] for name, value in beside.items()},
+            }
         return
     rows = len(inputs["input_ids"])
     if rows <= largest:
@@ -129,9 +138,9 @@ def pieces(inputs: Inputs, largest: int) -> Iterator[Inputs]:
         piece = {key: value[start : start + largest] for key, value in inputs.items()}
         mask = piece.get("attention_mask")
         if mask is not None:
-            width = int(mask.sum(dim=1).max())  # padding is on the right
+            width = int(mask.sum(dim=-1).max())  # padding is on the right
             piece = {
-                key: value[:, :width] if value.shape[1:] == mask.shape[1:] else value
+                key: value[..., :width] if value.shape == mask.shape else value
                 for key, value in piece.items()
             }
         yield piece

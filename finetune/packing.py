@@ -18,6 +18,8 @@ from finetune.rows import IGNORED
 # less where that would be much of a short row, and as many targets.
 TOKENS, TARGETS = 128, 64
 _LEAST, _SHARE = 16, 64
+# What `pack` gives.
+PACKED = ("input_ids", "labels", "position_ids", "bounds", "targets", "target_ids")
 
 
 def granule(tokens: int) -> int:

@@ -7,24 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_builder.errors import InputError
-from dataset_builder.fit import Fit, FittedRow
+from dataset_builder.fit import Fit
 from dataset_builder.manifest import Manifest, find_variant
 from dataset_builder.settings import as_stored, settings_digest
 from dataset_builder.template import Template
 from finetune import checkpoints
 from finetune.base import BaseFiles, ready_base
 from finetune.chat import template_of
+from finetune.methods import METHODS
+from finetune.parent import find_parent, parent_record, refuse_other_base
 from finetune.preset import Preset, load_preset
 from finetune.rows import Budget, budget_of, order_of, read_rows, token_digest
-from finetune.run import run_name, runs_root
+from finetune.run import Parent, Run, run_name, runs_root
 from finetune.tokens import extend_tokenizer
 
 if TYPE_CHECKING:
     from finetune.previews import Question
-
-
-# The form of the rows that each method trains on.
-METHOD_FORMS = {"sft": "answers"}
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,17 @@ class Plan:
     template: Template
     tokenizer: Any  # with the preset's extra tokens
     extra_ids: list[int]
-    rows: list[FittedRow]
+    rows: list[Any]  # FittedRows or FittedPairs, as the method trains on
     fit: Fit
-    validation_rows: list[FittedRow]
+    validation_rows: list[Any]
     validation_fit: Fit
     order: list[int]  # places in `rows`, one per example seen
     budget: Budget
     questions: "list[Question]"
     notes: list[str]  # what the reader should know before the first step
     guard: checkpoints.Guard
+    parent: Parent | None  # what it starts from; None: the base alone
+    parent_adapter: Path | None  # its folder
 
     @property
     def unfinished(self) -> Path:
@@ -68,16 +68,19 @@ class Target:
     preset: Preset
     preset_digest: str
     seed: int
+    parent: tuple[Path, Run] | None  # what it starts from, and that run's record
 
     @property
     def is_finished(self) -> bool:
         return (self.directory / "run.json").exists()
 
 
-def find_target(variant: str, preset_name: str, seed: int) -> Target:
-    """The run that this variant, preset and seed name.
+def find_target(variant: str, preset_name: str, seed: int, start: str = "") -> Target:
+    """The run that this variant, preset and seed name, from the run `start` if its method starts
+    from one.
 
-    Raises InputError where one of them is not there, or the method cannot train on the variant.
+    Raises InputError where one of them is not there, or the method cannot train on the variant or
+    go on with that run.
     """
     if seed < 0:
         raise InputError(f"seed {seed} is negative", "choose 0 or more")
@@ -86,12 +89,13 @@ def find_target(variant: str, preset_name: str, seed: int) -> Target:
     _check_form(manifest, preset)
     digest = settings_digest(preset)
     short = Path(preset_name).stem if preset_name.endswith(".toml") else preset_name
-    name = run_name(manifest, short, digest, seed)
-    return Target(runs_root() / name, directory, manifest, short, preset, digest, seed)
+    parent = find_parent(start, seed, preset, short)
+    name = run_name(manifest, short, digest, seed, parent[1] if parent else None)
+    return Target(runs_root() / name, directory, manifest, short, preset, digest, seed, parent)
 
 
 def _check_form(manifest: Manifest, preset: Preset) -> None:
-    wanted = METHOD_FORMS[preset.method]
+    wanted = METHODS[preset.method].form
     if manifest.form != wanted:
         raise InputError(
             f"variant `{manifest.name}` has rows of the form `{manifest.form}`;"
@@ -111,6 +115,10 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
 
     preset, manifest = target.preset, target.manifest
     files = ready_base(preset.base, report)
+    parent = None
+    if target.parent:
+        refuse_other_base(target.parent[1], files, preset)
+        parent = parent_record(target.parent[1])
     template = template_of(preset, files)
     tokenizer = load_tokenizer(files, template)
     extra_ids = extend_tokenizer(tokenizer, preset.extra_tokens)
@@ -129,6 +137,7 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
         base={"model": files.model, "revision": files.revision, "digest": files.digest},
         seed=target.seed,
         tokens=token_digest(rows, order),
+        parent={"run": parent.name, "adapter": parent.adapter_sha256} if parent else None,
     )
     return Plan(
         name=f"{target.directory.parent.name}/{target.directory.name}",
@@ -151,4 +160,6 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
         questions=questions,
         notes=[note] if note else [],
         guard=guard,
+        parent=parent,
+        parent_adapter=target.parent[0] / "adapter" if target.parent else None,
     )

@@ -58,6 +58,14 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_steps: Count = 10
 
 
+class Dpo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What direct preference optimisation alone reads."""
+
+    # How dear it is to leave the start: the loss is -log sigmoid of `beta` times the difference
+    # between chosen and rejected in log-probability gained over the start.
+    beta: Positive
+
+
 class Previews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sample answers while it trains."""
 
@@ -72,7 +80,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A preset as its TOML file says it."""
 
     title: str
-    method: Literal["sft"] = "sft"
+    method: Literal["sft", "dpo"] = "sft"
     # A name of dataset_builder.template, or auto: the tokenizer's chat template, `instruct` where
     # it has none.
     template: str = "auto"
@@ -83,6 +91,9 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lora: Lora = Lora()
     training: Training
     previews: Previews = Previews()
+    # Of the method `dpo`, and of no other. Absent keys are not stored, so that presets of before
+    # keep their digests.
+    dpo: Dpo | msgspec.UnsetType = msgspec.UNSET
 
 
 def load_preset(name: str) -> Preset:
@@ -97,7 +108,32 @@ def load_preset(name: str) -> Preset:
             f" micro_batch {preset.training.micro_batch}",
             "change one of them: a step is made of whole micro-batches",
         )
+    _check_method(preset, name)
     return preset
+
+
+def _check_method(preset: Preset, name: str) -> None:
+    """Raise InputError where what the method needs is absent, or something stands that it would
+    not read.
+    """
+    if preset.method != "dpo":
+        if preset.dpo:
+            raise InputError(
+                f"preset `{name}`: the method `{preset.method}` does not read `[dpo]`",
+                'take that section out, or set `method = "dpo"`',
+            )
+        return
+    if not preset.dpo:
+        raise InputError(
+            f"preset `{name}`: the method `dpo` wants a section `[dpo]`",
+            "add it with `beta = 0.1`, or another number above 0",
+        )
+    if preset.lora.dropout:
+        raise InputError(
+            f"preset `{name}`: the method `dpo` compares a model with its start, and dropout of"
+            f" {preset.lora.dropout} would be in the difference",
+            "set `dropout = 0.0` in `[lora]`",
+        )
 
 
 def preset_names() -> list[str]:

@@ -30,7 +30,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """A line of metrics.jsonl: one optimizer step."""
 
     step: int
-    loss: float  # mean over the step's trained tokens
+    loss: float  # mean over the step's trained tokens; of pairs, over the pairs
     learning_rate: float
     grad_norm: float | None  # before clipping; None at a step that an fp16 scaler skipped
     tokens: int  # through the model in this step, padding aside
@@ -42,6 +42,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     # Of the rate at which this hardware multiplied matrices at the start, what the tokens took.
     peak_share: float | None = None
     seconds_left: float | None = None  # previews to come among them
+    # What else the method tells of the step, means over its examples, by name.
+    terms: dict[str, float] = {}
 
 
 class Watcher(Protocol):
@@ -225,9 +227,16 @@ def numbers(step: Step) -> str:
     share = f"  {step.peak_share:.1%} of peak" if step.peak_share is not None else ""
     memory = f"  {step.memory / 1e9:.1f} GB" if step.memory else ""
     return (
-        f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}"
+        f"loss {step.loss:.3f}{_told(step.terms)}  rate {step.learning_rate:.1e}"
         f"  {step.tokens_per_second:,.0f} tokens/s{share}{memory}  {span(step.seconds)}"
     )
+
+
+def _told(terms: dict[str, float]) -> str:
+    """Of a step's terms those that say most."""
+    if "reward_margin" not in terms:
+        return ""
+    return f"  margin {terms['reward_margin']:+.3f}  right {terms['reward_accuracy']:.0%}"
 
 
 def span(seconds: float) -> str:

@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,13 @@ class Recorder(TrainerCallback):
         segment: Segment,
         log_steps: int,
         peak_tokens: float | None = None,
+        terms: Sequence[str] = (),
     ) -> None:
         self.budget = budget
         self.batch = batch
         self.started = started
         self.log_steps = log_steps
+        self.terms = terms  # that the trainer logs beside the loss
         self.peak_tokens = peak_tokens  # a second, if it did nothing but multiply
         self.folder = folder
         self.device = device
@@ -110,6 +113,7 @@ class Recorder(TrainerCallback):
             examples_seen=state.global_step * self.batch,
             memory=self.peak_memory(),
             seconds=round(self.seconds, 3),
+            terms={name: logs[name] for name in self.terms},
             seconds_left=round(self._training_left(place) + self._previews_left(place), 1),
         )
         with (self.folder / "metrics.jsonl").open("ab") as file:

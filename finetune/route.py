@@ -21,7 +21,9 @@ from finetune.memory import (
     refuse_too_little,
     takes_fast_path,
 )
+from finetune.methods import METHODS
 from finetune.preset import AUTO, Preset
+from finetune.rows import lengths_of
 
 if TYPE_CHECKING:
     from finetune.plan import Plan
@@ -183,11 +185,11 @@ def foreseen(plan: "Plan", processes: int) -> list[str]:
         f"about {taken.needed.total / 1e9:.1f} GB of {where}, {free / 1e9:.1f} GB are free:"
         f" {taken.describe(plan.preset)}"
     ]
-    rows = [plan.rows[place] for place in plan.order]
-    lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
-    tokens = padded_tokens(lengths, plan.preset.training.micro_batch)
+    lengths = [length for place in plan.order for length in lengths_of(plan.rows[place])]
+    sequences = METHODS[plan.preset.method].sequences
+    tokens = padded_tokens(lengths, plan.preset.training.micro_batch * sequences)
     line = outlook(
-        plan.files.directory, plan.preset, T4, tokens=float(tokens), examples=len(lengths)
+        plan.files.directory, plan.preset, T4, tokens=float(tokens), examples=len(plan.order)
     )
     return [*lines, line] if line else lines
 

@@ -17,13 +17,17 @@ import numpy as np
 
 from dataset_builder.artifacts import hash_order
 from dataset_builder.errors import InputError
-from dataset_builder.fit import Fit, FittedRow, fit_rows
-from dataset_builder.tables import EXAMPLES, read_table
+from dataset_builder.fit import Fit, FittedPair, FittedRow, fit_pairs, fit_rows
+from dataset_builder.tables import FORMS, read_table
 from dataset_builder.template import Template
+from finetune.methods import METHODS
 from finetune.preset import Preset
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+# An example of any form; the sequences that it makes share its prompt.
+Fitted = FittedRow | FittedPair
 
 # The label of a position that carries no loss.
 IGNORED = -100
@@ -37,20 +41,23 @@ class Budget:
     examples_seen: int  # steps x batch
     epochs: float  # examples seen over rows kept
     tokens: int  # through the model, padding aside
-    trained_tokens: int  # of them in answers
+    trained_tokens: int  # of them in answers, chosen or rejected
     tokens_by_step: list[int]
     trained_tokens_by_step: list[int]
 
 
 def read_rows(
     variant: Path, split: str, template: Template, tokenizer: Any, preset: Preset
-) -> tuple[list[FittedRow], Fit]:
-    """The rows of `split` (train or validation) that fit the preset, and the account of the fit.
+) -> tuple[list[Any], Fit]:
+    """The rows of `split` (train or validation) that fit the preset, and the account of the fit:
+    FittedRows or FittedPairs, as the preset's method trains on.
 
     Raises InputError where the variant has no row of `train`, or none of them fits.
     """
-    table = read_table(variant / f"{split}.parquet", EXAMPLES)
-    fitted, fit = fit_rows(table.to_pylist(), template, tokenizer, preset.length, preset.overflow)
+    form = METHODS[preset.method].form
+    rows = read_table(variant / f"{split}.parquet", FORMS[form]).to_pylist()
+    fit_all = fit_pairs if form == "pairs" else fit_rows
+    fitted, fit = fit_all(rows, template, tokenizer, preset.length, preset.overflow)
     if split == "train" and not fitted:
         raise InputError(
             f"{variant.name}: none of {fit.rows} rows fits {preset.length} tokens"
@@ -73,10 +80,15 @@ def order_of(ids: Sequence[str], seed: int, examples: int) -> list[int]:
     return places[:examples]
 
 
-def budget_of(fitted: Sequence[FittedRow], order: Sequence[int], batch: int) -> Budget:
+def lengths_of(row: Fitted) -> list[int]:
+    """The tokens of each sequence that the example makes."""
+    return [len(row.prompt_ids) + len(answer) for answer in row.answers]
+
+
+def budget_of(fitted: Sequence[Fitted], order: Sequence[int], batch: int) -> Budget:
     """What a run over `order`, a whole number of steps of `batch`, goes through."""
-    prompts = np.array([len(row.prompt_ids) for row in fitted])
-    answers = np.array([len(row.completion_ids) for row in fitted])
+    prompts = np.array([len(row.prompt_ids) * len(row.answers) for row in fitted])
+    answers = np.array([sum(map(len, row.answers)) for row in fitted])
     seen = np.asarray(order).reshape(-1, batch)
     trained = answers[seen].sum(axis=1)
     tokens = prompts[seen].sum(axis=1) + trained
@@ -104,10 +116,10 @@ def dataset_of(fitted: Sequence[FittedRow], order: Sequence[int]) -> "Dataset":
     return rows.select(list(order))
 
 
-def token_digest(fitted: Sequence[FittedRow], order: Sequence[int]) -> str:
+def token_digest(fitted: Sequence[Fitted], order: Sequence[int]) -> str:
     """The sha256 of every token in the order of training: of data, template and tokenizer."""
     digest = hashlib.sha256()
     for row in fitted:
-        digest.update(json.dumps([row.example_id, row.prompt_ids, row.completion_ids]).encode())
+        digest.update(json.dumps([row.example_id, row.prompt_ids, *row.answers]).encode())
     digest.update(json.dumps(list(order)).encode())
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """What a finished run says of itself, and how runs are found by name."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,16 +68,29 @@ def _path(segment: Segment) -> str:
     return f"{way}, recomputing activations" if segment.is_checkpointed else way
 
 
+class Parent(msgspec.Struct, frozen=True, kw_only=True):
+    """The run whose adapter another one starts from, and is held against while it trains."""
+
+    name: str
+    adapter_sha256: str
+    seed: int
+    manifest: Manifest  # of its variant, whole: what the model has seen before
+    preset_name: str
+    preset_digest: str
+    preset: dict[str, Any]  # whole
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """run.json: everything that determines a run, and its final numbers."""
 
-    name: str  # <preset>-<digest8>/<variant>-<digest12>-s<seed>
+    name: str  # <preset>-<digest8>/<variant>-<digest12>[-from-<digest8>]-s<seed>
     variant: str  # the variant's name
     manifest: Manifest  # the variant's, whole
     preset_name: str
     preset: dict[str, Any]  # whole
     preset_digest: str
     seed: int
+    parent: Parent | None = None  # None where it started from the base alone
     base: BaseModel
     started: str  # ISO 8601, UTC
     finished: str
@@ -97,15 +111,33 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     segments: list[Segment] = []  # one more than it was resumed; none in older runs
     notes: dict[str, Any] = {}
 
+    @property
+    def method(self) -> str:
+        """How it was trained: sft or dpo."""
+        return str(self.preset.get("method", "sft"))
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The variants that the model has seen rows of, in the order of training."""
+        earlier = (self.parent.manifest,) if self.parent else ()
+        return (*earlier, self.manifest)
+
 
 def runs_root() -> Path:
     """The folder of all runs."""
     return artifacts_root() / "runs"
 
 
-def run_name(manifest: Manifest, preset_name: str, preset_digest: str, seed: int) -> str:
-    """What the run of this variant under this preset with this seed is called."""
-    return f"{preset_name}-{preset_digest[:8]}/{manifest.name}-{manifest.digest[:12]}-s{seed}"
+def run_name(
+    manifest: Manifest, preset_name: str, preset_digest: str, seed: int, parent: Run | None = None
+) -> str:
+    """What the run of this variant under this preset with this seed, from that parent, is called.
+
+    The parent's digest is its adapter's: one trained anew is another start.
+    """
+    start = f"-from-{parent.adapter_sha256[:8]}" if parent else ""
+    variant = f"{manifest.name}-{manifest.digest[:12]}"
+    return f"{preset_name}-{preset_digest[:8]}/{variant}{start}-s{seed}"
 
 
 def run_directories() -> list[Path]:
@@ -117,10 +149,9 @@ def run_directories() -> list[Path]:
 def find_runs(name: str, others: Sequence[Path] = ()) -> list[Path]:
     """The finished runs that `name` means: one, or all seeds of an arm without the seed.
 
-    `name` is a path, or a unique prefix of `<preset>-<digest8>/<variant>-<digest12>-s<seed>` or of
-    its second part, or `PRESET/VARIANT` with a prefix of each. `others` are directories that may be
-    meant too, and are no runs. Raises InputError where nothing or more than one arm matches,
-    listing the choices.
+    `name` is a path, or a unique prefix of a run's name (`run_name`) or of its second part, or
+    `PRESET/VARIANT` with a prefix of each. `others` are directories that may be meant too, and are
+    no runs. Raises InputError where nothing or more than one arm matches, listing the choices.
     """
     if (Path(name) / "run.json").is_file():
         return [Path(name)]
@@ -141,7 +172,7 @@ def find_runs(name: str, others: Sequence[Path] = ()) -> list[Path]:
     found = [d for d in found if d in runs and runs[d].variant == last] or found
     arms = {arm_of(d) for d in found}
     if len(arms) == 1:
-        return found
+        return sorted(found, key=lambda d: runs[d].seed if d in runs else 0)
     known = "\n      ".join(sorted(str(full[d]) for d in (found or finished)))
     if not found:
         raise InputError(
@@ -155,8 +186,22 @@ def find_runs(name: str, others: Sequence[Path] = ()) -> list[Path]:
 
 
 def arm_of(directory: Path) -> str:
-    """`<preset>-<digest8>/<variant>-<digest12>`: a run's name without its seed."""
-    return re.sub(r"-s\d+$", "", f"{directory.parent.name}/{directory.name}")
+    """A run's name without its seed.
+
+    Of runs that started from others, `from` is followed by a digest of the parent's arm: seeds that
+    each went on from another seed of one arm are one arm too.
+    """
+    arm = without_seed(f"{directory.parent.name}/{directory.name}")
+    started = re.fullmatch(r"(.+-[0-9a-f]{12}-from-)[0-9a-f]{8}", arm)
+    parent = load_run(directory).parent if started else None
+    if started is None or parent is None:
+        return arm
+    return started[1] + hashlib.sha256(without_seed(parent.name).encode()).hexdigest()[:8]
+
+
+def without_seed(name: str) -> str:
+    """A run's name without its seed."""
+    return re.sub(r"-s\d+$", "", name)
 
 
 def load_run(directory: Path) -> Run:

@@ -1,228 +1,26 @@
-"""QLoRA supervised fine-tuning, from a plan to a finished run.
+"""QLoRA supervised fine-tuning: TRL's trainer over token rows in their final order.
 
-TRL's trainer does the steps. What it would do in silence is settled before it starts: the rows
-arrive as token ids in their final order, so that it neither cuts, drops, shuffles nor renders
-anything, and afterwards it is asked whether it kept them.
+What it would do in silence is settled before it starts, so that it neither cuts, drops, shuffles
+nor renders anything, and afterwards it is asked whether it kept the rows.
 """
 
-import math
-import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pyarrow.compute as pc
 
-from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
-from dataset_builder.settings import as_stored
-from finetune import checkpoints, launch
-from finetune.card import model_card
-from finetune.export import export_adapter
-from finetune.plan import Plan
-from finetune.progress import Watcher, read_steps, without_known_noise
-from finetune.route import Route, asked, preflight
+from finetune import launch
+from finetune.adapter import adapter_config, settle
+from finetune.arguments import arguments, refuse_changed_rows
+from finetune.route import Route, asked
 from finetune.rows import IGNORED, dataset_of
-from finetune.run import BaseModel, Run, Segment
-from finetune.targets import is_transposed, projections
-from finetune.tokens import lora_options, prepare_rows, repair_tied_head
-from finetune.trackers import ready_trackers
 
-
-def train(
-    plan: Plan,
-    watcher: Watcher,
-    *,
-    resume: bool = False,
-    restart: bool = False,
-    report_to: Sequence[str] = (),
-) -> Path:
-    """Train what is planned; the finished run's directory. `report_to` names trackers to tell too.
-
-    A killed run is continued with `resume`, from its last whole checkpoint to the same adapter an
-    uninterrupted one ends in. Raises InputError where the GPU has too little memory, a weight of
-    the base is missing, or an unfinished run is in the way.
-    """
-    from finetune.model import load_base, pick_device
-
-    first = launch.is_first()
-    trackers = ready_trackers(report_to, plan.unfinished) if first else ()
-    if first:
-        checkpoints.refuse_unwanted(plan.unfinished, plan.guard, resume=resume, restart=restart)
-    for note in plan.notes:
-        watcher.say(note)
-    watcher.fitted(plan.fit, plan.budget)
-    device = pick_device()
-    if launch.processes() > 1:
-        launch.check_shared(plan.directory.parent)
-    before = launch.of_first(lambda: None if restart else _last_segment(plan))
-    route = preflight(plan, device, before)
-    watcher.say(f"taking {route.describe(plan.preset)}")
-    with checkpoints.locked(plan.unfinished) if first else nullcontext(), without_known_noise():
-        watcher.say(f"loading {plan.files.model}")
-        model, base = load_base(plan.files, plan.preset.base, device)
-        watcher.say(_proof(base))
-        found = launch.of_first(lambda: _begun(plan, watcher, restart))
-        _train(plan, model, base, device, found, watcher, trackers, route)
-        if first:
-            _publish(plan)
-    return plan.directory
-
-
-def _last_segment(plan: Plan) -> Segment | None:
-    """How the newest checkpoint of the planned run was computed, if there is one."""
-    found = checkpoints.newest(plan.unfinished)
-    return found[1].segments[-1] if found and found[1].segments else None
-
-
-def _begun(plan: Plan, watcher: Watcher, restart: bool) -> tuple[Path, checkpoints.Complete] | None:
-    """The run's folder made ready, and the checkpoint to go on from."""
-    found = checkpoints.begin(plan.unfinished, plan.guard, restart=restart, say=watcher.say)
-    write_json(plan.fit, plan.unfinished / "fit.json")
-    for name in ("metrics.jsonl", "previews.jsonl"):
-        checkpoints.truncate_lines(plan.unfinished / name, found[1].step if found else -1)
-    if found:
-        watcher.say(f"going on from step {found[1].step}")
-    return found
-
-
-def _train(
-    plan: Plan,
-    model: Any,
-    base: BaseModel,
-    device: Any,
-    found: tuple[Path, checkpoints.Complete] | None,
-    watcher: Watcher,
-    trackers: Sequence[str],
-    route: Route,
-) -> None:
-    """Everything between a loaded base and a finished run, in the order it happens."""
-    from finetune.model import describe_device, library_versions, pick_precision
-    from finetune.oom import Halving, Pieces, one_line
-    from finetune.peak import flops_per_token, matmul_peak
-    from finetune.previews import Previewer
-    from finetune.recorder import Recorder, Together
-    from finetune.trainer import mean_loss
-
-    folder = plan.unfinished
-    checkpoint, before = found if found else (None, None)
-    started = (before and before.started) or datetime.now(UTC).isoformat(timespec="seconds")
-    precision = pick_precision(plan.preset.base, device)
-    peak = matmul_peak(device, precision)
-    flops = flops_per_token(model, base.parameters)
-
-    trainer = make_trainer(plan, model, device, trackers, watcher.say, route)
-    segment = Segment(
-        after=before.step if before else 0,
-        until=None,
-        device=describe_device(device),
-        versions=library_versions(),
-        precision=str(precision).removeprefix("torch."),
-        is_fast=trainer.is_fast,
-        is_checkpointed=route.is_checkpointed,
-        processes=launch.processes(),
-    )
-    if before and before.segments:
-        _tell_differences(before.segments[-1], segment, watcher)
-    previewer = Previewer(
-        plan.questions,
-        plan.preset.previews,
-        plan.template,
-        plan.tokenizer,
-        folder / "previews.jsonl",
-        watcher.previewed,
-        trainer.accelerator.autocast,
-        precision,
-        seconds=before.preview_seconds if before else 0.0,
-    )
-    training = plan.preset.training
-    micro_batch = launch.dealt(training, launch.processes())
-    pieces = Pieces(
-        micro_batch,
-        watcher.say,
-        [msgspec.convert(each, Halving) for each in before.halvings] if before else [],
-    )
-    pieces.attach(trainer)
-    recorder = Recorder(
-        plan.budget,
-        training.batch,
-        folder,
-        device,
-        watcher,
-        before,
-        previewer,
-        pieces,
-        started=started,
-        segment=segment,
-        log_steps=training.log_steps,
-        peak_tokens=peak * trainer.args.world_size / flops,
-    )
-    if launch.processes() > 1:
-        trainer.add_callback(Together(plan.seed))
-    if launch.is_first():
-        trainer.add_callback(recorder)
-        trainer.add_callback(previewer)
-
-    with one_line("ran out while training"):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-    validation_loss = mean_loss(trainer, plan.validation_rows, micro_batch)
-    if not launch.is_first():
-        return
-    export_adapter(plan, trainer.model, folder / "adapter")
-    steps = read_steps(folder)
-    last = [step.loss for step in steps[-max(1, len(steps) // 10) :]]
-    run = Run(
-        name=plan.name,
-        variant=plan.manifest.name,
-        manifest=plan.manifest,
-        preset_name=plan.preset_name,
-        preset=as_stored(plan.preset),
-        preset_digest=plan.preset_digest,
-        seed=plan.seed,
-        base=base,
-        started=started,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(recorder.seconds, 3),
-        preview_seconds=round(previewer.seconds, 3),
-        steps=plan.budget.steps,
-        examples_seen=plan.budget.examples_seen,
-        epochs=plan.budget.epochs,
-        trained_tokens=plan.budget.trained_tokens,
-        tokens=plan.budget.tokens,
-        train_loss=sum(last) / len(last),
-        validation_loss=validation_loss,
-        peak_memory=recorder.peak_memory(),
-        device=segment.device,
-        versions=segment.versions,
-        adapter_sha256=file_digest(folder / "adapter" / "adapter_model.safetensors"),
-        resumed=recorder.resumed,
-        segments=recorder.until(plan.budget.steps),
-        notes={
-            "validation_fit": msgspec.to_builtins(plan.validation_fit),
-            "extra_token_ids": plan.extra_ids,
-            "halvings": msgspec.to_builtins(pieces.halvings),
-            "processes": launch.processes(),
-            "trainable_parameters": sum(
-                p.numel() for p in trainer.model.parameters() if p.requires_grad
-            ),
-            "fast": segment.is_fast,
-            "gradient_checkpointing": segment.is_checkpointed,
-            "estimated_memory": route.needed and route.needed.peak,  # bytes
-            "precision": segment.precision,
-            "matmul_peak": round(peak),  # FLOP/s of one device in that precision
-            "flops_per_token": flops,
-        },
-    )
-    write_text(model_card(run, plan.fit), folder / "adapter" / "README.md")
-    flush(folder / "adapter")
-    write_json(run, folder / "run.json")
+if TYPE_CHECKING:
+    from finetune.plan import Plan
 
 
 def make_trainer(
-    plan: Plan,
+    plan: "Plan",
     model: Any,
     device: Any,
     trackers: Sequence[str] = (),
@@ -236,153 +34,31 @@ def make_trainer(
 
     Raises RuntimeError where it changed the rows.
     """
-    import torch
-    from peft import LoraConfig
     from transformers import PrinterCallback
+    from trl import SFTConfig
 
     from finetune.model import pick_precision
-    from finetune.trainer import PackedTrainer, fast_or_reason
-    from finetune.usual import fuse_gelu
+    from finetune.trainer import PackedTrainer, take_route
 
-    preset = plan.preset
-    route = route or asked(preset)
-    prepare_rows(model, plan.extra_ids)
-    targets = projections(model, preset.lora.targets, plan.preset_name)
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=preset.lora.r,
-        lora_alpha=preset.lora.alpha,
-        lora_dropout=preset.lora.dropout,
-        target_modules=targets,
-        fan_in_fan_out=is_transposed(model),
-        **lora_options(model, plan.extra_ids),
-    )
-    precision = pick_precision(preset.base, device)
+    route = route or asked(plan.preset)
+    precision = pick_precision(plan.preset.base, device)
     trainer = PackedTrainer(
         model=model,
-        args=_arguments(
-            plan,
-            device,
-            precision == torch.bfloat16,
-            precision == torch.float16,
-            route.is_checkpointed,
-            trackers,
+        args=SFTConfig(
+            **arguments(plan, device, precision, route, trackers),
+            dataset_kwargs={"skip_prepare_dataset": True},
         ),
         train_dataset=dataset_of(plan.rows, plan.order),
         processing_class=plan.tokenizer,
-        peft_config=lora,
+        peft_config=adapter_config(plan, model),
     )
     trainer.remove_callback(PrinterCallback)
-    repair_tied_head(trainer.model)
-    # With a name, every checkpoint would ask whether the base's vocabulary grew, the Hub if need
-    # be, and then hold the whole embedding. New rows are stored by their indices.
-    trainer.model.peft_config["default"].base_model_name_or_path = ""
-    for parameter in trainer.model.parameters():
-        # TRL has just made them bf16, whose steps near the end of a schedule round to nothing, and
-        # whose gradients an fp16 scaler cannot take; a resumed run would load them as float32
-        # anyway.
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    _refuse_changed_rows(trainer, plan)
-    fast = route.slow or fast_or_reason(
-        trainer.model, preset, device, precision, is_checkpointed=route.is_checkpointed
-    )
-    if isinstance(fast, str):
-        report(f"the usual path, not the fast one: {fast}")
-    elif fast:
-        trainer.use(fast)
-    if not trainer.is_fast and preset.training.fast:
-        fuse_gelu(trainer.model)
-    return trainer
-
-
-def _arguments(
-    plan: Plan,
-    device: Any,
-    bf16: bool,
-    fp16: bool,
-    is_checkpointed: bool,
-    trackers: Sequence[str] = (),
-) -> Any:
-    from trl import SFTConfig
-
-    training = plan.preset.training
-    among = launch.processes()
-    micro_batch = launch.dealt(training, among)
-    return SFTConfig(
-        output_dir=str(plan.unfinished / "trainer"),
-        seed=plan.seed,
-        max_steps=plan.budget.steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=training.batch // (micro_batch * among),
-        ddp_find_unused_parameters=False,  # every adapter takes part in every pass
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
-        warmup_steps=math.ceil(training.warmup * plan.budget.steps),
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
-        bf16=bf16,
-        fp16=fp16,
-        use_cpu=device.type == "cpu",
-        # The name that both transformers 5.17 and 5.23 know.
-        gradient_checkpointing=is_checkpointed,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        # The rows are token ids with labels, in their final order.
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="sequential",
-        # One that packs the next batch while the card works on this one.
-        dataloader_num_workers=1 if device.type == "cuda" else 0,
-        dataloader_pin_memory=device.type == "cuda",
-        # Else every batch waits until the card has done all it was given.
-        accelerator_config={"non_blocking": device.type == "cuda"},
-        # Every step, so that metrics.jsonl is the same however often a run was resumed.
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=training.checkpoint_steps,
-        report_to=list(trackers) or "none",
-        run_name=plan.name,
-        project="treetune",
-        disable_tqdm=True,
-    )
-
-
-def _refuse_changed_rows(trainer: Any, plan: Plan) -> None:
-    """TRL drops and cuts rows without a word; that must not happen to rows that were counted."""
+    settle(trainer.model)
     kept = trainer.train_dataset
-    if len(kept) != plan.budget.examples_seen:
-        raise RuntimeError(f"the trainer holds {len(kept)} rows, not {plan.budget.examples_seen}")
     labels = kept.with_format("arrow")[:]["labels"].combine_chunks().flatten()
-    trained = pc.sum(pc.not_equal(labels, IGNORED)).as_py()
-    if trained != plan.budget.trained_tokens:
-        raise RuntimeError(
-            f"the trainer would train {trained} tokens, not {plan.budget.trained_tokens}"
-        )
-
-
-def _tell_differences(before: Segment, now: Segment, watcher: Watcher) -> None:
-    """A run may go on elsewhere; what was learnt until then stays, and run.json keeps both."""
-    different = before.differences(now)
-    if different:
-        watcher.say(
-            f"going on otherwise than it was begun: {'; '.join(different)}. The same examples in"
-            " the same order; rounding and dropout differ, and run.json names both segments"
-        )
-
-
-def _proof(base: BaseModel) -> str:
-    return (
-        f"{base.model}: {base.parameters:,} weights, all {base.matched} tensors of the files"
-        " loaded; none missing, unexpected or mismatched"
-    )
-
-
-def _publish(plan: Plan) -> None:
-    """Give the finished run its name; what only served to resume it goes."""
-    flush(plan.unfinished)
-    os.rename(plan.unfinished, plan.directory)
-    flush_directory(plan.directory.parent)
-    # Only now: a kill before the name was given must find its checkpoints.
-    checkpoints.drop_leftovers(plan.directory)
+    refuse_changed_rows(len(kept), pc.sum(pc.not_equal(labels, IGNORED)).as_py(), plan)
+    held = plan.validation_rows
+    own = range(launch.rank(), len(held), launch.processes())
+    trainer.validation = dataset_of(held, own)
+    take_route(trainer, plan.preset, device, precision, route, report)
+    return trainer

@@ -1,28 +1,44 @@
 """TRL's trainer on packed rows, where the model is computed the fast way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from trl import SFTTrainer
 
-from dataset_builder.fit import FittedRow
 from finetune import launch
 from finetune.fast import Fast, install
 from finetune.oom import in_parts
 from finetune.packing import pack
 from finetune.preset import Preset
 from finetune.previews import undisturbed
-from finetune.rows import dataset_of
+from finetune.route import Route
+from finetune.usual import fuse_gelu
 
 
-class PackedTrainer(SFTTrainer):
+class Quiet:
+    """What trainers of all methods leave out, and what they are asked beside the steps."""
+
+    is_fast = False
+    terms: Sequence[str] = ()  # what it logs of a step beside the loss
+    validation: Any = None  # this process's share of the held-out rows
+
+    def create_model_card(self, *arguments: Any, **named: Any) -> None:
+        """None at a checkpoint: the finished run has its own."""
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None are counted: the trainer would go through all weights at every step to do so."""
+        return 0
+
+    def forget(self) -> None:
+        """What was noted of the step that is being made: it is made again."""
+
+
+class PackedTrainer(Quiet, SFTTrainer):
     """Packs each micro-batch into one row and asks the model for its summed loss.
 
     Everything else, from the order of rows to the schedule, stays TRL's and Transformers'.
     """
-
-    is_fast = False
 
     def use(self, fast: Fast) -> None:
         """From now on this trainer's batches are packed and computed by `fast`."""
@@ -49,21 +65,40 @@ class PackedTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
-    def create_model_card(self, *arguments: Any, **named: Any) -> None:
-        """None at a checkpoint: the finished run has its own."""
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """None are counted: the trainer would go through all weights at every step to do so."""
-        return 0
-
-    def summed_loss(self, batch: dict[str, Any]) -> tuple[float, int]:
+    def summed(self, batch: dict[str, Any]) -> dict[str, float]:
         """The loss of a collated batch summed over its trained tokens, and how many these are."""
         inputs = self._prepare_inputs(batch)
         if "bounds" in inputs:
             labels = inputs.pop("labels")
-            return self.model(**inputs).loss.item(), int((labels >= 0).sum().item())
+            loss = self.model(**inputs).loss.item()
+            return {"loss": loss, "count": int((labels >= 0).sum().item())}
         output = self.model(**inputs, fused_lm_head=True, use_cache=False)
-        return -output.log_probs.sum().item(), int(output.label_mask.sum().item())
+        return {
+            "loss": -output.log_probs.sum().item(),
+            "count": int(output.label_mask.sum().item()),
+        }
+
+
+def take_route(
+    trainer: Any,
+    preset: Preset,
+    device: torch.device,
+    precision: torch.dtype,
+    route: Route,
+    report: Callable[[str], None],
+) -> None:
+    """Let the trainer compute the fast way where `route` says so and nothing is against it;
+    `report` gets a line where something is.
+    """
+    fast = route.slow or fast_or_reason(
+        trainer.model, preset, device, precision, is_checkpointed=route.is_checkpointed
+    )
+    if isinstance(fast, str):
+        report(f"the usual path, not the fast one: {fast}")
+    elif fast:
+        trainer.use(fast)
+    if not trainer.is_fast and preset.training.fast:
+        fuse_gelu(trainer.model)
 
 
 def fast_or_reason(
@@ -95,22 +130,21 @@ def fast_or_reason(
         return str(error)
 
 
-def mean_loss(trainer: Any, rows: list[FittedRow], batch: int) -> float | None:
-    """The mean loss per answer token over `rows`, dealt out to all processes; None where there are
-    no rows.
+def validate(trainer: Any, batch: int) -> dict[str, float]:
+    """The mean loss over the held-out rows of all processes, and the means of what else the method
+    tells of a row; nothing where there are no rows.
     """
-    if not rows:
-        return None
-    own = range(launch.rank(), len(rows), launch.processes())
-    dataset = dataset_of(rows, own)
+    rows = trainer.validation
 
-    def losses(picked: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
-        return [trainer.summed_loss(trainer.data_collator(list(picked)))]
+    def ask(picked: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+        return [trainer.summed(trainer.data_collator(list(picked)))]
 
-    summed: list[tuple[float, int]] = []
+    found: list[dict[str, float]] = []
     with undisturbed(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
-        for start in range(0, len(own), batch):
-            picked = [dataset[place] for place in range(start, min(start + batch, len(own)))]
-            summed += in_parts(losses, picked, "the validation loss of one row")
-    every = [each for part in launch.of_all(summed) for each in part]
-    return sum(loss for loss, _ in every) / sum(count for _, count in every)
+        for start in range(0, len(rows), batch):
+            picked = [rows[place] for place in range(start, min(start + batch, len(rows)))]
+            found += in_parts(ask, picked, "the validation loss of one row")
+    every = [each for part in launch.of_all(found) for each in part]
+    count = sum(each["count"] for each in every)
+    names = [name for name in (every[0] if every else ()) if name != "count"]
+    return {name: sum(each[name] for each in every) / count for name in names}

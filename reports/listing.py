@@ -2,7 +2,7 @@
 terminal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -30,6 +30,8 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 # Answers to no suite of ours: listed once, as imported answers.
 IMPORTED_ALONE = "imported"
 
+NAME = 46  # columns that a name may take before it is broken
+
 # One line of a table; its first cell is the name by which commands take it.
 Row = tuple[str, ...]
 
@@ -52,8 +54,8 @@ VARIANTS = Kind(
 )
 RUNS = Kind(
     "Runs",
-    ("run", "steps", "train loss", "validation", "finished"),
-    ("steps", "train loss", "validation"),
+    ("run", "steps", "loss", "held out", "finished"),
+    ("steps", "loss", "held out"),
     "just train VARIANT PRESET",
 )
 IMPORTED = Kind(
@@ -148,14 +150,15 @@ def _variants(root: Path, unreadable: list[str]) -> list[Row]:
 
 
 def _runs(root: Path, unreadable: list[str]) -> list[Row]:
+    found = {path.parent: run for path, run in _records(root, "runs/*/*/run.json", Run, unreadable)}
     rows = {
-        path.parent: (
+        directory: (
             count(run.steps),
             f"{run.train_loss:.2f}",
             NOTHING if run.validation_loss is None else f"{run.validation_loss:.2f}",
             moment(run.finished),
         )
-        for path, run in _records(root, "runs/*/*/run.json", Run, unreadable)
+        for directory, run in found.items()
     }
     for directory in unfinished_runs(root):
         steps = [
@@ -164,7 +167,14 @@ def _runs(root: Path, unreadable: list[str]) -> list[Row]:
             if path.name[5:].isdigit()
         ]
         rows[directory] = (count(max(steps, default=0)), NOTHING, NOTHING, "not finished")
-    return _under_folders([(directory, rows[directory]) for directory in sorted(rows)])
+    starts = {directory: _start(run) for directory, run in found.items() if run.parent}
+    return _under_folders([(directory, rows[directory]) for directory in sorted(rows)], starts)
+
+
+def _start(run: Run) -> str:
+    """The method, and the variant and seed of the run that it went on from."""
+    assert run.parent
+    return f"{run.method} from {run.parent.manifest.name} s{run.parent.seed}"
 
 
 def _imported(root: Path, unreadable: list[str]) -> list[Row]:
@@ -227,9 +237,11 @@ def _records(
             unreadable.append(str(error))
 
 
-def _under_folders(rows: list[tuple[Path, Row]]) -> list[Row]:
+def _under_folders(
+    rows: list[tuple[Path, Row]], notes: Mapping[Path, str] | None = None
+) -> list[Row]:
     """Directories by their own name, each folder of them (a preset's, the base models') below a
-    line with its name.
+    line with its name; below a directory the note about it.
     """
     lines: list[Row] = []
     folder = None
@@ -238,6 +250,8 @@ def _under_folders(rows: list[tuple[Path, Row]]) -> list[Row]:
             folder = directory.parent
             lines.append((f"{folder.name}/", *("" for _ in cells)))
         lines.append((f"  {directory.name.removesuffix(UNFINISHED)}", *cells))
+        if notes and directory in notes:
+            lines.append((f"    {notes[directory]}", *("" for _ in cells)))
     return lines
 
 
@@ -254,6 +268,7 @@ def _table(kind: Kind, rows: list[Row]) -> Table:
             overflow="fold",
             # Names are what is typed next; the rest gives way first.
             no_wrap=place > 0 and column in kind.numbers,
+            min_width=None if place else min(NAME, max(len(row[0]) for row in rows)),
         )
     for row in rows:
         table.add_row(*(shown(cell) for cell in row))

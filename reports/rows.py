@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from dataset_builder.summary import rules_in_order
+from finetune.run import Run
 from reports import figures
 from reports.figures import NOTHING, TRIVIAL
 from reports.findings import ArmFindings, Effect, Findings, limits_stated, prompts_compared
@@ -72,7 +73,13 @@ def fit_rows(arms: Sequence[ArmFindings]) -> list[tuple[str, list[str]]]:
     ) -> tuple[str, list[str]]:
         return name, [of(arm) if arm.fits or not needs_fit else NOTHING for arm in arms]
 
+    has_starts = any(run.parent for arm in arms for run in arm.runs[:1])
+    methods = [
+        row("method", lambda arm: arm.runs[0].method, False),
+        row("went on from", lambda arm: _start(arm.runs[0]), False),
+    ]
     return [
+        *(methods if has_starts else []),
         row("fit: kept", lambda arm: figures.count(arm.fits[0].kept)),
         row("fit: dropped", lambda arm: figures.count(len(arm.fits[0].dropped))),
         row("fit: answer cut", lambda arm: figures.count(arm.fits[0].cut)),
@@ -87,6 +94,11 @@ def fit_rows(arms: Sequence[ArmFindings]) -> list[tuple[str, list[str]]]:
         row("validation loss", lambda arm: _loss(arm.runs[0].validation_loss), False),
         row("seeds", lambda arm: figures.count(len(arm.runs)), False),
     ]
+
+
+def _start(run: Run) -> str:
+    """The variant and the preset of the run that this one went on from; a dash where none."""
+    return f"{run.parent.preset_name}/{run.parent.manifest.name}" if run.parent else NOTHING
 
 
 def _loss(loss: float | None) -> str:

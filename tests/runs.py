@@ -14,6 +14,7 @@ from dataset_builder.settings import settings_digest
 from dataset_builder.tables import table_of, write_table
 from dataset_builder.words import WORD_COUNTER
 from evals.tables import GENERATIONS, SCORES, Evaluation, Gate
+from finetune.parent import parent_record
 from finetune.run import BaseModel, Run, runs_root
 
 DIGEST = "ab" * 32
@@ -67,6 +68,24 @@ def record(
         "resumed": [],
     }
     return Run(**(plain | fields))
+
+
+def preferring(run: Run, seed: int = 0, **fields: Any) -> Run:
+    """The record of a DPO run that went on from `run`."""
+    manifest = msgspec.structs.replace(manifest_of("pairs"), form="pairs")
+    start = "ab" * 4
+    return record(
+        "pairs",
+        seed,
+        **{
+            "manifest": manifest,
+            "name": f"dpo-{'2' * 8}/pairs-{manifest.digest[:12]}-from-{start}-s{seed}",
+            "preset_name": "dpo",
+            "preset": {"title": "dpo", "method": "dpo", "length": 128, "dpo": {"beta": 0.1}},
+            "parent": parent_record(run),
+        }
+        | fields,
+    )
 
 
 def manifest_of(variant: str, *, rows: int = 400, **recipe: Any) -> Manifest:

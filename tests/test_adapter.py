@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from finetune import sft
+from finetune import course
 from finetune.base import BaseFiles
 from finetune.card import merged_card, model_card
 from finetune.run import load_run
@@ -26,9 +26,9 @@ def left(tmp_path_factory: pytest.TempPathFactory):
         write_variant()
         plan = planned(tiny_preset(folder / "tiny.toml", tiny_llama(folder / "llama")))
         with pytest.raises(Stopped):
-            sft.train(plan, Memory(stop_at=5))
+            course.train(plan, Memory(stop_at=5))
         unfinished = {p: p.read_bytes() for p in plan.unfinished.rglob("*") if p.is_file()}
-        yield plan, unfinished, sft.train(plan, Memory(), resume=True)
+        yield plan, unfinished, course.train(plan, Memory(), resume=True)
 
 
 def test_nothing_that_a_run_leaves_holds_the_users_token(left):
@@ -58,7 +58,7 @@ def test_the_adapter_of_a_hub_model_names_it_by_id_and_revision(left, tmp_path: 
 
     model, _ = load_base(plan.files, plan.preset.base, pick_device())
     tuned = PeftModel.from_pretrained(model, str(directory / "adapter"))
-    sft.export_adapter(replace(plan, files=files), tuned, tmp_path / "adapter")
+    course.export_adapter(replace(plan, files=files), tuned, tmp_path / "adapter")
     config = msgspec.json.decode((tmp_path / "adapter" / "adapter_config.json").read_bytes())
 
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/model", revision)

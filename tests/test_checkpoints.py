@@ -14,12 +14,17 @@ import torch
 
 from dataset_builder.artifacts import write_json
 from dataset_builder.errors import InputError
-from finetune import checkpoints, sft
+from finetune import checkpoints, course
 from finetune.checkpoints import Complete, Guard, differences, keep, newest, truncate_lines
-from finetune.progress import read_steps
 from finetune.run import load_run
-from tests.tiny import adapter_tensors, example, tiny_llama, tiny_preset, write_variant
-from tests.training import Memory, Stopped, planned
+from tests.tiny import example, tiny_llama, tiny_preset, write_variant
+from tests.training import (
+    Memory,
+    Stopped,
+    assert_same_run,
+    file_operations_until_killed,
+    planned,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The uninterrupted run, put aside."""
-    directory = sft.train(planned(folder / "tiny.toml"), Memory())
+    directory = course.train(planned(folder / "tiny.toml"), Memory())
     aside = folder / "whole"
     directory.rename(aside)
     return aside
@@ -54,30 +59,14 @@ def plan(folder: Path, whole: Path):
             left.rename(folder / f"left {len(list(folder.iterdir()))}")
 
 
-def assert_same_run(found: Path, wanted: Path) -> None:
-    ours, theirs = adapter_tensors(found), adapter_tensors(wanted)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert torch.equal(ours[name], tensor), name
-    assert (found / "previews.jsonl").read_bytes() == (wanted / "previews.jsonl").read_bytes()
-    for ours, theirs in zip(read_steps(found), read_steps(wanted), strict=True):
-        assert (ours.step, ours.loss, ours.grad_norm) == (
-            theirs.step,
-            theirs.loss,
-            theirs.grad_norm,
-        )
-        assert ours.learning_rate == theirs.learning_rate
-    assert load_run(found).validation_loss == load_run(wanted).validation_loss
-
-
 # Step 2 is in the middle of the variant's first pass; after the last step only the ending is left.
 @pytest.mark.parametrize(("stop", "saved"), [(4, 2), (6, 4)])
 def test_a_resumed_run_ends_in_the_same_bits(plan, whole: Path, stop: int, saved: int):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=stop))
+        course.train(plan, Memory(stop_at=stop))
     assert not plan.directory.exists()
     watcher = Memory()
-    directory = sft.train(plan, watcher, resume=True)
+    directory = course.train(plan, watcher, resume=True)
 
     assert watcher.steps[0].step == saved + 1
     assert load_run(directory).resumed == [saved]
@@ -91,11 +80,11 @@ def test_a_run_killed_while_it_is_finished_is_resumed_without_a_step(
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "export_adapter", killed)
+        patch.setattr(course, "export_adapter", killed)
         with pytest.raises(Stopped):
-            sft.train(plan, Memory())
+            course.train(plan, Memory())
     watcher = Memory()
-    directory = sft.train(plan, watcher, resume=True)
+    directory = course.train(plan, watcher, resume=True)
 
     assert watcher.steps == []
     assert load_run(directory).resumed == [6]
@@ -104,10 +93,10 @@ def test_a_run_killed_while_it_is_finished_is_resumed_without_a_step(
 
 def test_a_run_resumed_twice_says_so(plan, whole: Path):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=3))
+        course.train(plan, Memory(stop_at=3))
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=5), resume=True)
-    directory = sft.train(plan, Memory(), resume=True)
+        course.train(plan, Memory(stop_at=5), resume=True)
+    directory = course.train(plan, Memory(), resume=True)
 
     record = load_run(directory)
     assert record.resumed == [2, 4]
@@ -118,7 +107,7 @@ def test_a_run_resumed_twice_says_so(plan, whole: Path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from finetune import sft
+from finetune import course
 from tests.training import Memory, planned
 
 class Killed(Memory):
@@ -126,7 +115,7 @@ class Killed(Memory):
         if step.step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-sft.train(planned(Path(sys.argv[1])), Killed())
+course.train(planned(Path(sys.argv[1])), Killed())
 """
 
 
@@ -139,22 +128,7 @@ def test_a_killed_process_leaves_what_another_one_goes_on_from(plan, folder: Pat
 
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert plan.unfinished.exists()
-    assert_same_run(sft.train(plan, Memory(), resume=True), whole)
-
-
-def file_operations_until_killed(count: int, root: Path) -> None:
-    """Make this process die at its `count`-th operation on a file below `root`."""
-    left = [count]
-
-    def watch(event: str, arguments: tuple) -> None:
-        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"} and str(
-            arguments[0]
-        ).startswith(str(root)):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
+    assert_same_run(course.train(plan, Memory(), resume=True), whole)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -170,7 +144,7 @@ def test_kills_at_any_file_operation_cost_nothing(plan, folder: Path, whole: Pat
                 if attempt < 7:
                     count = draw.randrange(20, 140)
                     file_operations_until_killed(count, folder / "artifacts" / "runs")
-                sft.train(planned(folder / "tiny.toml"), Memory(), resume=True)
+                course.train(planned(folder / "tiny.toml"), Memory(), resume=True)
             finally:
                 os._exit(1)
         draw.randrange(20, 140)  # as the child drew
@@ -187,13 +161,13 @@ def test_kills_at_any_file_operation_cost_nothing(plan, folder: Path, whole: Pat
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(plan, whole: Path):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=5))
+        course.train(plan, Memory(stop_at=5))
     weights = plan.unfinished / "checkpoints" / "step-4" / "adapter_model.safetensors"
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1  # safetensors itself would not notice
     weights.write_bytes(damaged)
     watcher = Memory()
-    directory = sft.train(plan, watcher, resume=True)
+    directory = course.train(plan, watcher, resume=True)
 
     assert watcher.steps[0].step == 3
     assert (
@@ -205,7 +179,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(plan, whole: Pat
 
 def test_checkpoints_hold_no_pickled_arguments_and_no_old_ones_stay(plan):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=6))
+        course.train(plan, Memory(stop_at=6))
     kept = sorted(path.name for path in (plan.unfinished / "checkpoints").iterdir())
     files = {path.name for path in (plan.unfinished / "checkpoints").rglob("*")}
 
@@ -217,21 +191,21 @@ def test_checkpoints_hold_no_pickled_arguments_and_no_old_ones_stay(plan):
 
 def test_an_unfinished_run_is_neither_lost_nor_continued_unasked(plan):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=3))
+        course.train(plan, Memory(stop_at=3))
     with pytest.raises(InputError, match="begun and not finished") as error:
-        sft.train(plan, Memory())
+        course.train(plan, Memory())
     assert "--resume" in str(error.value.hint)
     assert "--restart" in str(error.value.hint)
 
     watcher = Memory(stop_at=1)
     with pytest.raises(Stopped):
-        sft.train(plan, watcher, restart=True)
+        course.train(plan, watcher, restart=True)
     assert watcher.steps[0].step == 1
 
 
 def test_a_run_stopped_before_its_first_checkpoint_leaves_nothing(plan):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=1))
+        course.train(plan, Memory(stop_at=1))
 
     assert not plan.unfinished.exists()
     assert not plan.directory.exists()
@@ -239,7 +213,7 @@ def test_a_run_stopped_before_its_first_checkpoint_leaves_nothing(plan):
 
 def test_a_run_is_not_resumed_on_anything_else(plan):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=3))
+        course.train(plan, Memory(stop_at=3))
     path = plan.unfinished / "guard.json"
     guard = json.loads(path.read_text())
     guard["base"]["revision"] = "f" * 40
@@ -247,7 +221,7 @@ def test_a_run_is_not_resumed_on_anything_else(plan):
     path.write_text(json.dumps(guard))
 
     with pytest.raises(InputError) as error:
-        sft.train(plan, Memory(), resume=True)
+        course.train(plan, Memory(), resume=True)
     assert "`base.revision` was `ffff" in str(error.value)
     assert "`preset.training.learning_rate` was `0.5`, is now `0.01`" in str(error.value)
     assert newest(plan.unfinished) is not None  # what was there is there still
@@ -255,7 +229,7 @@ def test_a_run_is_not_resumed_on_anything_else(plan):
 
 def test_resuming_after_an_edit_says_what_was_edited(plan, folder: Path):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=3))
+        course.train(plan, Memory(stop_at=3))
     original = (folder / "tiny.toml").read_text()
     tiny_preset(folder / "tiny.toml", folder / "llama", training="learning_rate = 0.5")
     edited = planned(folder / "tiny.toml")
@@ -263,7 +237,7 @@ def test_resuming_after_an_edit_says_what_was_edited(plan, folder: Path):
 
     assert edited.unfinished != plan.unfinished
     with pytest.raises(InputError, match=r"learning_rate` was `0\.01`, is now `0\.5`"):
-        sft.train(edited, Memory(), resume=True)
+        course.train(edited, Memory(), resume=True)
     assert not edited.unfinished.exists()
 
 
@@ -297,7 +271,7 @@ def changed_weights(folder: Path) -> None:
 )
 def test_a_run_is_not_resumed_after_a_change_of(plan, folder: Path, change, said: str):
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=3))
+        course.train(plan, Memory(stop_at=3))
     kept = {
         path: path.read_bytes()
         for path in (folder / "tiny.toml", folder / "llama" / "model.safetensors")
@@ -310,7 +284,7 @@ def test_a_run_is_not_resumed_after_a_change_of(plan, folder: Path, change, said
             path.write_bytes(was)
         write_variant()
     with pytest.raises(InputError) as error:
-        sft.train(changed, Memory(), resume=True)
+        course.train(changed, Memory(), resume=True)
 
     assert said in str(error.value)
     assert newest(plan.unfinished) is not None  # what was there is there still
@@ -318,7 +292,7 @@ def test_a_run_is_not_resumed_after_a_change_of(plan, folder: Path, change, said
 
 def test_resuming_where_nothing_was_begun_begins(plan, whole: Path):
     watcher = Memory()
-    directory = sft.train(plan, watcher, resume=True)
+    directory = course.train(plan, watcher, resume=True)
 
     assert watcher.steps[0].step == 1
     assert load_run(directory).resumed == []

@@ -15,7 +15,11 @@ from evals.compare import compare
 from evals.margins import read_margins
 from evals.tables import COMPARISON, Comparison, Gate
 from evals.verdict import of_arm, of_row, sentence
-from tests.runs import fit_of, manifest_of, record, write_evaluation, write_run
+from finetune.run import load_run
+from reports.figures import NOTHING
+from reports.findings import read_findings
+from reports.rows import fit_rows
+from tests.runs import fit_of, manifest_of, preferring, record, write_evaluation, write_run
 
 LIMITS = (20, 50)
 
@@ -560,3 +564,38 @@ def test_an_arm_is_better_only_with_fewer_violations_and_no_less_quality(
 ):
     rows = {"violation": violation, "relevance_total": quality}
     assert of_arm({name: {"verdict": each} for name, each in rows.items() if each}) == verdict
+
+
+def test_an_arm_of_preferences_says_what_it_went_on_from_and_how():
+    supervised = arm("full", *[pattern(60, 10)] * 3)
+    preferring_arm = []
+    for seed in range(3):
+        run = preferring(load_run(supervised[0]), seed)
+        directory = write_run(run)
+        write_evaluation(directory, scores(pattern(60, 12)), run=run.name)
+        preferring_arm.append(directory)
+    made = read_json(compare([supervised, preferring_arm]) / "comparison.json", Comparison)
+
+    start = load_run(supervised[0]).name.removesuffix("-s0")
+    assert made.differing["start"] == {"full": None, "pairs": start}
+    assert made.differing["preset dpo.beta"] == {"full": None, "pairs": 0.1}
+    assert made.differing["preset method"] == {"full": None, "pairs": "dpo"}
+    said = "\n".join(made.warnings)
+    assert "more differs than the data: " in said
+    assert "the 3 seeds of `pairs` went on from one run" in said
+    # Pairs and answers are not counted against each other.
+    assert "differ in size" not in said
+
+
+def test_the_tables_say_method_and_start_where_an_arm_has_one():
+    supervised = arm("full", pattern(60, 10))
+    run = preferring(load_run(supervised[0]))
+    directory = write_run(run)
+    write_evaluation(directory, scores(pattern(60, 12)), run=run.name)
+    found = read_findings(compare([supervised, [directory]]))
+    rows = dict(fit_rows(found.arms))
+
+    assert rows["method"] == ["sft", "dpo"]
+    assert rows["went on from"] == [NOTHING, "tiny/full"]
+    alone = read_findings(compare([supervised, arm("other", pattern(60, 9))]))
+    assert "method" not in dict(fit_rows(alone.arms))

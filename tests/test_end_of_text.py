@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dataset_builder.fit import FittedRow, fit_rows
 from dataset_builder.template import Template, answer_text, end_id, stop_ids
-from finetune import sft
+from finetune import course
 from finetune.decode import Wanted, decode
 from finetune.model import load_merged
 from finetune.rows import IGNORED, dataset_of
@@ -99,7 +99,7 @@ def test_a_trained_adapter_stops_by_itself(template: str, tmp_path: Path, monkey
         previews="prompts = 0",
     )
     plan = planned(preset, "few")
-    directory = sft.train(plan, Memory())
+    directory = course.train(plan, Memory())
     model = load_merged(plan.files, plan.preset.base, directory / "adapter", CPU)
 
     assert_stops(model, plan.rows, plan.template, plan.tokenizer)

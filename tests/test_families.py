@@ -7,7 +7,7 @@ import torch
 
 from dataset_builder.errors import InputError
 from dataset_builder.template import completion_ids, end_id, prompt_ids
-from finetune import sft
+from finetune import course
 from finetune.chat import own_template
 from finetune.model import load_base, load_merged
 from finetune.targets import projections
@@ -121,7 +121,7 @@ def test_every_projection_of_any_family_learns_and_the_head_does_not(
     preset = any_preset(tmp_path / "any.toml", tiny_model(family, tmp_path / "model"), quantization)
     plan = planned(preset)
     assert plan.template.name == "instruct"
-    tensors = adapter_tensors(sft.train(plan, Memory()))
+    tensors = adapter_tensors(course.train(plan, Memory()))
     ups = {name: tensor for name, tensor in tensors.items() if ".lora_B." in name}
 
     assert {name.split(".")[-3] for name in ups} == FAMILIES[family][1]
@@ -222,7 +222,7 @@ def test_extra_tokens_are_trained_whatever_the_embedding_is_called(tmp_path: Pat
     preset = any_preset(tmp_path / "any.toml", model)
     preset.write_text('extra_tokens = ["<limit>"]\n' + preset.read_text())
     plan = planned(preset)
-    names = adapter_tensors(sft.train(plan, Memory()))
+    names = adapter_tensors(course.train(plan, Memory()))
     assert any("embed_in" in name for name in names)
     assert any("lm_head" in name for name in names)
     before, _ = load_base(plan.files, plan.preset.base, CPU)

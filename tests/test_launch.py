@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
-from finetune import launch, sft
+from finetune import course, launch
 from finetune.__main__ import app
 from finetune.checkpoints import newest
 from finetune.launch import Hosts, check_gpus, dealt
@@ -73,7 +73,7 @@ def together(plan: Plan, rows: Path, *, resume: bool = False, is_killed: bool = 
                 AcceleratorState._reset_state(reset_partial_state=True)
                 write_down_rows(rows / f"{rank}.jsonl")
                 launch.join()
-                sft.train(plan, Killed() if is_killed and rank == 0 else Memory(), resume=resume)
+                course.train(plan, Killed() if is_killed and rank == 0 else Memory(), resume=resume)
                 launch.leave()
                 code = 0
             finally:
@@ -103,7 +103,7 @@ def write_down_rows(path: Path) -> None:
 def runs(folder: Path) -> tuple[Plan, Path, Path]:
     """A plan, and its run by one process and by two, which were killed once."""
     plan = planned(folder / "tiny.toml")
-    sft.train(plan, Memory()).rename(folder / "one")
+    course.train(plan, Memory()).rename(folder / "one")
     (folder / "killed").mkdir()
     (folder / "resumed").mkdir()
     statuses = together(plan, folder / "killed", is_killed=True)

@@ -12,6 +12,7 @@ from reports.listing import listing, moment, read_listing
 from tests.golden import drawn
 from tests.hostile import TERMINAL
 from tests.reports_fixture import write_artifacts
+from tests.runs import preferring, record, write_run
 
 
 def test_an_empty_folder_says_what_to_type(tmp_path: Path):
@@ -56,6 +57,21 @@ def test_a_run_that_was_begun_is_listed_as_not_finished(tmp_path: Path):
     rows = read_listing(tmp_path).rows["Runs"]
     (found,) = [row for row in rows if "not finished" in row]
     assert found[:2] == ("  rank0-aabbccddeeff-s0", "16")
+
+
+def test_a_run_says_its_method_and_what_it_went_on_from(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path))
+    first = record("capped", 2)
+    write_run(first)
+    write_run(preferring(first, 1))
+    names = [row[0].strip() for row in read_listing(tmp_path).rows["Runs"]]
+    own = [each.name.partition("/")[2] for each in (preferring(first, 1), first)]
+
+    assert names[names.index(own[0]) + 1] == "dpo from capped s2"
+    assert names[-1] == own[1]  # with nothing below it
+    text = drawn(listing(tmp_path), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(name in text for name in own)
 
 
 def test_an_old_build_of_a_variant_is_told_from_the_current_one(tmp_path: Path):

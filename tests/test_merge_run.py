@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
-from finetune import sft
+from finetune import course
 from finetune.__main__ import app
 from finetune.merge import merge
 from finetune.model import load_base
@@ -35,7 +35,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             previews="prompts = 0",
         )
         plan = planned(preset)
-        yield plan, sft.train(plan, Memory())
+        yield plan, course.train(plan, Memory())
 
 
 def test_the_written_model_is_base_and_adapter(trained, tmp_path: Path):
@@ -124,13 +124,13 @@ def test_the_command_prints_the_folder_and_refuses_an_arm_of_several_seeds(
     preset = tiny_preset(
         tmp_path / "tiny.toml", model, training="examples = 4", previews="prompts = 0"
     )
-    one = sft.train(planned(preset), Memory())
+    one = course.train(planned(preset), Memory())
     with pytest.raises(SystemExit) as stopped:
         run(app, ["merge", one.name])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.strip() == str(one / "merged")
 
-    sft.train(planned(preset, seed=1), Memory())
+    course.train(planned(preset, seed=1), Memory())
     with pytest.raises(SystemExit) as stopped:
         run(app, ["merge", "tiny"])
     assert stopped.value.code == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dataset_builder.errors import InputError
-from finetune import previews, sft
+from finetune import course, previews
 from finetune.oom import Pieces, in_parts, one_line, pieces
 from finetune.packing import pack, unpack
 from finetune.progress import read_steps
@@ -55,12 +55,12 @@ def test_a_step_that_does_not_fit_is_made_in_smaller_pieces(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     plan = planned(folder / "tiny.toml")
-    whole = sft.train(plan, Memory())
+    whole = course.train(plan, Memory())
     whole.rename(folder / "whole")
     seen: list[int] = []
     short_of_memory(monkeypatch, 3, seen)
     watcher = Memory()
-    directory = sft.train(plan, watcher)
+    directory = course.train(plan, watcher)
 
     # Eight, four, then two at a time to the end: every step sees its eight rows.
     assert seen == [8, 4] + 3 * [2, 2, 2, 2]
@@ -88,6 +88,7 @@ def test_micro_batches_before_the_one_that_failed_are_made_again(
 ):
     """The gradients gathered so far may hold a part of the failed pass."""
     gradients: list[float] = []
+    forgotten: list[int] = []  # what was noted of the step
     weight = torch.nn.Parameter(torch.zeros(1))
 
     class Trainer:
@@ -104,6 +105,9 @@ def test_micro_batches_before_the_one_that_failed_are_made_again(
                 raise torch.OutOfMemoryError
             return loss.detach() + 1
 
+        def forget(self):
+            forgotten.append(self.state.global_step)
+
     model = torch.nn.Module()
     model.weight = weight
     trainer, said = Trainer(), Memory()
@@ -114,6 +118,7 @@ def test_micro_batches_before_the_one_that_failed_are_made_again(
 
     assert weight.grad.item() == (8 + 16) / 16
     assert gradients == [1, 2]  # two pieces
+    assert forgotten == [6]
     assert "step 7" in said.lines[0]
 
 
@@ -122,9 +127,9 @@ def test_what_was_halved_stays_so_after_a_resume(folder: Path, monkeypatch: pyte
     short_of_memory(monkeypatch, 4, seen)
     plan = planned(folder / "tiny.toml", seed=1)
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=3))
+        course.train(plan, Memory(stop_at=3))
     seen.clear()
-    directory = sft.train(plan, Memory(), resume=True)
+    directory = course.train(plan, Memory(), resume=True)
 
     assert seen == [4, 4]
     assert load_run(directory).notes["halvings"] == [{"step": 1, "micro_batch": 4}]
@@ -135,7 +140,7 @@ def test_one_example_that_does_not_fit_ends_the_run_with_what_to_change(
 ):
     short_of_memory(monkeypatch, 0, [])
     with pytest.raises(InputError, match="step 1: too little GPU memory for one example") as error:
-        sft.train(planned(folder / "tiny.toml", seed=2), Memory())
+        course.train(planned(folder / "tiny.toml", seed=2), Memory())
     assert "gradient_checkpointing" in str(error.value.hint)
 
 
@@ -145,7 +150,7 @@ def test_another_failure_is_no_lack_of_memory(folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("trl.SFTTrainer.training_step", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        sft.train(planned(folder / "tiny.toml", seed=3), Memory())
+        course.train(planned(folder / "tiny.toml", seed=3), Memory())
 
 
 def test_previews_are_answered_fewer_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -160,7 +165,7 @@ def test_previews_are_answered_fewer_at_a_time(folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr(previews, "answer", limited)
     watcher = Memory()
-    sft.train(planned(folder / "tiny.toml", seed=4), watcher)
+    course.train(planned(folder / "tiny.toml", seed=4), watcher)
 
     assert sizes == 2 * [4, 2, 2]
     # Greedy and drawn.
@@ -173,7 +178,7 @@ def test_a_model_that_does_not_fit_is_one_line(folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
     with pytest.raises(InputError, match="ran out while loading the base model") as error:
-        sft.train(planned(folder / "tiny.toml", seed=5), Memory())
+        course.train(planned(folder / "tiny.toml", seed=5), Memory())
     assert "nvidia-smi" in str(error.value.hint)
 
 

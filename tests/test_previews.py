@@ -17,8 +17,8 @@ from dataset_builder.manifest import find_variant
 from dataset_builder.tables import HELDOUT, read_table, table_of, write_table
 from dataset_builder.template import find_template, stop_ids
 from dataset_builder.words import count_words
+from finetune import course, sft
 from finetune import decode as decoding
-from finetune import sft
 from finetune.decode import Wanted, decode, has_fixed_cache
 from finetune.model import load_base
 from finetune.plain import plain_copy, plain_size
@@ -67,7 +67,7 @@ def lines(run: Path) -> list[Preview]:
 
 def test_each_prompt_is_asked_with_and_without_a_limit_at_the_promised_steps(plan: Plan):
     watcher = Memory()
-    rows = lines(sft.train(plan, watcher))
+    rows = lines(course.train(plan, watcher))
 
     # Every third of six steps, and before the first; the last is not previewed twice.
     assert [row.step for row in rows] == [0] * 8 + [3] * 8 + [6] * 8
@@ -439,7 +439,7 @@ def test_what_a_kill_tore_off_a_step_is_made_again(plan: Plan, tmp_path: Path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from finetune import sft
+from finetune import course
 from tests.training import Memory, planned
 
 class Killed(Memory):
@@ -447,7 +447,7 @@ class Killed(Memory):
         if rows[0].step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-sft.train(planned(Path(sys.argv[1]), seed=9), Killed())
+course.train(planned(Path(sys.argv[1]), seed=9), Killed())
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dataset_builder.errors import InputError
-from finetune import checkpoints, peak, recorder, sft
+from finetune import checkpoints, course, peak, recorder
 from finetune.oom import Pieces
 from finetune.peak import matmul_peak
 from finetune.progress import read_steps
@@ -115,13 +115,13 @@ def test_costly_previews_are_told_once_and_cheap_ones_never(tmp_path: Path, monk
 def test_a_resumed_run_began_when_it_was_begun(folder: Path):
     plan = planned(folder / "tiny.toml")
     with pytest.raises(Stopped):
-        sft.train(plan, Memory(stop_at=3))
+        course.train(plan, Memory(stop_at=3))
     found = checkpoints.newest(plan.unfinished)
     assert found is not None
     directory, complete = found
     long_ago = msgspec.structs.replace(complete, started="2020-02-02T02:02:02+00:00")
     (directory / "complete.json").write_bytes(msgspec.json.encode(long_ago))
-    record = load_run(sft.train(plan, Memory(), resume=True))
+    record = load_run(course.train(plan, Memory(), resume=True))
 
     assert complete.started is not None
     assert complete.started <= record.finished
@@ -174,7 +174,7 @@ def test_a_tracker_is_told_every_step_and_its_files_stay_with_the_run(folder: Pa
     monkeypatch.setattr("finetune.trackers.find_spec", lambda name: name)
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
     plan = planned(folder / "tiny.toml", seed=1)
-    directory = sft.train(plan, Memory(), report_to=["tensorboard"])
+    directory = course.train(plan, Memory(), report_to=["tensorboard"])
 
     assert losses == pytest.approx([step.loss for step in read_steps(directory)], abs=1e-4)
     assert (directory / "tensorboard" / "events").read_text() == f"{plan.name} treetune"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dataset_builder.errors import InputError
-from finetune import checkpoints, launch, sft
+from finetune import checkpoints, course, launch
 from finetune.duration import T4, duration, flops_per_token, outlook, padded_tokens
 from finetune.memory import shapes_of
 from finetune.preset import load_preset
@@ -148,11 +148,11 @@ def test_a_run_resumed_elsewhere_says_so_and_keeps_both_segments(
     with monkeypatch.context() as patch:
         patch.setattr("finetune.model.describe_device", lambda _: {"type": "cuda", "name": "A"})
         with pytest.raises(Stopped):
-            sft.train(planned(preset), Memory(stop_at=3))
+            course.train(planned(preset), Memory(stop_at=3))
     watcher = Memory()
     # A machine with so little memory recomputes; the run began without.
     monkeypatch.setattr("finetune.route.free_memory", lambda _: 0)
-    record = load_run(sft.train(planned(preset), watcher, resume=True))
+    record = load_run(course.train(planned(preset), watcher, resume=True))
 
     (told,) = [line for line in watcher.lines if line.startswith("going on otherwise")]
     assert "the device was A, is now cpu" in told

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from dataset_builder.artifacts import file_digest, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
-from finetune import sft
+from finetune import course, sft
 from finetune.model import load_base, load_merged
 from finetune.plan import Plan
 from finetune.progress import Step, read_steps
@@ -44,7 +44,7 @@ def run(request: pytest.FixtureRequest, folder: Path) -> tuple[Plan, Memory, Pat
     """A finished run of six steps, with its plan and what its watcher was told."""
     plan = planned(folder / f"{request.param}.toml")
     watcher = Memory()
-    return plan, watcher, sft.train(plan, watcher)
+    return plan, watcher, course.train(plan, watcher)
 
 
 def test_a_finished_run_holds_what_is_promised_and_nothing_else(run):
@@ -173,7 +173,7 @@ def test_training_leaves_the_base_as_it_was(folder: Path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("finetune.model.load_base", loaded)
-        sft.train(plan, Memory())
+        course.train(plan, Memory())
     after = {
         name.replace("base_layer.", ""): parameter
         for name, parameter in seen["model"].named_parameters()
@@ -220,7 +220,7 @@ def test_packed_weights_train_as_unpacked_ones(run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("finetune.model._fits_unpacked", lambda *_: False)
     directory.rename(directory.with_name("unpacked"))
     packed = Memory()
-    sft.train(plan, packed)
+    course.train(plan, packed)
     shutil.rmtree(directory)
     directory.with_name("unpacked").rename(directory)
 
@@ -263,7 +263,7 @@ def test_a_loss_that_is_no_number_ends_the_run(folder: Path, monkeypatch: pytest
         ),
     )
     with pytest.raises(InputError, match="step 1: the loss is nan") as error:
-        sft.train(plan, Memory())
+        course.train(plan, Memory())
     assert "learning_rate" in str(error.value.hint)
     assert not plan.unfinished.exists()
     assert not plan.directory.exists()
@@ -285,7 +285,7 @@ def test_the_budget_is_examples_seen_whatever_the_variants_size(folder: Path):
 
     write_variant("large", [example(n) for n in range(48)], validation=[])
     plan = planned(preset, "large")
-    run = load_run(sft.train(plan, Memory()))
+    run = load_run(course.train(plan, Memory()))
     assert (run.steps, run.examples_seen, run.epochs) == (3, 12, 0.25)
     seen = [plan.rows[place] for place in plan.order]
     assert len({row.example_id for row in seen}) == 12  # none twice
@@ -307,7 +307,7 @@ def test_the_fit_and_every_dropped_id_are_on_disk_and_told_before_the_first_step
             found.append(read_json(plan.unfinished / "fit.json", Fit))
 
     watcher = Looking()
-    sft.train(plan, watcher)
+    course.train(plan, watcher)
     assert [fit.dropped for fit in found] == [["e0", "e3", "e6", "e9"]]
     assert found[0] == watcher.fit == plan.fit
     assert found[0].rows == found[0].kept + len(found[0].dropped) == 10
@@ -359,7 +359,7 @@ def test_extra_tokens_are_trained_and_come_back_with_the_adapter(folder: Path, t
     assert all(new in row.prompt_ids and new in row.completion_ids for row in plan.rows)
     start, _ = load_base(plan.files, plan.preset.base, CPU)
     prepare_rows(start, plan.extra_ids)
-    directory = sft.train(plan, Memory())
+    directory = course.train(plan, Memory())
     merged = load_merged(plan.files, plan.preset.base, directory / "adapter", CPU)
     before, after = (m.get_input_embeddings().weight for m in (start, merged))
 

@@ -8,7 +8,7 @@ import pytest
 
 from dataset_builder.artifacts import write_json
 from dataset_builder.errors import InputError
-from dataset_builder.tables import EXAMPLES, HELDOUT, table_of, write_table
+from dataset_builder.tables import EXAMPLES, HELDOUT, PAIRS, table_of, write_table
 from dataset_builder.wordings import TRAINING, main_family, state_limit
 from evals.prompts import (
     contaminated,
@@ -261,7 +261,15 @@ def test_a_prompt_in_the_training_rows_is_found_whatever_limit_was_stated(
         tmp_path / "p.jsonl", '"name a FISH"', '"first turn"', '"never asked"', '"50"'
     )
     prompts = list(read_prompt_file(path).prompts)
-    assert contaminated(prompts, manifest) is None
+    assert contaminated(prompts, [manifest]) is None
     directory.mkdir(parents=True)
     write_table(table_of([row], EXAMPLES), EXAMPLES, directory / "train.parquet")
-    assert contaminated(prompts, manifest) == ["p.jsonl:1", "p.jsonl:2"]
+    assert contaminated(prompts, [manifest]) == ["p.jsonl:1", "p.jsonl:2"]
+    # What a run went on from was trained on too: on nothing of the second variant alone.
+    later = manifest_of("later")
+    directory = tmp_path / "variants" / f"later-{later.digest[:12]}"
+    assert contaminated(prompts, [manifest, later]) is None
+    directory.mkdir()
+    write_table(table_of([], PAIRS), PAIRS, directory / "train.parquet")
+    assert contaminated(prompts, [later]) == []
+    assert contaminated(prompts, [manifest, later]) == ["p.jsonl:1", "p.jsonl:2"]

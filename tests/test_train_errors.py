@@ -8,7 +8,7 @@ import torch
 
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
-from finetune import sft
+from finetune import course
 from finetune.__main__ import app
 from finetune.memory import estimate, refuse_too_little, takes_fast_path
 from finetune.preset import load_preset
@@ -221,7 +221,7 @@ def test_a_disk_too_full_for_the_checkpoints_is_said_before_the_first_step(
 
     monkeypatch.setattr("finetune.memory.shutil.disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match=r"0\.0 GB are free, and the run's checkpoints") as error:
-        sft.train(planned(folder / "tiny.toml"), Memory())
+        course.train(planned(folder / "tiny.toml"), Memory())
     assert "ARTIFACTS" in str(error.value.hint)
     assert not list((folder / "artifacts" / "runs").glob("*/*"))
 
@@ -311,7 +311,7 @@ def test_several_gpus_need_no_more_each_and_named_targets_less_than_all(tmp_path
 
 
 def test_a_finished_run_is_left_as_it_is(folder: Path, capsys):
-    directory = sft.train(planned(folder / "tiny.toml", seed=9), Memory())
+    directory = course.train(planned(folder / "tiny.toml", seed=9), Memory())
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     with pytest.raises(SystemExit) as stopped:
         run(app, ["train", "tiny", str(folder / "tiny.toml"), "--seed", "9"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from dataset_builder.artifacts import artifacts_root, write_json
 from dataset_builder.digest import rows_digest
 from dataset_builder.manifest import Manifest, Pointer, Sources, SplitCount
-from dataset_builder.tables import EXAMPLES, HELDOUT, table_of, write_table
+from dataset_builder.tables import FORMS, HELDOUT, table_of, write_table
 from dataset_builder.words import CONCISE_WORDS, WORD_COUNTER, count_words
 
 QUESTIONS = [
@@ -110,6 +110,7 @@ def tiny_preset(
     lora: str = "",
     training: str = "",
     previews: str = "",
+    dpo: str = "",
 ) -> Path:
     """A preset file at `out`; the texts are further lines of TOML for each section.
 
@@ -136,6 +137,7 @@ def tiny_preset(
             training,
         ),
         "previews": ("steps = 3", "prompts = 2", "limits = [5]", "tokens = 8", previews),
+        **({"dpo": (dpo,)} if dpo else {}),
     }
     lines: list[str] = []
     for section, texts in sections.items():
@@ -170,20 +172,56 @@ def example(
     }
 
 
+def pair(
+    n: int, *, chosen: str | None = None, rejected: str | None = None, limit: int | None = None
+) -> dict:
+    """The n-th preference pair: a short answer to the n-th question over the next one's."""
+    made = example(n, answer=chosen, limit=limit)
+    better = made["completion"][0]["content"]
+    worse = rejected or f"{ANSWERS[(n + 1) % len(ANSWERS)]} {ANSWERS[(n + 2) % len(ANSWERS)]}"
+    return {
+        **{key: made[key] for key in ("example_id", "tree_id", "prompt_id", "lang", "turns")},
+        "pair_id": f"pair{n}",
+        "augmentation": "kept" if limit else "plain",
+        "limit": limit,
+        "prompt": made["prompt"],
+        "chosen": [{"role": "assistant", "content": better}],
+        "rejected": [{"role": "assistant", "content": worse}],
+        "chosen_id": f"c{n}",
+        "rejected_id": f"r{n}",
+        "chosen_rank": 0,
+        "rejected_rank": 1,
+        "chosen_words": count_words(better),
+        "rejected_words": count_words(worse),
+    }
+
+
+def write_pairs(
+    name: str = "pairs", rows: list[dict] | None = None, validation: list[dict] | None = None
+) -> Path:
+    """The folder of a variant of pairs (ten by default), its tables beside it."""
+    held = [pair(n) for n in range(100, 103)] if validation is None else validation
+    return write_variant(name, rows or [pair(n) for n in range(10)], held, form="pairs")
+
+
 def write_variant(
-    name: str = "tiny", rows: list[dict] | None = None, validation: list[dict] | None = None
+    name: str = "tiny",
+    rows: list[dict] | None = None,
+    validation: list[dict] | None = None,
+    form: str = "answers",
 ) -> Path:
     """The folder of a variant of `rows` (ten by default), its tables beside it."""
-    train = table_of([example(n) for n in range(10)] if rows is None else rows, EXAMPLES)
+    declared = FORMS[form]
+    train = table_of([example(n) for n in range(10)] if rows is None else rows, declared)
     held = table_of(
-        [example(n) for n in range(100, 103)] if validation is None else validation, EXAMPLES
+        [example(n) for n in range(100, 103)] if validation is None else validation, declared
     )
     digest = rows_digest(train)
     root = artifacts_root()
     directory = root / "variants" / f"{name}-{digest[:12]}"
     directory.mkdir(parents=True, exist_ok=True)
-    write_table(train, EXAMPLES, directory / "train.parquet")
-    write_table(held, EXAMPLES, directory / "validation.parquet")
+    write_table(train, declared, directory / "train.parquet")
+    write_table(held, declared, directory / "validation.parquet")
     manifest = Manifest(
         name=name,
         digest=digest,
@@ -197,6 +235,7 @@ def write_variant(
         splits={"train": _count(train), "validation": _count(held)},
         notes={},
         word_counter=WORD_COUNTER,
+        form=form,
     )
     write_json(manifest, directory / "manifest.json")
     write_json(Pointer(build=directory.name), root / "variants" / f"{name}.json")
@@ -253,7 +292,8 @@ def adapter_tensors(run: Path) -> dict:
 
 
 def _count(table) -> SplitCount:
-    words = table["reply_words"].to_pylist()
+    column = "reply_words" if "reply_words" in table.column_names else "chosen_words"
+    words = table[column].to_pylist()
     return SplitCount(
         rows=table.num_rows,
         words=sum(words),

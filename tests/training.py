@@ -1,14 +1,20 @@
 """Trainings of tiny models for tests: plan, train, interrupt."""
 
+import os
+import signal
+import sys
 from pathlib import Path
 
+import torch
+
 from dataset_builder.fit import Fit
-from finetune import sft
+from finetune import course
 from finetune.plan import Plan, find_target, make_plan
 from finetune.previews import Preview
-from finetune.progress import Step
+from finetune.progress import Step, read_steps
 from finetune.rows import Budget
-from finetune.run import Segment
+from finetune.run import Segment, load_run
+from tests.tiny import adapter_tensors
 
 
 class Stopped(Exception):
@@ -41,14 +47,14 @@ class Memory:
         self.previews.append(rows)
 
 
-def planned(preset: Path, variant: str = "tiny", seed: int = 0) -> Plan:
+def planned(preset: Path, variant: str = "tiny", seed: int = 0, start: str = "") -> Plan:
     """The plan of a run under the preset file."""
-    return make_plan(find_target(variant, str(preset), seed))
+    return make_plan(find_target(variant, str(preset), seed, start))
 
 
-def trained(preset: Path, variant: str = "tiny", seed: int = 0, **options) -> Path:
+def trained(preset: Path, variant: str = "tiny", seed: int = 0, start: str = "", **options) -> Path:
     """The finished run's folder."""
-    return sft.train(planned(preset, variant, seed), Memory(), **options)
+    return course.train(planned(preset, variant, seed, start), Memory(), **options)
 
 
 def segment(**changes) -> Segment:
@@ -64,3 +70,37 @@ def segment(**changes) -> Segment:
         "processes": 1,
     }
     return Segment(**values | changes)
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    """Two finished runs ended in the same bits, step by step."""
+    ours, theirs = adapter_tensors(found), adapter_tensors(wanted)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+    assert (found / "previews.jsonl").read_bytes() == (wanted / "previews.jsonl").read_bytes()
+    for ours, theirs in zip(read_steps(found), read_steps(wanted), strict=True):
+        assert (ours.step, ours.loss, ours.grad_norm) == (
+            theirs.step,
+            theirs.loss,
+            theirs.grad_norm,
+        )
+        assert (ours.learning_rate, ours.terms) == (theirs.learning_rate, theirs.terms)
+    ours, theirs = load_run(found), load_run(wanted)
+    assert ours.validation_loss == theirs.validation_loss
+    assert ours.notes.get("validation") == theirs.notes.get("validation")
+
+
+def file_operations_until_killed(count: int, root: Path) -> None:
+    """Make this process die at its `count`-th operation on a file below `root`."""
+    left = [count]
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"} and str(
+            arguments[0]
+        ).startswith(str(root)):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
