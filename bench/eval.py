@@ -205,7 +205,7 @@ def lm_eval_hf(one: Setting) -> dict[str, Any]:
 
 CONTENDERS: dict[str, Any] = {
     "treetune": lambda one: treetune(one, records=True),
-    "treetune-400": lambda one: treetune(one, records=True, rows=400),
+    "treetune-128": lambda one: treetune(one, records=True, rows=128),
     "treetune-launched": lambda one: treetune(one, records=False),
     "continuous": continuous,
     "generate-64": lambda one: generate_loop(one, 64),

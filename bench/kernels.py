@@ -96,9 +96,7 @@ def show_gaps(profiled: Any, steps: int, least: float = 100.0) -> None:
             if start - end >= least:
                 waits.append((start - end, name))
         end = max(end, stop)
-    print(
-        f"{idle / 1000 / steps:8.2f} ms a step without any; before which kernel:"
-    )
+    print(f"{idle / 1000 / steps:8.2f} ms a step without any; before which kernel:")
     for wait, name in sorted(waits, reverse=True)[:20]:
         print(f"{wait / 1000:8.2f} ms  {name[:120]}")
 

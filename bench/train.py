@@ -214,6 +214,7 @@ def treetune(
             unfinished=Path(out),
         )
         trainer = make_trainer(plan, loaded, one.device, report=print)
+        trainer.pauses = lambda state, control: False  # as a run between its previews
         trainer.add_callback(clock.callback())
         trainer.train()
     return clock.result() | {f"waste_{k}": v for k, v in one.rows.waste(micro).items()}

@@ -157,6 +157,7 @@ def _train(
         peak_tokens=peak * trainer.args.world_size / flops,
         terms=trainer.terms,
     )
+    trainer.pauses, recorder.settle = recorder.pauses, trainer.settle
     if launch.processes() > 1:
         trainer.add_callback(Together(plan.seed))
     if launch.is_first():

@@ -95,17 +95,15 @@ class PairTrainer(Quiet, DPOTrainer):
         """What was noted of the step that is being made: it is made again."""
         self._noted.clear()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """With the means of the step's terms beside its loss."""
-        if "loss" in logs and self._noted:
-            summed = torch.stack(self._noted).sum(dim=0)
-            if self.args.world_size > 1:
-                summed = self.accelerator.reduce(summed, "sum")
-            passes = self.args.gradient_accumulation_steps * self.args.world_size
-            means = summed / (self.args.per_device_train_batch_size * passes)
-            logs.update(zip(TERMS, means.tolist(), strict=True))
+    def step_terms(self) -> dict[str, torch.Tensor]:
+        """The means of the terms over the step's pairs."""
+        summed = torch.stack(self._noted).sum(dim=0)
         self.forget()
-        super().log(logs, start_time)
+        if self.args.world_size > 1:
+            summed = self.accelerator.reduce(summed, "sum")
+        passes = self.args.gradient_accumulation_steps * self.args.world_size
+        means = summed / (self.args.per_device_train_batch_size * passes)
+        return dict(zip(TERMS, means.unbind(), strict=True))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """With the reference, so that a resumed run is held against the very same numbers."""

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,9 @@ class Recorder(TrainerCallback):
         self.resumed = [*before.resumed, before.step] if before else []
         self.segments = [*(before.segments if before else []), segment]
         self._earlier_peak = (before.peak_memory or 0) if before else 0
-        self._began = 0.0
+        self.settle: Callable[[], None] = lambda: None  # tells of the step before, if it was not
+        self._since: float | None = None  # since when training goes on without a pause
+        self._told = self.seconds  # up to the last line
         self._tokens: deque[int] = deque(maxlen=log_steps)
         self._seconds: deque[float] = deque(maxlen=log_steps)
         self._has_told_cost = False
@@ -79,15 +81,33 @@ class Recorder(TrainerCallback):
         *before, last = self.segments
         return [*before, msgspec.structs.replace(last, until=step)]
 
+    def pauses(self, state: Any, control: Any) -> bool:
+        """Whether something other than training comes after this step. Everything is a pause for a
+        CPU, which makes a step as it is given.
+        """
+        return (
+            self.device.type != "cuda"
+            or control.should_save
+            or control.should_training_stop
+            or state.global_step >= self.budget.steps
+            or state.global_step % self.previewer.previews.steps == 0
+        )
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = time.perf_counter()
+        if self._since is None:
+            self._since = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self._seconds.append(time.perf_counter() - self._began)
-        self._tokens.append(self.budget.tokens_by_step[state.global_step - 1])
-        self.seconds += self._seconds[-1]
+        if self.pauses(state, control):
+            self.settle()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds, self._since = self._spent(), None
+
+    def _spent(self) -> float:
+        """Seconds of training so far."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self.seconds + running
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
@@ -95,6 +115,10 @@ class Recorder(TrainerCallback):
         if "loss" not in logs:  # the trainer's summary at the end
             return
         place = state.global_step - 1
+        spent = self._spent()
+        self._seconds.append(spent - self._told)
+        self._tokens.append(self.budget.tokens_by_step[place])
+        self._told = spent
         if not math.isfinite(logs["loss"]):
             raise InputError(
                 f"step {state.global_step}: the loss is {logs['loss']}",
@@ -112,7 +136,7 @@ class Recorder(TrainerCallback):
             peak_share=round(rate / self.peak_tokens, 4) if self.peak_tokens else None,
             examples_seen=state.global_step * self.batch,
             memory=self.peak_memory(),
-            seconds=round(self.seconds, 3),
+            seconds=round(spent, 3),
             terms={name: logs[name] for name in self.terms},
             seconds_left=round(self._training_left(place) + self._previews_left(place), 1),
         )
@@ -132,7 +156,7 @@ class Recorder(TrainerCallback):
     def _tell_cost_of_previews(self, place: int) -> None:
         """Previews are never left out to save time, so what they will cost is said."""
         previews = self.previewer.seconds + self._previews_left(place)
-        share = previews / (previews + self.seconds + self._training_left(place))
+        share = previews / (previews + self._told + self._training_left(place))
         if share > PREVIEW_SHARE:
             self.watcher.say(
                 f"previews will take about {share:.0%} of this run's time; a larger `steps`,"

@@ -8,6 +8,7 @@ from trl import SFTTrainer
 
 from finetune import launch
 from finetune.fast import Fast, install
+from finetune.late import LateLogs
 from finetune.oom import in_parts
 from finetune.packing import pack
 from finetune.preset import Preset
@@ -16,7 +17,7 @@ from finetune.route import Route
 from finetune.usual import fuse_gelu
 
 
-class Quiet:
+class Quiet(LateLogs):
     """What trainers of all methods leave out, and what they are asked beside the steps."""
 
     is_fast = False

@@ -283,7 +283,6 @@ def test_a_run_on_the_fast_path_is_the_usual_run_up_to_rounding(tmp_path, monkey
     assert load_run(fast).validation_loss == pytest.approx(load_run(kept).validation_loss, rel=1e-4)
 
 
-<<<<<<< HEAD
 def test_a_gelu_in_one_operator_is_the_one_that_was_spelt_out():
     model = phi()
     x = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(3))
@@ -292,7 +291,8 @@ def test_a_gelu_in_one_operator_is_the_one_that_was_spelt_out():
     assert fuse_gelu(model) == 0
     torch.testing.assert_close(model(input_ids=x).logits, spelt, rtol=0, atol=1e-5)
     assert fuse_gelu(llama()) == 0
-=======
+
+
 @pytest.mark.parametrize(("make", "template"), [(tiny_llama, "chatml"), (tiny_phi, "instruct")])
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_a_run_of_preferences_on_the_fast_path_is_the_usual_run_up_to_rounding(
@@ -353,4 +353,3 @@ def test_a_packed_row_of_pairs_is_cut_into_whole_pairs():
             assert torch.equal(piece[name], value), name
     (whole,) = pieces(collator(rows), 5)
     assert whole["words"].tolist() == [row["words"] for row in rows]
->>>>>>> pref

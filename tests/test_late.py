@@ -1,0 +1,81 @@
+"""Steps that are told of while the next one is made: the same lines, a step later."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dataset_builder.errors import InputError
+from finetune import late, recorder
+from finetune.progress import Step, read_steps
+from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_variant
+from tests.training import trained
+
+TIMES = ("seconds", "tokens_per_second", "peak_share", "seconds_left")
+
+
+@pytest.fixture
+def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    write_variant()
+    model = tiny_llama(tmp_path / "llama")
+    tiny_preset(tmp_path / "tiny.toml", model, training="checkpoint_steps = 4")
+    return tmp_path / "tiny.toml"
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """A recorder that pauses where one on a GPU does; (step told of, step given) of each line."""
+    pauses = recorder.Recorder.pauses
+    order: list[tuple[int, int]] = []
+
+    def on_a_gpu(made, state, control) -> bool:
+        device, made.device = made.device, type("", (), {"type": "cuda"})
+        try:
+            return pauses(made, state, control)
+        finally:
+            made.device = device
+
+    settle = late.LateLogs.settle
+
+    def watched(trainer) -> None:
+        if trainer._held is not None:
+            order.append((trainer._held.step, trainer.state.global_step))
+        settle(trainer)
+
+    monkeypatch.setattr(recorder.Recorder, "pauses", on_a_gpu)
+    monkeypatch.setattr(late.LateLogs, "settle", watched)
+    return order
+
+
+def without_times(steps: list[Step]) -> list[dict]:
+    return [
+        {k: v for k, v in msgspec.to_builtins(step).items() if k not in TIMES} for step in steps
+    ]
+
+
+def test_the_lines_are_those_that_are_told_at_once(preset: Path, monkeypatch: pytest.MonkeyPatch):
+    at_once = trained(preset)
+    kept, adapter = read_steps(at_once), adapter_tensors(at_once)
+    order = as_on_a_gpu(monkeypatch)
+    at_once.rename(at_once.with_name("aside"))
+    later = trained(preset)
+    steps = read_steps(later)
+
+    assert without_times(steps) == without_times(kept)
+    assert all((adapter[name] == value).all() for name, value in adapter_tensors(later).items())
+    # A step late, but for those that something else comes after.
+    assert any(told == given - 1 for told, given in order)
+    assert order[-1] == (len(kept), len(kept))
+    assert sorted(step.seconds for step in steps) == [step.seconds for step in steps]
+
+
+def test_a_loss_that_is_no_number_is_told_before_anything_is_saved(
+    preset: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text = preset.read_text().replace("learning_rate = ", "learning_rate = 1e30 # ")
+    text = text.replace("checkpoint_steps = 4", "checkpoint_steps = 3")
+    preset.write_text(text)
+    as_on_a_gpu(monkeypatch)
+    with pytest.raises(InputError, match="the loss is"):
+        trained(preset)
+    assert not list((preset.parent / "artifacts" / "runs").glob("**/complete.json"))
