@@ -17,9 +17,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
+from finetune.attention import attend, fits
 from finetune.head import chunk_losses, moving, token_losses
 from finetune.packing import TOKENS
 from finetune.products import Product, multiply, product_of, refresh
+
+# Whether short rows on a GPU take kernels of their own (finetune.attention), or FlashAttention too.
+SHORT_ROWS = True
 
 
 class Fast:
@@ -197,7 +201,6 @@ def run_phi(
     rates: tuple[float, float],
 ) -> torch.Tensor:
     """One layer of a Phi over a packed row: (tokens, width) in and out."""
-    heads, kept, width, rotary, scale = sizes
     rate, residual_rate = rates
     into, out, down = products
     x = functional.layer_norm(
@@ -205,8 +208,7 @@ def run_phi(
     )
     x = x.to(hidden.dtype)
     qkv, up = multiply(x, _dropped(x, rate), into, is_first)
-    q, k, v = qkv.split([heads * width, kept * width, kept * width], dim=1)
-    attended = _attend(q, k, v, cos, sin, bounds, length, (heads, kept, width, rotary, scale))
+    attended = _attend(qkv, cos, sin, bounds, length, sizes)
     (attended,) = multiply(attended, _dropped(attended, rate), out)
     up = _gelu(up)
     (forward,) = multiply(up, _dropped(up, rate), down)
@@ -267,13 +269,11 @@ def run_llama(
     rates: tuple[float],
 ) -> torch.Tensor:
     """One layer of a Llama over a packed row: (tokens, width) in and out."""
-    heads, kept, width, _, _ = sizes
     (rate,) = rates
     into, out, gated, down = products
     x = _final_llama(hidden, *norms[0])
     (qkv,) = multiply(x, _dropped(x, rate), into, is_first)
-    q, k, v = qkv.split([heads * width, kept * width, kept * width], dim=1)
-    attended = _attend(q, k, v, cos, sin, bounds, length, sizes)
+    attended = _attend(qkv, cos, sin, bounds, length, sizes)
     (attended,) = multiply(attended, _dropped(attended, rate), out)
     hidden = hidden + attended
     x = _final_llama(hidden, *norms[1])
@@ -309,16 +309,18 @@ def _dropped(x: torch.Tensor, rate: float) -> torch.Tensor | None:
 
 
 def _attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    qkv: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
     bounds: torch.Tensor,
     length: int,
     sizes: tuple[Any, ...],
 ) -> torch.Tensor:
+    """What each token reads of its example, of queries, keys and values side by side."""
+    if SHORT_ROWS and fits(length, sizes, qkv.device):
+        return attend(qkv, cos, sin, bounds, length, sizes)
     heads, kept, width, rotary, scale = sizes
+    q, k, v = qkv.split([heads * width, kept * width, kept * width], dim=1)
     q = _rotated(q.reshape(-1, heads, width), cos, sin, rotary)
     k = _rotated(k.reshape(-1, kept, width), cos, sin, rotary)
     v = v.reshape(-1, kept, width)

@@ -1,0 +1,1 @@
+"""What runs on a GPU alone, and needs Triton."""
