@@ -1,6 +1,7 @@
 """`python -m evals`: answer and score a suite; ask one question; say what came of it."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def evaluate(
     batch: int | None = None,
     rescore: Annotated[bool, Parameter(negative="")] = False,
     judge: str | None = None,
+    gpus: int = 1,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Answer a suite's prompts at each of its limits, then score the answers.
@@ -59,6 +61,9 @@ def evaluate(
     judge
         The address of a judge, OpenAI-compatible, for the scorer `judge`; its key is taken from
         JUDGE_API_KEY. It is asked about each answer once.
+    gpus
+        GPUs of this machine to share the questions out to. An interrupted evaluation may go on with
+        another number.
     dry_run
         Say what would be done, and stop.
     """
@@ -67,6 +72,7 @@ def evaluate(
     from evals.plan import intention, plan
     from evals.progress import Display
     from evals.summary import contamination_lines, gate_lines, summary_table
+    from finetune import launch
     from finetune.progress import without_known_noise
     from finetune.run import find_runs
 
@@ -78,22 +84,61 @@ def evaluate(
     if harness is not None:
         if prompts or rescore or suite != "word_limit":
             raise InputError("--harness goes with no suite, prompts or rescoring", "leave them out")
+        if gpus != 1:
+            raise InputError(
+                f"--harness runs on one GPU, not on {gpus}", "leave out --gpus, or name a suite"
+            )
         _evaluate_harness(found, harness, samples, unmerged, batch, dry_run)
         return
     if samples is not None or unmerged:
         raise InputError("--samples and --unmerged are of --harness", "leave them out")
+    if gpus != 1:
+        launch.check_gpus(gpus, launch.Hosts())
+    if launch.is_launched():
+        launch.join()
+        talk.quiet = data.quiet = not launch.is_first()
     with without_known_noise(), Display(talk) as display:
-        planned = plan(found, suite, prompts or [], display)
+        with launch.first_before_others():
+            planned = plan(found, suite, prompts or [], display)
         if dry_run:
             for each in planned:
                 data.print(intention(each, rescore), soft_wrap=True, markup=False)
             return
+        is_open = rescore or not all(each.is_done for each in planned)
+        if gpus > 1 and is_open and not launch.is_launched():
+            sys.exit(
+                launch.launch(
+                    _again(found, suite, prompts, batch, rescore, judge), gpus, program="evals"
+                )
+            )
         directories = run_evaluation(planned, display, rows=batch, is_again=rescore, judge=judge)
+        launch.wait()
+        launch.leave()
     talk.print(summary_table(directories))
     for line in [*contamination_lines(directories), *gate_lines(directories)]:
         talk.print(line, soft_wrap=True, markup=False)
     for directory in directories:
         data.print(str(directory), soft_wrap=True, markup=False)
+
+
+def _again(
+    runs: list[Path],
+    suite: str,
+    prompts: list[Path] | None,
+    batch: int | None,
+    rescore: bool,
+    judge: str | None,
+) -> list[str]:
+    """The arguments for each of several processes."""
+    return [
+        "eval",
+        *map(str, runs),
+        f"--suite={suite}",
+        *(f"--prompts={path}" for path in prompts or []),
+        *([f"--batch={batch}"] if batch is not None else []),
+        *(["--rescore"] if rescore else []),
+        *([f"--judge={judge}"] if judge is not None else []),
+    ]
 
 
 def _evaluate_harness(

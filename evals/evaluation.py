@@ -3,6 +3,10 @@
 Each run answers with its adapter merged into its base. Then the base itself is loaded once: it
 answers too, where it has not yet, and is the frozen model under which relevance is measured for
 all. What exists is skipped.
+
+On several GPUs each process does all of this for its share of the questions, and of what the frozen
+model reads; the first alone writes, but for the answers under way. What is on disk is looked at by
+the first for all of them, since it changes that.
 """
 
 import gc
@@ -27,6 +31,7 @@ from evals.scorers import LIKELIHOODS
 from evals.scoring import Judge, Scorer, score
 from evals.sources import frozen_judge, others, unmade
 from evals.tables import GENERATIONS, SCORES, Evaluation
+from finetune import launch
 from finetune.preset import Base
 
 if TYPE_CHECKING:
@@ -65,9 +70,8 @@ def _evaluate_group(
 ) -> None:
     """All evaluations on one base model: the runs' answers first, then with the base loaded
     everything else."""
-    for each in group:
-        settle(each.directory)
-    open_ = [each for each in group if is_again or not each.is_done]
+    done, lacking = launch.of_first(lambda: _found(group, is_again))
+    open_ = [each for each in group if is_again or each.directory not in done]
     for each in group:
         if each not in open_:
             watcher.say(f"{each.label}: evaluated already")
@@ -79,25 +83,35 @@ def _evaluate_group(
 
     device = pick_device()
     for each in open_:
-        if each.run is not None and not each.is_done:
+        if each.run is not None and each.directory not in done:
             _answer(each, None, device, watcher, rows)
-    lacking = {each.directory: unmade(each) for each in open_}
     model = None
-    if any(lacking.values()) or not all(each.is_done for each in open_):
+    if any(lacking[each.directory] or each.directory not in done for each in open_):
         watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
         model = load_merged(group[0].files, group[0].base, None, device)
         model = _ready(model, group[0].base, device)
     for each in open_:
-        if each.run is None and not each.is_done:
+        if each.run is None and each.directory not in done:
             _answer(each, model, device, watcher, rows)
     for each in open_:
         frozen, asked = frozen_judge(each, model, watcher), others(each, device, watcher, judge)
-        if each.is_done:
+        if each.directory in done:
             rescore(each, frozen, lacking[each.directory], asked)
         else:
             _score(each, frozen, asked, device, trained_on[each.directory])
     del model
     _free()
+
+
+def _found(group: Sequence[Planned], is_again: bool) -> tuple[set[Path], dict[Path, list[str]]]:
+    """The directories of finished evaluations, and of each that is scored what the frozen model has
+    yet to read."""
+    for each in group:
+        settle(each.directory)
+    done = {each.directory for each in group if each.is_done}
+    return done, {
+        each.directory: unmade(each) for each in group if is_again or each.directory not in done
+    }
 
 
 def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int | None) -> None:
@@ -108,11 +122,13 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
     asked, _, tokenizer = _asked(each)
     partial = _partial(each, asked, tokenizer, device)
     wants_likelihoods = bool(set(LIKELIHOODS) & set(each.suite.scorers))
-    is_answered = len(partial.read()) == len(asked)
-    if is_answered:
+    stored, is_read = launch.of_first(
+        lambda: (len(partial.read()), partial.read_beside() is not None)
+    )
+    if stored == len(asked):
         watcher.say(f"{each.label}: all {len(asked)} answers were stored already")
-    if is_answered and (partial.read_beside() is not None or not wants_likelihoods):
-        return
+        if is_read or not wants_likelihoods:
+            return
     if model is None:
         watcher.say(f"loading {each.label}")
         adapter = each.run_directory / "adapter" if each.run_directory else None
@@ -127,16 +143,18 @@ def _answer(each: Planned, model: Any, device: Any, watcher: Watcher, rows: int 
         drawing=Drawing(each.suite.temperature, each.suite.seed),
         report=lambda done, total: watcher.progress(f"{each.short} answers", done, total),
     )
-    if wants_likelihoods:
-        partial.add_beside(
-            likelihoods(
-                model,
-                each.template,
-                tokenizer,
-                each.prompts,
-                lambda done, total: watcher.progress(f"{each.short} replies", done, total),
-            )
+    if wants_likelihoods and not is_read:
+        found = likelihoods(
+            model,
+            each.template,
+            tokenizer,
+            launch.own_share(each.prompts),
+            lambda done, total: watcher.progress(f"{each.short} replies", done, total),
         )
+        rows_of = [row for part in launch.of_all(found) for row in part]
+        if launch.is_first():
+            place = {prompt.prompt_id: n for n, prompt in enumerate(each.prompts)}
+            partial.add_beside(sorted(rows_of, key=lambda row: place[row["prompt_id"]]))
     del model
     _free()
 
@@ -171,7 +189,7 @@ def _score(
 
     asked, refused, tokenizer = _asked(each)
     partial = _partial(each, asked, tokenizer, device)
-    answers = partial.read()
+    answers = launch.of_first(partial.read)
     generations = []
     for question in each.questions:
         answer = answers.get(_key(question))
@@ -192,9 +210,11 @@ def _score(
                     "seconds": answer.seconds,
                 }
             )
-    read = partial.read_beside() or []
     is_base = each.run is None
     scored = score(each.suite, each.prompts, generations, judge, is_base=is_base, others=others)
+    if not launch.is_first():
+        return
+    read = partial.read_beside() or []
     scores = in_order([scored.table, table_of(likelihood_scores(read, each.suite.scorers), SCORES)])
     seconds = sum(answer.seconds for answer in answers.values())
     tokens = sum(answer.tokens for answer in answers.values())

@@ -1,10 +1,11 @@
 """Batched answers, each stored once it is there and keyed by everything that determines it.
 
 Questions with about as many tokens allowed go together, and within a batch each answer is cut at
-its own number exactly. Long prompts go first, so that a batch holds little padding. No Polars and
-no DuckDB in here.
+its own number exactly. Long prompts go first, so that a batch holds little padding. Several
+processes take a share each and write a file each. No Polars and no DuckDB in here.
 """
 
+import glob
 import hashlib
 import json
 import time
@@ -26,6 +27,7 @@ from dataset_builder.template import (
     holds_stop,
     stop_ids,
 )
+from finetune import launch
 from finetune.decode import Wanted, decode
 from finetune.model import pick_precision
 from finetune.preset import Base
@@ -78,6 +80,9 @@ class Partial:
     A file left by an interrupted evaluation is continued where that line is the same, and begun
     anew where anything at all differs: another adapter, base, template, precision or library never
     gets these answers.
+
+    Each further process of an evaluation on several GPUs appends to a file of its own beside it,
+    so that a kill tears no other's line. Whoever goes on, with however many, reads them all.
     """
 
     def __init__(self, path: Path, determined_by: dict[str, Any]) -> None:
@@ -86,8 +91,14 @@ class Partial:
 
     def read(self) -> dict[str, Answer]:
         """The answers stored so far, by key; none where they were determined by anything else."""
+        found: dict[str, Answer] = {}
+        for path in (self.path, *self._others):
+            found |= self._read(path)
+        return found
+
+    def _read(self, path: Path) -> dict[str, Answer]:
         try:
-            lines = self.path.read_bytes().splitlines(keepends=True)
+            lines = path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return {}
         if not lines or lines[0] != self.header:
@@ -106,11 +117,26 @@ class Partial:
             self.header + b"".join(msgspec.json.encode(answer) + b"\n" for answer in kept.values())
         )
         temporary.replace(self.path)
+        for path in self._others:  # what they held is among those kept
+            path.unlink()
+
+    def resume(self) -> dict[str, Answer]:
+        """The answers stored so far, which from here on stand in one file."""
+        kept = self.read()
+        self.begin(kept)
+        return kept
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Append a batch."""
-        with self.path.open("ab") as file:
-            file.write(b"".join(msgspec.json.encode(answer) + b"\n" for answer in answers))
+        own = self.path.with_suffix(f".{launch.rank()}.jsonl") if launch.rank() else self.path
+        lines = b"".join(msgspec.json.encode(answer) + b"\n" for answer in answers)
+        with own.open("ab") as file:
+            file.write(lines if file.tell() else self.header + lines)
+
+    def count(self) -> int:
+        """How many answers all processes have stored by now."""
+        paths = [path for path in (self.path, *self._others) if path.is_file()]
+        return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in paths)
 
     def add_beside(self, rows: Sequence[dict[str, Any]]) -> None:
         """Store what else the model was read for, all of it at once, under the same first line."""
@@ -125,13 +151,20 @@ class Partial:
         return msgspec.json.decode(rows) if header == self.header else None
 
     @property
+    def _others(self) -> list[Path]:
+        """The files of further processes."""
+        stem = f"{self.path.stem}."
+        beside = sorted(self.path.parent.glob(f"{glob.escape(stem)}*.jsonl"))
+        return [path for path in beside if path.stem.removeprefix(stem).isdecimal()]
+
+    @property
     def _beside(self) -> Path:
         return self.path.with_suffix(".beside.json")
 
     def remove(self) -> None:
         """Delete the files: what they hold lies in the evaluation's tables now."""
-        self.path.unlink(missing_ok=True)
-        self._beside.unlink(missing_ok=True)
+        for path in (self.path, *self._others, self._beside):
+            path.unlink(missing_ok=True)
 
 
 def generate(
@@ -147,21 +180,28 @@ def generate(
 ) -> dict[str, Answer]:
     """An answer to each question, by key; those that `partial` holds are taken from it.
 
-    `rows` is the most answers made at once; None lets the memory decide. Raises InputError where
-    the GPU has too little memory for a single answer.
+    Several processes share the questions out, and each gets all answers. `rows` is the most answers
+    a process makes at once; None lets the memory decide. Raises InputError where the GPU has too
+    little memory for a single answer.
     """
-    answers = partial.read()
-    partial.begin(answers)
-    left = [question for question in asked if question.key not in answers]
-    report(len(answers), len(asked))
-    for batch in batches(left, batch_tokens(model), rows or batch_rows(model)):
+    stored = launch.of_first(partial.resume)
+    left = [question for question in asked if question.key not in stored]
+    told = len(stored)
+    report(told, len(asked))
+    # Longest first, then in turn: so each has as much to do.
+    mine = launch.own_share(sorted(left, key=_longest_first))
+    for batch in batches(mine, batch_tokens(model), rows or batch_rows(model)):
         began = time.perf_counter()
         made = _answers(model, template, tokenizer, batch, drawing)
         share = (time.perf_counter() - began) / len(batch)
         made = [msgspec.structs.replace(answer, seconds=round(share, 4)) for answer in made]
         partial.add(made)
-        answers |= {answer.key: answer for answer in made}
-        report(len(answers), len(asked))
+        told = partial.count()
+        report(told, len(asked))
+    launch.wait()
+    answers = launch.of_first(partial.read)
+    if told < len(asked):  # others were longer at it
+        report(len(asked), len(asked))
     return {question.key: answers[question.key] for question in asked}
 
 
@@ -170,7 +210,7 @@ def batches(asked: Sequence[Asked], tokens: int, rows: int) -> Iterator[list[Ask
     counted; those of one cap stand together.
     """
     batch: list[Asked] = []
-    for question in sorted(asked, key=lambda each: (-each.allowed, -len(each.ids))):
+    for question in sorted(asked, key=_longest_first):
         wider = [*batch, question]
         room = max(len(each.ids) for each in wider) + max(each.allowed for each in wider)
         if batch and (len(wider) > rows or len(wider) * room > tokens):
@@ -179,6 +219,10 @@ def batches(asked: Sequence[Asked], tokens: int, rows: int) -> Iterator[list[Ask
         batch = wider
     if batch:
         yield batch
+
+
+def _longest_first(question: Asked) -> tuple[int, int]:
+    return -question.allowed, -len(question.ids)
 
 
 def batch_tokens(model: Any) -> int:

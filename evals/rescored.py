@@ -20,6 +20,7 @@ from dataset_builder.words import WORD_COUNTER
 from evals.likelihood import LIKELIHOOD_TABLE, likelihood_scores
 from evals.scorers import FROZEN
 from evals.tables import GENERATIONS, SCORES, Evaluation
+from finetune import launch
 
 if TYPE_CHECKING:
     from evals.plan import Planned
@@ -69,6 +70,8 @@ def rescore(
     scored: Scored = score(
         suite, each.prompts, generations, judge, is_base=each.run is None, others=others
     )
+    if not launch.is_first():
+        return
     parts = [scored.table]
     if kept:
         before = read_table(each.directory / "scores.parquet", SCORES)

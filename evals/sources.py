@@ -1,6 +1,9 @@
-"""Who says what is not read off an answer alone: the frozen base model, a reward model, a judge."""
+"""Who says what is not read off an answer alone: the frozen base model, a reward model, a judge.
 
-from collections.abc import Sequence
+Several processes share out what models read; the judge is asked by the first alone.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from evals.prompts import Prompt
 from evals.scorers import FROZEN
 from evals.scoring import Judge, Scorer
 from evals.tables import SCORES
+from finetune import launch
+
+Pairs = Sequence[tuple[Prompt, str]]
 
 
 def frozen_judge(each: Planned, model: Any, watcher: Watcher) -> Judge:
@@ -22,7 +28,7 @@ def frozen_judge(each: Planned, model: Any, watcher: Watcher) -> Judge:
 
     others = other_prompts(each.prompts, each.suite.relevance_others)
 
-    def judge(pairs: Sequence[tuple[Prompt, str]]) -> dict:
+    def judge(pairs: Pairs) -> dict:
         return relevances(
             model,
             each.template,
@@ -32,7 +38,14 @@ def frozen_judge(each: Planned, model: Any, watcher: Watcher) -> Judge:
             lambda done, total: watcher.progress(f"{each.short} relevance", done, total),
         )
 
-    return judge
+    return lambda pairs: _by_all(judge, pairs)
+
+
+def _by_all(ask: Callable[[Pairs], dict], pairs: Pairs) -> dict:
+    """What `ask` says of all pairs, a prompt's all asked by the same process."""
+    own = set(launch.own_share(list(dict.fromkeys(prompt.prompt_id for prompt, _ in pairs))))
+    said = ask([pair for pair in pairs if pair[0].prompt_id in own])
+    return {key: value for part in launch.of_all(said) for key, value in part.items()}
 
 
 def others(each: Planned, device: Any, watcher: Watcher, address: str | None) -> dict[str, Scorer]:
@@ -41,7 +54,7 @@ def others(each: Planned, device: Any, watcher: Watcher, address: str | None) ->
     suite = each.suite
     found: dict[str, Scorer] = {}
 
-    def reward(pairs: Sequence[tuple[Prompt, str]]) -> dict:
+    def reward(pairs: Pairs) -> dict:
         from evals.reward import rewards
 
         return rewards(
@@ -51,16 +64,18 @@ def others(each: Planned, device: Any, watcher: Watcher, address: str | None) ->
             lambda done, total: watcher.progress(f"{each.short} rewards", done, total),
         )
 
-    def judge(pairs: Sequence[tuple[Prompt, str]]) -> dict:
-        return grades(
-            Address(address or "", suite.judge_model or ""),
-            pairs,
-            address is not None,
-            lambda done, total: watcher.progress(f"{each.short} judged", done, total),
+    def judge(pairs: Pairs) -> dict:
+        return launch.of_first(
+            lambda: grades(
+                Address(address or "", suite.judge_model or ""),
+                pairs,
+                address is not None,
+                lambda done, total: watcher.progress(f"{each.short} judged", done, total),
+            )
         )
 
     if "reward" in suite.scorers:
-        found["reward"] = reward
+        found["reward"] = lambda pairs: _by_all(reward, pairs)
     if "judge" in suite.scorers:
         found["judge"] = judge
     return found

@@ -117,8 +117,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     unscored: dict[str, int]  # generations without a score, by metric
     gates: list[Gate]  # beside a base model only
     contamination: dict[str, int]  # suite prompts found in the run's training rows, by origin
-    seconds: float
-    tokens_per_second: float
+    seconds: float  # of answering, of all GPUs together
+    tokens_per_second: float  # of one GPU
     versions: dict[str, str]
     device: dict[str, Any]
     suite_digest: str = ""  # with its prompt files; evaluations are compared where it is equal

@@ -1,4 +1,6 @@
-"""One run on several GPUs: the same steps over the same examples, dealt out to a process each.
+"""One run, or one evaluation, on several GPUs: a process each.
+
+Of a run they make the same steps over the same examples, dealt out.
 
 A step's micro-batches go round: process 0 takes the first, process 1 the second, and so on. Each
 loss is divided by the trained tokens of the whole step, so gradients are those of one process. The
@@ -34,6 +36,9 @@ class Hosts(NamedTuple):
     machines: int = 1
     machine: int = 0  # this one's place
     address: str = ""  # HOST:PORT of machine 0, free there
+
+
+_ALONE = Hosts()
 
 
 def is_launched() -> bool:
@@ -97,8 +102,10 @@ def check_gpus(gpus: int, hosts: Hosts) -> None:
         )
 
 
-def launch(arguments: Sequence[str], gpus: int, hosts: Hosts) -> int:
-    """Run `python -m finetune ARGUMENTS` in `gpus` processes; the exit code of the first that
+def launch(
+    arguments: Sequence[str], gpus: int, hosts: Hosts = _ALONE, program: str = "finetune"
+) -> int:
+    """Run `python -m PROGRAM ARGUMENTS` in `gpus` processes; the exit code of the first that
     failed, or 0.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -121,7 +128,7 @@ def launch(arguments: Sequence[str], gpus: int, hosts: Hosts) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "finetune", *arguments)
+        elastic_launch(config, sys.executable)("-m", program, *arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 1
@@ -171,6 +178,11 @@ def of_all(value: Value) -> list[Value]:
 
     found: list[Value] = gather_object([value])
     return found
+
+
+def own_share(values: Sequence[Value]) -> Sequence[Value]:
+    """Those that are this process's, dealt out in turn: the shares of all make the whole."""
+    return values[rank() :: processes()]
 
 
 def check_shared(folder: Path) -> None:

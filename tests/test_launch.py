@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
@@ -21,6 +19,7 @@ from finetune.plan import Plan
 from finetune.preset import load_preset
 from finetune.progress import read_steps
 from finetune.run import load_run
+from tests.processes import in_processes
 from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_variant
 from tests.training import Memory, planned
 
@@ -57,29 +56,12 @@ def together(plan: Plan, rows: Path, *, resume: bool = False, is_killed: bool = 
 
     The statuses they ended with.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(2):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
-                found = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
-                os.environ.update({key: str(value) for key, value in (place | found).items()})
-                # What this process, before it was forked, knew of itself: that it is alone.
-                AcceleratorState._reset_state(reset_partial_state=True)
-                write_down_rows(rows / f"{rank}.jsonl")
-                launch.join()
-                course.train(plan, Killed() if is_killed and rank == 0 else Memory(), resume=resume)
-                launch.leave()
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    return [os.waitpid(child, 0)[1] for child in children]
+
+    def train(rank: int) -> None:
+        write_down_rows(rows / f"{rank}.jsonl")
+        course.train(plan, Killed() if is_killed and rank == 0 else Memory(), resume=resume)
+
+    return in_processes(2, train)
 
 
 def write_down_rows(path: Path) -> None:
