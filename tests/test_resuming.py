@@ -1,8 +1,11 @@
-"""Several processes make one evaluation: the same answers, each once, whatever number began it."""
+"""A killed evaluation goes on, with however many processes: the same answers, each once."""
 
 import os
+import random
 import shutil
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from tests.tiny import example, tiny_llama, tiny_preset, write_variant
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
+# More in a campaign: TREETUNE_KILLS=200 just test tests/test_resuming.py
+KILLS = max(5, int(os.environ.get("TREETUNE_KILLS", "5")))
 SUITE = """
 title = "a handful"
 limits = [3, 8]
@@ -75,18 +80,23 @@ def alone(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copytree(made[0], artifacts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARTIFACTS", str(artifacts))
-        return tables(evaluate(plan(runs_in(artifacts), str(made[1]), [], Silent()), Silent()))
+        evaluate(plan(runs_in(artifacts), str(made[1]), [], Silent()), Silent())
+    return tables(artifacts)
 
 
 def runs_in(artifacts: Path) -> list[Path]:
     return [path.parent for path in artifacts.glob("runs/*/*/run.json")]
 
 
-def tables(directories: list[Path]) -> list[Any]:
-    """All rows but for the seconds, scores to four places: batches of other sizes add up in another
-    order."""
+def tables(artifacts: Path) -> list[Any]:
+    """All rows of the run's evaluation and the base's but for the seconds, scores to four places:
+    batches of other sizes add up in another order. Nothing else lies there."""
     found = []
-    for directory in directories:
+    homes = [*runs_in(artifacts), *(artifacts / "bases").iterdir()]
+    assert len(homes) == 2
+    for home in homes:
+        (directory,) = (home / "evals").iterdir()
+        assert directory.name.startswith("small-")
         for name in ("generations", "scores", "likelihoods"):
             table = pq.read_table(directory / f"{name}.parquet").to_pylist()
             for row in table:
@@ -95,7 +105,55 @@ def tables(directories: list[Path]) -> list[Any]:
                     if key in row:
                         row[key] = pytest.approx(row[key], abs=1e-4)
             found.append(table)
+        names = {path.name for path in directory.iterdir()}
+        assert names == {f"{name}.parquet" for name in ("generations", "scores", "likelihoods")} | {
+            "eval.json"
+        }
     return found
+
+
+def started(run: Path, suite: Path) -> int:
+    """`just eval`, forked so that it need not start anew; its process."""
+    child = os.fork()
+    if not child:
+        try:
+            run_command(app, ["eval", str(run), f"--suite={suite}", "--batch=2"])
+        except SystemExit as ended:
+            os._exit(int(ended.code or 0))
+        finally:
+            os._exit(70)
+    return child
+
+
+def test_an_evaluation_killed_at_any_moments_ends_as_one_that_was_not(
+    made: tuple[Path, Path], alone: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def artifacts(name: str) -> Path:
+        monkeypatch.setenv("ARTIFACTS", str(tmp_path / name))
+        return shutil.copytree(made[0], tmp_path / name)
+
+    began = time.perf_counter()
+    assert os.waitpid(started(*runs_in(artifacts("timed")), made[1]), 0)[1] == 0
+    takes = time.perf_counter() - began
+    assert tables(tmp_path / "timed") == alone
+    chance = random.Random(0)
+    kills, met = 0, set()
+    while kills < KILLS:
+        here = artifacts(f"killed after {kills}")
+        statuses = [-1]
+        while statuses[-1]:
+            child = started(*runs_in(here), made[1])
+            # Later from try to try, so that on any machine one ends.
+            time.sleep(takes * chance.uniform(0.05, 0.5) * 1.15 ** len(statuses))
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            statuses.append(os.waitpid(child, 0)[1])
+            met |= {path.suffixes[-1] for path in here.glob("*/*/*/evals/.*")}
+        assert set(statuses[1:-1]) <= {signal.SIGKILL}
+        kills += len(statuses) - 2
+        assert tables(here) == alone
+        shutil.rmtree(here)
+    assert ".jsonl" in met  # some died between two answers
 
 
 def test_an_evaluation_goes_on_with_another_number_of_processes(
@@ -118,14 +176,11 @@ def test_an_evaluation_goes_on_with_another_number_of_processes(
 
     def resumed(rank: int) -> None:
         watcher = Silent() if rank else Stored(tmp_path / "first")
-        directories = evaluate(plan(runs, suite, [], Silent()), watcher, rows=3)
-        if not rank:
-            assert tables(directories) == alone
+        evaluate(plan(runs, suite, [], Silent()), watcher, rows=3)
 
     assert in_processes(2, resumed) == [0, 0]
     assert (tmp_path / "first").read_text() == f"{stored} of {QUESTIONS}"
-    for home in (runs[0], *(tmp_path / "artifacts" / "bases").iterdir()):
-        assert [path.name[:6] for path in (home / "evals").iterdir()] == ["small-"]
+    assert tables(tmp_path / "artifacts") == alone
 
 
 def test_the_command_starts_itself_with_all_that_it_was_told(
