@@ -1,5 +1,6 @@
 """A killed evaluation goes on, with however many processes: the same answers, each once."""
 
+import gc
 import os
 import random
 import shutil
@@ -81,6 +82,9 @@ def alone(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARTIFACTS", str(artifacts))
         evaluate(plan(runs_in(artifacts), str(made[1]), [], Silent()), Silent())
+    # What was loaded meanwhile is no garbage either, which every child would look through.
+    gc.collect()
+    gc.freeze()
     return tables(artifacts)
 
 
