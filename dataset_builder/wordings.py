@@ -33,20 +33,29 @@ OTHER = {
     "about": "{question}\n\nAnswer in about {limit} words.",
 }
 
-# The prompt states the number itself, as IFEval's do.
-OWN = {"own": "{question}", "own_at_least": "{question}"}
+# The prompt states the number itself, as IFEval's do; of words, or of something else.
+OWN_UNITS = {
+    "own_sentences": "sentences",
+    "own_sentences_at_least": "sentences",
+    "own_paragraphs": "paragraphs",  # exactly so many
+}
+OWN = dict.fromkeys(("own", "own_at_least", *OWN_UNITS), "{question}")
 
 ASKED = WORDINGS | OTHER | OWN
 
 # In the order in which a suite is about them: one that asks in the first is about the first.
 FAMILIES = ("evaluation", "training", *OTHER)
 
+# Those in which prompts state limits of something else than words, which no suite is about.
+UNIT_FAMILIES = tuple(name.removeprefix("own_") for name in OWN_UNITS)
+
 # "About n words" is kept within a fifth of n, either way.
 ABOUT = 5
 
 
 class Bounds(NamedTuple):
-    """The words that a request allows, both ends included; None where there is no such end."""
+    """The words (or what the wording counts) that a request allows, both ends included; None where
+    there is no such end."""
 
     least: int | None
     most: int | None
@@ -62,13 +71,20 @@ def bounds(limit: int | None, wording: str | None) -> Bounds:
     """
     if limit is None:
         return Bounds(None, None)
-    if wording in ("at_least", "own_at_least"):
+    if wording in ("at_least", "own_at_least", "own_sentences_at_least"):
         return Bounds(limit, None)
+    if wording == "own_paragraphs":
+        return Bounds(limit, limit)
     if wording == "between":
         return Bounds(max(1, limit // 2), limit)
     if wording == "about":
         return Bounds(limit - limit // ABOUT, limit + limit // ABOUT)
     return Bounds(None, limit)
+
+
+def unit(wording: str | None) -> str:
+    """What the number in this wording counts: `words`, `sentences` or `paragraphs`."""
+    return OWN_UNITS.get(wording or "", "words")
 
 
 def family(wording: str | None) -> str:
@@ -80,13 +96,14 @@ def family(wording: str | None) -> str:
     """
     if wording in OTHER:
         return str(wording)
-    if wording == "own_at_least":
-        return "at_least"
+    if wording == "own_at_least" or wording in OWN_UNITS:
+        return str(wording).removeprefix("own_")
     return "training" if wording in TRAINING else "evaluation"
 
 
 def main_family(wordings: Iterable[str | None]) -> str:
-    """The family that a suite asking in these wordings is about, the others standing apart."""
+    """The family that a suite asking in these wordings is about, the others standing apart; always
+    one of words."""
     found = {family(wording) for wording in wordings}
     return next((name for name in FAMILIES if name in found), FAMILIES[0])
 

@@ -284,7 +284,7 @@ def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
     )
     room = window(AutoConfig.from_pretrained(str(each.files.directory)))
     asked = [
-        Asked(_key(question), tuple(ids), each.suite.allowed(question.limit))
+        Asked(_key(question), tuple(ids), each.suite.allowed(question.limit, question.wording))
         for question, ids in zip(each.questions, encoded, strict=True)
     ]
     fitting = [question for question in asked if len(question.ids) + question.allowed <= room]

@@ -80,10 +80,10 @@ class PromptFile:
 
 def read_prompt_file(path: Path, own_limits: bool = False) -> PromptFile:
     """The prompts of a JSON Lines file: a string, or an object with `prompt`, a line. Blank lines
-    are no lines. With `own_limits`, those that state a number of words.
+    are no lines. With `own_limits`, those that state a length.
 
     Raises InputError where the file is missing, or most of its lines are refused, or none states a
-    number of words where one is to.
+    length where one is to.
     """
     found = read_prompt_lines(path)
     stated = stated_limits(path) if own_limits else {}
@@ -97,7 +97,7 @@ def read_prompt_file(path: Path, own_limits: bool = False) -> PromptFile:
         prompts.append(Prompt(name, name, found.name, None, text, own=own))
     if not prompts:
         raise InputError(
-            f"prompt file `{path}`: none of {len(found.prompts)} prompts states a number of words",
+            f"prompt file `{path}`: none of {len(found.prompts)} prompts states a length",
             "wanted: rows of IFEval's `input_data.jsonl`, or `limit` beside each `prompt`",
         )
     return PromptFile(found.name, found.sha256, tuple(prompts), refused, found.examples)

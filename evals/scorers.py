@@ -10,7 +10,7 @@ of the answer alone: evals.relevance makes it, under a frozen model.
 import re
 from typing import NamedTuple
 
-from dataset_builder.wordings import FAMILIES
+from dataset_builder.wordings import FAMILIES, UNIT_FAMILIES
 from dataset_builder.words import count_words, ifeval_words, whitespace_words, words_of
 
 
@@ -305,17 +305,19 @@ def apart(metric: str, family: str) -> str:
     return f"{metric}_{family}"
 
 
+_FAMILIES = (*FAMILIES, *UNIT_FAMILIES)
+
 # Every metric of a comparison, and which way is better.
 COMPARED = (
     METRICS
     | {
         "combined": 1,
     }
-    | {apart(metric, family): METRICS[metric] for family in FAMILIES for metric in APART}
+    | {apart(metric, family): METRICS[metric] for family in _FAMILIES for metric in APART}
 )
 
 # Metrics of zeros and ones.
 SHARES = (
     *("violation", "stopped", "empty", "under_length", "refusal", "truncated", "prefers_better"),
-    *(apart("violation", family) for family in FAMILIES),
+    *(apart("violation", family) for family in _FAMILIES),
 )

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from dataset_builder.artifacts import hash_order
 from dataset_builder.tables import table_of
-from dataset_builder.wordings import bounds
+from dataset_builder.wordings import bounds, unit
 from dataset_builder.words import count_words, first_words
 from evals.gate import gate
 from evals.prompts import Prompt
 from evals.scorers import FROZEN, METRICS, OF_LIMITS, PLAIN, QUALITY, Relevance
 from evals.suite import Suite
 from evals.tables import SCORES, Gate
+from evals.units import plain_score
 
 # The answer of one word: it keeps every limit and says nothing.
 ONE_WORD = "Yes."
@@ -135,7 +136,8 @@ def reference_answers(answered: Sequence[Answered]) -> list[Answered]:
             answers["human"] = each.prompt.replies[0]
             if each.prompt.prompt_id in others:
                 answers["other_human"] = others[each.prompt.prompt_id]
-        if each.limit is not None and bounds(each.limit, each.wording).least is None:
+        is_upper = bounds(each.limit, each.wording).least is None
+        if each.limit is not None and is_upper and unit(each.wording) == "words":
             if each.prompt.replies:
                 answers["human_cut"] = first_words(each.prompt.replies[0], each.limit)
             if each.prompt.prompt_id in free:
@@ -174,8 +176,7 @@ def _value(
     said: Mapping[str, Mapping[tuple[str, str], float | None]],
 ) -> float | None:
     if metric in PLAIN:
-        asked = bounds(each.limit, each.wording)
-        return PLAIN[metric](each.answer, asked.most, each.is_stopped, asked.least)
+        return plain_score(metric, each.answer, each.limit, each.wording, each.is_stopped)
     if metric in said:
         return said[metric].get((each.prompt.prompt_id, each.answer))
     found = relevance[each.prompt.prompt_id, each.answer]

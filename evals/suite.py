@@ -7,10 +7,13 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from dataset_builder.settings import load_settings, settings_names
-from dataset_builder.wordings import OTHER, WORDINGS
+from dataset_builder.wordings import OTHER, WORDINGS, unit
 from evals.scorers import METRICS
 
 SUITES = Path(__file__).parent / "suites"
+
+# Words that one of what a limit counts is given room for.
+ROOM = {"words": 1, "sentences": 25, "paragraphs": 100}
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,13 +45,13 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     judge_model: str | None = None  # its name at the address given with `--judge`, for `judge`
     relevance_others: int = 4  # other prompts an answer's relevance is measured against
 
-    def allowed(self, limit: int | None) -> int:
+    def allowed(self, limit: int | None, wording: str | None = None) -> int:
         """The tokens an answer may have: enough to break the limit, not enough to run on for
         ever."""
         return (
             self.unlimited_tokens
             if limit is None
-            else self.tokens_per_word * limit + self.spare_tokens
+            else self.tokens_per_word * limit * ROOM[unit(wording)] + self.spare_tokens
         )
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from dataset_builder.artifacts import read_json
 from dataset_builder.printable import printable
 from dataset_builder.tables import read_table
-from dataset_builder.wordings import FAMILIES, family
+from dataset_builder.wordings import FAMILIES, UNIT_FAMILIES, family
 from evals.scorers import ASKED_OF, FROZEN, QUALITY
 from evals.tables import SCORES, Evaluation, Gate
 
@@ -54,7 +54,8 @@ def lines(directory: Path) -> list[Line]:
 def _order(place: tuple[str, str, int | None]) -> tuple:
     """Answerers as they are known, then the kinds of wordings, then limits, none last."""
     answerer, kind, limit = place
-    return REFERENCES.index(answerer), FAMILIES.index(kind), limit is None, limit or 0
+    kinds = (*FAMILIES, *UNIT_FAMILIES)
+    return REFERENCES.index(answerer), kinds.index(kind), limit is None, limit or 0
 
 
 def summary_table(directories: Sequence[Path]) -> Table:
@@ -84,7 +85,8 @@ def summary_table(directories: Sequence[Path]) -> Table:
         pad_edge=False,
     )
     table.add_column("answerer", overflow="fold", min_width=11)
-    are_several = len({row.family for row in rows}) > 1
+    families = {row.family for row in rows}
+    are_several = len(families) > 1 or bool(families & set(UNIT_FAMILIES))
     if are_several:
         table.add_column("asked", no_wrap=True)
     table.add_column("limit", justify="right", no_wrap=True)

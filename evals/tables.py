@@ -16,7 +16,8 @@ GENERATIONS = Table(
             ("origin", pa.string()),  # held_out, or the prompt file's name
             ("lang", pa.string()),
             ("prompt", pa.string()),  # as asked by a person: without the limit
-            ("limit", pa.int32()),  # words; null where none was stated
+            # Words, or what the wording counts; null where none was stated.
+            ("limit", pa.int32()),
             ("wording", pa.string()),  # null where no limit was stated, or made elsewhere
             ("sample", pa.int32()),  # 0, 1, ... of the same prompt and limit
             ("answer", pa.string()),

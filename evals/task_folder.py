@@ -17,9 +17,10 @@ from typing import Any
 from dataset_builder.artifacts import artifacts_root, building
 from dataset_builder.errors import InputError
 from dataset_builder.template import Template, text
-from dataset_builder.wordings import bounds, family
+from dataset_builder.wordings import family
 from dataset_builder.words import WORD_COUNTER
 from evals.scorers import METRICS, PLAIN
+from evals.units import plain_score
 
 PROMPTS, RECORD = "prompts.jsonl", "task.json"
 
@@ -102,7 +103,9 @@ def write_task_folder(
             scored = [
                 each for each in metrics if any(each in score_answer(row, ["One."]) for row in here)
             ]
-            yaml = _task(name, here[0], suite.allowed(limit), template, scored, digest)
+            yaml = _task(
+                name, here[0], suite.allowed(limit, here[0]["wording"]), template, scored, digest
+            )
             (made / f"{name}.yaml").write_text(yaml, encoding="utf-8")
         group = f"group: treetune_{suite_name}\ntask:\n" + "".join(f"  - {t}\n" for t in tasks)
         (made / f"treetune_{suite_name}.yaml").write_text(group, encoding="utf-8")
@@ -125,10 +128,9 @@ def score_answer(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, fl
     1.0
     """
     answer = results[0]
-    asked = bounds(doc["limit"], doc["wording"])
     found = {
-        name: scorer(answer, asked.most, True, asked.least)
-        for name, scorer in PLAIN.items()
+        name: plain_score(name, answer, doc["limit"], doc["wording"], True)
+        for name in PLAIN
         if name not in NOT_IN_TEXT
     }
     return {name: value for name, value in found.items() if value is not None}

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataset_builder.printable import printable
-from dataset_builder.wordings import FAMILIES
+from dataset_builder.wordings import FAMILIES, UNIT_FAMILIES
 from evals.arms import BASE
 from evals.scorers import apart
 from reports import figures
@@ -154,7 +154,8 @@ def apart_table(findings: Findings) -> RenderableType | None:
     None where there are none.
     """
     scored = {row.metric for row in findings.effects}
-    families = [family for family in FAMILIES if apart("violation", family) in scored]
+    every = (*FAMILIES, *UNIT_FAMILIES)
+    families = [family for family in every if apart("violation", family) in scored]
     if not families:
         return None
     table = _table()

@@ -4,8 +4,6 @@ by a seed, combined, scored again, and never lost to a kill."""
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -152,6 +150,10 @@ def test_other_wordings_stand_apart_and_never_move_what_the_suite_is_about(tmp_p
     assert values[apart("violation", "about")] == {("p", 20): 0.0}
     assert values["words"] == {("p", None): 9.0}
     assert "overshoot" not in values
+    # What a prompt asks of its sentences is never what a verdict is of, even alone.
+    own = [("p", 3, "own_sentences", "violation", 1.0), ("q", 2, "own_paragraphs", "words", 4.0)]
+    values = load_answers(scores(tmp_path / "c", own))["run"].values
+    assert values == {"violation_sentences": {("p", 3): 1.0}, "words_paragraphs": {("q", 2): 4.0}}
     # A suite that asks in nothing but training's wordings is about those.
     only = load_answers(scores(tmp_path / "b", [("p", 20, "up_to", "violation", 1.0)]))["run"]
     assert only.values == {"violation": {("p", 20): 1.0}}
@@ -243,31 +245,21 @@ def test_drawn_answers_are_the_seeds_and_not_the_batchs(tmp_path: Path):
     assert len(set(first.values())) > len(set(greedy.values()))
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from evals.generate import Answer, Partial
-partial = Partial(Path(sys.argv[1]), {"adapter": "a"})
-partial.begin(partial.read())
-print("ready", flush=True)
-for n in range(10**7):
-    partial.add([Answer(f"{n} {k}", "an answer of some words\\n" * 9, 9, True) for k in range(3)])
-"""
-
-
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_answers_survive_a_kill_whole_and_once(tmp_path: Path):
     path = tmp_path / "p.jsonl"
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
-    )
-    with child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        while path.stat().st_size < 200_000:
-            time.sleep(0.01)
-        os.kill(child.pid, signal.SIGKILL)
+    child = os.fork()
+    if not child:
+        partial = Partial(path, {"adapter": "a"})
+        partial.begin({})
+        text = "an answer of some words\n" * 9
+        for n in range(10**7):
+            partial.add([Answer(f"{n} {k}", text, 9, True) for k in range(3)])
+        os._exit(0)
+    while not path.is_file() or path.stat().st_size < 200_000:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     partial = Partial(path, {"adapter": "a"})
     kept = partial.read()
     # Every answer before the last one is there, each once.
