@@ -56,8 +56,8 @@ def evaluate(
     batch
         The most answers made at once; the memory decides where it is left out.
     rescore
-        Score stored answers again, without the tuned models; a scorer that the suite names since
-        runs over them.
+        Score stored answers again, for which neither adapter nor base need be here; a scorer that
+        the suite names since runs over them.
     judge
         The address of a judge, OpenAI-compatible, for the scorer `judge`; its key is taken from
         JUDGE_API_KEY. It is asked about each answer once.
@@ -71,7 +71,8 @@ def evaluate(
     from evals.evaluation import evaluate as run_evaluation
     from evals.plan import intention, plan
     from evals.progress import Display
-    from evals.summary import contamination_lines, gate_lines, summary_table
+    from evals.sources import check_sources
+    from evals.summary import contamination_lines, gate_lines, summary_table, unscored_lines
     from finetune import launch
     from finetune.progress import without_known_noise
     from finetune.run import find_runs
@@ -99,7 +100,8 @@ def evaluate(
         talk.quiet = data.quiet = not launch.is_first()
     with without_known_noise(), Display(talk) as display:
         with launch.first_before_others():
-            planned = plan(found, suite, prompts or [], display)
+            planned = plan(found, suite, prompts or [], display, is_again=rescore)
+        check_sources(planned[0].suite, planned[0].suite_name, judge, display)
         if dry_run:
             for each in planned:
                 data.print(intention(each, rescore), soft_wrap=True, markup=False)
@@ -115,7 +117,8 @@ def evaluate(
         launch.wait()
         launch.leave()
     talk.print(summary_table(directories))
-    for line in [*contamination_lines(directories), *gate_lines(directories)]:
+    said = [contamination_lines, unscored_lines, gate_lines]
+    for line in [line for lines in said for line in lines(directories)]:
         talk.print(line, soft_wrap=True, markup=False)
     for directory in directories:
         data.print(str(directory), soft_wrap=True, markup=False)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dataset_builder.artifacts import building, write_json
+from dataset_builder.artifacts import building, read_json, write_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of, write_table
 from dataset_builder.template import encode_prompts, stop_ids
@@ -32,6 +32,7 @@ from evals.scoring import Judge, Scorer, score
 from evals.sources import frozen_judge, others, unmade
 from evals.tables import GENERATIONS, SCORES, Evaluation
 from finetune import launch
+from finetune.base import ready_base
 from finetune.preset import Base
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _evaluate_group(
     open_ = [each for each in group if is_again or each.directory not in done]
     for each in group:
         if each not in open_:
-            watcher.say(f"{each.label}: evaluated already")
+            watcher.say(f"{each.label}: evaluated already{_more(each, judge)}")
     if not open_:
         return
     # Looked for before anything slow: who finds all prompts trained on may stop here.
@@ -88,6 +89,8 @@ def _evaluate_group(
     model = None
     if any(lacking[each.directory] or each.directory not in done for each in open_):
         watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
+        if not group[0].files.directory.is_dir():
+            ready_base(group[0].base)  # it says what is not here
         model = load_merged(group[0].files, group[0].base, None, device)
         model = _ready(model, group[0].base, device)
     for each in open_:
@@ -101,6 +104,15 @@ def _evaluate_group(
             _score(each, frozen, asked, device, trained_on[each.directory])
     del model
     _free()
+
+
+def _more(each: Planned, judge: str | None) -> str:
+    """What scoring again would add to a finished evaluation."""
+    stored = read_json(each.directory / "eval.json", Evaluation).suite.get("scorers", ())
+    new = [name for name in each.suite.scorers if name not in stored]
+    said = [f"scores it by {', '.join(f'`{name}`' for name in new)} too"] if new else []
+    said += ["asks the judge"] if judge is not None else []
+    return f"; `--rescore` {' and '.join(said)}" if said else ""
 
 
 def _found(group: Sequence[Planned], is_again: bool) -> tuple[set[Path], dict[Path, list[str]]]:

@@ -90,6 +90,7 @@ def _loaded(manager: Any, name: str, is_file: bool, limit: int | None) -> Harnes
         ) from error
     if not tasks or not any(asked.values()):
         raise InputError(f"task `{name}` asks nothing", "its test split is empty")
+    refuse_no_sentences(name, list(tasks))
     kinds = {task.OUTPUT_TYPE for task in tasks.values()}
     return HarnessTask(
         spec=name,
@@ -100,6 +101,23 @@ def _loaded(manager: Any, name: str, is_file: bool, limit: int | None) -> Harnes
         digest=_digest(tasks, asked, Path(name).parent if is_file else None),
         limit=limit,
     )
+
+
+def refuse_no_sentences(name: str, tasks: Sequence[str]) -> None:
+    """Raise InputError where one of the tasks is IFEval's and nltk's model of sentences is not
+    here: else its scoring would stop there, after all answers were made."""
+    if not any("ifeval" in each for each in tasks):
+        return
+    import nltk
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError as error:
+        raise InputError(
+            f"task `{name}` counts sentences by nltk's model `punkt_tab`, which is not here",
+            "with a network `python -m nltk.downloader punkt_tab`; else let NLTK_DATA name a"
+            " folder that holds it",
+        ) from error
 
 
 def _docs(task: Any, limit: int | None) -> list[Any]:

@@ -113,13 +113,24 @@ def grade_in(said: str) -> int | None:
     return grade if 1 <= grade <= BEST else None
 
 
+def refuse_no_address(address: str) -> None:
+    """Raise InputError where `address` is none of HTTP."""
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_address = is_address and (parts.port is None or parts.port > 0)
+    except ValueError:  # no port, or half a bracket
+        is_address = False
+    if not is_address or not address.isprintable() or " " in address:
+        raise InputError(f"judge `{address}`: not an address", "wanted: http://… or https://…")
+
+
 def ask(address: str, request: dict[str, Any], wait: float = 1.0) -> str:
     """What the address says to the request, after a few tries where it is busy.
 
     Raises InputError where it cannot be reached, refuses, or says something else.
     """
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise InputError(f"judge `{address}`: not an address", "wanted: http://… or https://…")
+    refuse_no_address(address)
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"

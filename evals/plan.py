@@ -21,7 +21,7 @@ from evals.prompts import (
     suite_prompts,
 )
 from evals.suite import Suite, load_suite, suite_label
-from finetune.base import BaseFiles, ready_base
+from finetune.base import BaseFiles, known_base, ready_base
 from finetune.chat import template_of
 from finetune.preset import Base, Preset
 from finetune.run import Run, load_run, refuse_changed_adapter
@@ -82,12 +82,17 @@ class Planned:
 
 
 def plan(
-    run_directories: Sequence[Path], suite_name: str, prompt_files: Sequence[Path], watcher: Watcher
+    run_directories: Sequence[Path],
+    suite_name: str,
+    prompt_files: Sequence[Path],
+    watcher: Watcher,
+    is_again: bool = False,
 ) -> list[Planned]:
     """An evaluation per run, and one per base model, template and tables among them.
 
-    Raises InputError where a run is unfinished, its adapter or base is not what it was trained as,
-    a prompt file cannot be read, or no prompt is left.
+    With `is_again`, those that are there are scored again, and need neither adapter nor base for
+    that. Raises InputError where a run is unfinished, its adapter or base is not what it was
+    trained as, a prompt file cannot be read, or no prompt is left.
     """
     suite = load_suite(suite_name)
     name = suite_label(suite_name)
@@ -101,7 +106,7 @@ def plan(
                 f"({'; '.join(file.examples)})"
             )
     planned: list[Planned] = []
-    for bare in planned_runs(run_directories, watcher):
+    for bare in planned_runs(run_directories, watcher, is_again):
         prompts = tuple(suite_prompts(suite, name, bare.tables, files))
         of_run = replace(
             bare,
@@ -116,31 +121,37 @@ def plan(
         of_base = base_evaluation(
             of_run.files, of_run.base, of_run.template.name, of_run.tables, name, digest
         )
-        planned += [
+        both = [
             of_run,
             replace(of_run, directory=of_base, run=None, run_directory=None, manifest=None),
         ]
+        if is_again and not all(each.is_done for each in both):
+            list(planned_runs([bare.directory], watcher))  # it says what is not here
+        planned += both
     unique = {each.directory: each for each in planned}
     return sorted(unique.values(), key=lambda each: each.run is None)
 
 
-def planned_runs(run_directories: Sequence[Path], watcher: Watcher) -> Iterator[Planned]:
+def planned_runs(
+    run_directories: Sequence[Path], watcher: Watcher, is_again: bool = False
+) -> Iterator[Planned]:
     """Each run as it would answer, asked nothing yet; its directory is the run's own.
 
-    Raises InputError where a run is unfinished, or its adapter or base is not what it was trained
-    as.
+    With `is_again` its answers are there, and its adapter and base need not be. Raises InputError
+    where a run is unfinished, or its adapter or base is not what it was trained as.
     """
     for directory in run_directories:
         run = load_run(directory)
         preset = parse_settings(run.preset, Preset, f"{directory / 'run.json'}: preset")
-        base_files = ready_base(preset.base, watcher.say)
-        if base_files.digest != run.base.digest:
-            raise InputError(
-                f"run `{run.name}` was trained on base {run.base.digest[:12]}, "
-                f"and `{preset.base.model}` is now {base_files.digest[:12]}",
-                "bring back the model it was trained on, or train it again",
-            )
-        refuse_changed_adapter(directory, run)
+        known = known_base(preset.base, run.base.digest) if is_again else None
+        try:
+            base_files = _base_of(run, preset.base, watcher)
+        except InputError:
+            if known is None:
+                raise
+            base_files = known
+        if not is_again:
+            refuse_changed_adapter(directory, run)
         yield Planned(
             directory=directory,
             run=run,
@@ -151,6 +162,19 @@ def planned_runs(run_directories: Sequence[Path], watcher: Watcher) -> Iterator[
             tables=run.manifest.tables,
             manifest=run.manifest,
         )
+
+
+def _base_of(run: Run, base: Base, watcher: Watcher) -> BaseFiles:
+    """The files of the base that the run was trained on. Raises InputError where they are not here,
+    or are another's."""
+    found = ready_base(base, watcher.say)
+    if found.digest != run.base.digest:
+        raise InputError(
+            f"run `{run.name}` was trained on base {run.base.digest[:12]}, "
+            f"and `{base.model}` is now {found.digest[:12]}",
+            "bring back the model it was trained on, or train it again",
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -58,24 +58,43 @@ def rewards(
     return found
 
 
-def _loaded(directory: Path, device: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def read_reward_model(directory: Path) -> Any:
+    """The tokenizer of the reward model in `directory`, its weights not yet read.
+
+    Raises InputError where the directory holds no such model.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
     where = f"reward model `{directory}`"
     if not (directory / "config.json").is_file():
         raise InputError(f"{where}: no config.json there", "give a directory that holds a model")
     if not list(directory.glob("*.safetensors")):
         raise InputError(f"{where}: it has no safetensors", "pickled weights are not loaded")
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(directory))
+    try:
+        labels = AutoConfig.from_pretrained(str(directory)).num_labels
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory))
+    except (OSError, ValueError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{where}: cannot be read: {said}", "give what `save_pretrained` wrote"
+        ) from error
+    if labels != 1:
+        raise InputError(f"{where}: {labels} labels", "a reward is one number")
     if not tokenizer.chat_template:
         raise InputError(
             f"{where}: its tokenizer has no chat template", "add `chat_template.jinja` to it"
         )
+    return tokenizer
+
+
+def _loaded(directory: Path, device: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification
+
+    where = f"reward model `{directory}`"
+    tokenizer = read_reward_model(directory)
     model, info = AutoModelForSequenceClassification.from_pretrained(
         str(directory), use_safetensors=True, output_loading_info=True
     )
-    if model.config.num_labels != 1:
-        raise InputError(f"{where}: {model.config.num_labels} labels", "a reward is one number")
     if info["missing_keys"]:
         raise InputError(
             f"{where}: weights are missing: {', '.join(sorted(info['missing_keys'])[:3])}",

@@ -10,15 +10,37 @@ from typing import Any
 from dataset_builder.errors import InputError
 from dataset_builder.tables import read_table
 from evals.judge import Judge as Address
-from evals.judge import grades
+from evals.judge import grades, refuse_no_address
 from evals.plan import Planned, Watcher
 from evals.prompts import Prompt
 from evals.scorers import FROZEN
 from evals.scoring import Judge, Scorer
+from evals.suite import Suite
 from evals.tables import SCORES
 from finetune import launch
 
 Pairs = Sequence[tuple[Prompt, str]]
+
+
+def check_sources(suite: Suite, name: str, address: str | None, watcher: Watcher) -> None:
+    """Look at who is asked before anything slow.
+
+    Raises InputError where the suite's reward model is none, or a judge's address was given that is
+    none or that no scorer asks.
+    """
+    if "reward" in suite.scorers:
+        from evals.reward import read_reward_model
+
+        read_reward_model(Path(suite.reward_model or ""))
+    if address is not None:
+        refuse_no_address(address)
+        if "judge" not in suite.scorers:
+            raise InputError(
+                f"suite `{name}` has no scorer `judge`: nothing would be asked of {address}",
+                "add `judge` to its `scorers`, and name its model in `judge_model`",
+            )
+    elif "judge" in suite.scorers:
+        watcher.say("no judge is asked: `--judge ADDRESS` names one; what was said before stands")
 
 
 def frozen_judge(each: Planned, model: Any, watcher: Watcher) -> Judge:

@@ -126,6 +126,18 @@ def contamination_lines(directories: Sequence[Path]) -> list[str]:
     return found
 
 
+def unscored_lines(directories: Sequence[Path]) -> list[str]:
+    """One line per evaluation that has answers without a score: how many, by metric."""
+    found = []
+    for path in directories:
+        record = read_json(path / "eval.json", Evaluation)
+        counts = ", ".join(f"{n} `{metric}`" for metric, n in record.unscored.items())
+        if counts:
+            name = short_name(record.run) if record.run else "base"
+            found.append(f"{name}: of {record.generations} answers have no score: {counts}")
+    return found
+
+
 def harness_table(directories: Sequence[Path]) -> Table:
     """Means of the tasks of lm-evaluation-harness, by answerer and metric."""
     table = Table(box=box.SIMPLE_HEAD)

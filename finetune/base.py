@@ -71,6 +71,22 @@ def ready_base(base: Base, report: Callable[[str], None] = lambda line: None) ->
     return _from_hub(base, report)
 
 
+def known_base(base: Base, digest: str) -> BaseFiles | None:
+    """What is known of a base model of that digest whose files need not be here: where its own
+    evaluations lie. None where no folder among the artefacts is its home."""
+    for path in sorted((artifacts_root() / "bases").glob(f"*-{digest[:12]}/base.json")):
+        record = read_json(path, BaseRecord)
+        if record.digest == digest:
+            return BaseFiles(
+                model=base.model,
+                revision=record.revision,
+                digest=digest,
+                directory=path.parent / "model",
+                home=path.parent,
+            )
+    return None
+
+
 def _from_hub(base: Base, report: Callable[[str], None]) -> BaseFiles:
     if not re.fullmatch(r"[0-9a-f]{40}", base.revision or ""):
         raise InputError(

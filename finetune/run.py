@@ -174,6 +174,12 @@ def find_runs(name: str, others: Sequence[Path] = ()) -> list[Path]:
     if len(arms) == 1:
         return sorted(found, key=lambda d: runs[d].seed if d in runs else 0)
     known = "\n      ".join(sorted(str(full[d]) for d in (found or finished)))
+    begun = [] if found else _begun(name)
+    if begun:
+        raise InputError(
+            f"run `{begun[0]}` is not finished",
+            "type the same `just train` again with `--resume`, or let it end",
+        )
     if not found:
         raise InputError(
             f"no finished run `{name}`",
@@ -183,6 +189,19 @@ def find_runs(name: str, others: Sequence[Path] = ()) -> list[Path]:
         f"`{name}` is the beginning of {len(found)} runs of {len(arms)} arms",
         f"choose one:\n      {known}",
     )
+
+
+def _begun(name: str) -> list[str]:
+    """The unfinished runs that `name` may mean."""
+    found = sorted(runs_root().glob("*/*.unfinished"))
+    full = [f"{path.parent.name}/{path.stem}" for path in found]
+    return [
+        each
+        for path, each in zip(found, full, strict=True)
+        if Path(name).resolve() in (path.resolve(), path.with_suffix("").resolve())
+        or each.startswith(name)
+        or path.name.startswith(name)
+    ]
 
 
 def arm_of(directory: Path) -> str:

@@ -63,6 +63,19 @@ def test_a_run_without_a_whole_record_is_no_run(left: bytes | None):
         load_run(find_runs("full")[0])
 
 
+@pytest.mark.parametrize("name", ["full", "tiny-", "tiny-11111111/full", "a path"])
+def test_a_run_that_has_not_ended_is_told_from_none(name: str):
+    directory = write_run(record("full"))
+    (directory / "run.json").unlink()
+    begun = directory.rename(directory.with_name(f"{directory.name}.unfinished"))
+    with pytest.raises(InputError) as caught:
+        find_runs(str(begun) if name == "a path" else name)
+    assert str(caught.value) == f"run `{record('full').name}` is not finished"
+    assert "--resume" in str(caught.value.hint)
+    with pytest.raises(InputError, match="no finished run `other`"):
+        find_runs("other")
+
+
 ROOT = {"question": "Why?"}
 
 

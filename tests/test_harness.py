@@ -20,7 +20,7 @@ from evals.harness import (
     plan_harness,
     score_rows,
 )
-from evals.harness_tasks import load_tasks
+from evals.harness_tasks import load_tasks, refuse_no_sentences
 from evals.plan import Silent, plan, suite_questions
 from evals.tables import COMPARISON, GENERATIONS, SCORES, Comparison, Evaluation
 from evals.task_folder import PROMPTS, write_task_folder
@@ -338,3 +338,20 @@ def test_a_task_that_cannot_be_had_says_why(tmp_path: Path, monkeypatch: pytest.
     }.items():
         with pytest.raises(InputError, match=message):
             load_tasks([str(tmp_path / name / f"{name}.yaml")], None)
+
+
+def test_ifeval_without_its_model_of_sentences_is_refused_before_any_answer(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    import nltk
+
+    def find(name: str) -> str:
+        raise LookupError(name)
+
+    monkeypatch.setattr(nltk.data, "find", find)
+    refuse_no_sentences("hellaswag", ["hellaswag"])
+    with pytest.raises(InputError, match="task `mine` counts sentences by nltk's model") as caught:
+        refuse_no_sentences("mine", ["leaderboard_ifeval"])
+    assert "NLTK_DATA" in str(caught.value.hint)
+    monkeypatch.setattr(nltk.data, "find", lambda name: name)
+    refuse_no_sentences("mine", ["leaderboard_ifeval"])

@@ -1,6 +1,7 @@
 """A judge at an address of this machine, and a reward model: asked when told to, and once."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,12 +10,21 @@ from typing import Any
 
 import pytest
 
+from dataset_builder.artifacts import read_json
 from dataset_builder.errors import InputError
+from dataset_builder.tables import read_table
 from evals import judge as judging
+from evals.evaluation import evaluate
 from evals.judge import KEY, Judge, ask, grade_in, grades, stored_path
+from evals.plan import Silent, plan
 from evals.prompts import Prompt
 from evals.reward import rewards
-from tests.tiny import tiny_tokenizer
+from evals.sources import check_sources
+from evals.suite import Suite
+from evals.summary import unscored_lines
+from evals.tables import SCORES, Evaluation
+from tests.runs import tiny_run
+from tests.tiny import example, tiny_llama, tiny_preset, tiny_tokenizer, write_variant
 
 PROMPT = Prompt("p0", "t0", "held_out", "en", "Why is the sky blue?")
 
@@ -199,3 +209,80 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path):
         path.unlink()
     with pytest.raises(InputError, match="it has no safetensors"):
         rewards(folder, [(PROMPT, "Air.")])
+
+
+class Heard(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "address", "message"),
+    [
+        ("words", "http://127.0.0.1:1/v1", "suite `mine` has no scorer `judge`"),
+        ("judge", "127.0.0.1:8000", "not an address"),
+        ("judge", "http://", "not an address"),
+        ("judge", "http://[::1", "not an address"),
+        ("judge", "http://a:b/v1", "not an address"),
+        ("judge", "http://a b/v1", "not an address"),
+        ("reward", None, r"no config\.json there"),
+    ],
+)
+def test_who_cannot_be_asked_is_said_before_anything_slow(
+    scorer: str, address: str | None, message: str, tmp_path: Path
+):
+    suite = Suite(title="x", scorers=(scorer,), reward_model=str(tmp_path), judge_model="j")
+    with pytest.raises(InputError, match=message) as caught:
+        check_sources(suite, "mine", address, Silent())
+    assert caught.value.hint
+
+
+def test_stored_answers_are_rewarded_and_judged_where_no_model_is_left(
+    server: Server, tmp_path: Path
+):
+    write_variant(rows=[example(n, question=f"Row {n}?") for n in range(4)])
+    base = 'quantization = "none"'
+    run = tiny_run(tiny_preset(tmp_path / "tiny.toml", tiny_llama(tmp_path / "model"), base=base))
+    suite = tmp_path / "small.toml"
+    rewarding = reward_model(tmp_path / "rm")
+    keys = 'title = "x"\nlimits = [3]\nspare_tokens = 1\nunlimited_tokens = 3\n'
+    suite.write_text(keys + 'scorers = ["violation", "relevance_total"]\nrelevance_others = 1\n')
+    before = evaluate(plan([run], str(suite), [], Silent()), Silent())
+    shutil.rmtree(tmp_path / "model")
+    shutil.rmtree(run / "adapter")
+    scorers = '["violation", "relevance_total", "reward", "judge"]'
+    keys += f'reward_model = "{rewarding}"\njudge_model = "j"\nrelevance_others = 1\n'
+    suite.write_text(f"{keys}scorers = {scorers}\n")
+    # Answering needs both; what has been answered does not.
+    with pytest.raises(InputError, match="no such directory"):
+        plan([run], str(suite), [], Silent())
+    planned = plan([run], str(suite), [], Silent(), is_again=True)
+    assert [each.directory for each in planned] == before
+    heard = Heard()
+    evaluate(planned, heard, judge=server.address)
+    assert heard.lines[0].endswith(
+        ": evaluated already; `--rescore` scores it by `reward`, `judge` too and asks the judge"
+    )
+    assert not server.asked
+    server.replies = [(200, b'{"choices": [{"message": {"content": "Who knows."}}]}')]
+    assert evaluate(planned, Silent(), is_again=True, judge=server.address) == before
+    rows = [read_table(each / "scores.parquet", SCORES).to_pylist() for each in before]
+    for found in rows:
+        assert {row["metric"] for row in found} == set(json.loads(scorers))
+    assert {row["value"] for row in rows[0] if row["metric"] == "judge"} == {7.0}
+    assert len({row["value"] for row in rows[0] if row["metric"] == "reward"}) > 1
+    gated = [gate.metric for gate in read_json(before[1] / "eval.json", Evaluation).gates]
+    assert sorted(gated) == ["judge", "relevance_total", "reward"]
+    # The one answer without a grade, as often as it was given.
+    [line] = unscored_lines(before[:1])
+    assert line.startswith("tiny s0: of 6 answers have no score: ")
+    assert line.endswith(" `judge`")
+    asked = len(server.asked)
+    evaluate(planned, Silent(), is_again=True)
+    assert len(server.asked) == asked
+    assert [read_table(each / "scores.parquet", SCORES).to_pylist() for each in before] == rows

@@ -188,9 +188,13 @@ def test_an_evaluation_goes_on_with_another_number_of_processes(
 
 
 def test_the_command_starts_itself_with_all_that_it_was_told(
-    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
-    artifacts, suite = made
+    artifacts, suite = made[0], tmp_path / "judged.toml"
+    suite.write_text(SUITE.replace('"violation"', '"judge"') + 'judge_model = "j"\n')
     monkeypatch.setenv("ARTIFACTS", str(artifacts))
     asked = []
 
