@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from scipy.stats import binomtest, spearmanr
 
-from dataset_builder.artifacts import hash_order
+from dataset_builder.artifacts import artifacts_root, hash_order
 from dataset_builder.export import read_export
 from dataset_builder.template import encode_completions, encode_prompts
 from dataset_builder.threads import make_tables
@@ -134,6 +135,14 @@ def table(
         yield f"| {name} | {' | '.join(cells)} |"
 
 
+def ends(readings: Readings, prompts: Sequence[str]) -> Iterator[str]:
+    """How surprising the end of each kind of answer is: its log-likelihood, in nats."""
+    for kind in dict.fromkeys(kind for _, kind in readings):
+        found = [readings[name, kind].end for name in prompts if (name, kind) in readings]
+        low, median, high = np.quantile(found, [0.1, 0.5, 0.9])
+        yield f"{kind}: median {median:.1f}, four in five from {low:.1f} to {high:.1f}"
+
+
 def first_sentence(text: str) -> str:
     """Up to the first full stop, question or exclamation mark before white space."""
     found = re.search(r"[.!?](?=\s)", text)
@@ -227,6 +236,7 @@ def read_all(arguments: argparse.Namespace) -> Readings:
                     theirs.first,
                 )
         if lacking:
+            arguments.keep.parent.mkdir(parents=True, exist_ok=True)
             with arguments.keep.open("ab") as file:
                 new = [here[kind] for kind in lacking]
                 file.write(b"".join(msgspec.json.encode(each) + b"\n" for each in new))
@@ -264,10 +274,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="just bench relevance", description=__doc__)
     parser.add_argument("--prompts", type=int, help="the first so many, by hash; all without it")
-    parser.add_argument("--limits", type=int, nargs="+", default=[20, 50], help="words of the cuts")
-    parser.add_argument("--reply-tokens", type=int, default=250, help="of the longest reply read")
+    parser.add_argument(
+        "--limits", type=int, nargs="+", default=[20, 50, 100], help="words of the cuts"
+    )
+    parser.add_argument("--reply-tokens", type=int, default=300, help="of the longest reply read")
     parser.add_argument("--source", type=Path, default=SOURCE, help="an export")
-    parser.add_argument("--keep", type=Path, default=Path("relevance.jsonl"), help="what was read")
+    kept = artifacts_root() / "relevance.jsonl"
+    parser.add_argument("--keep", type=Path, default=kept, help="where what was read is kept")
     arguments = parser.parse_args()
     began = time.process_time()
     readings = read_all(arguments)
@@ -282,6 +295,8 @@ def main() -> None:
     if end != END:
         print(f"as it ships, {END:g} nats, on the prompts not chosen on\n")
         print("\n".join(list(table(readings, halves[1], rivals, END))), "\n")
+    print("the log-likelihood of an answer's end, nats, on the prompts not chosen on\n")
+    print("\n".join(ends(readings, halves[1])), "\n")
     print(f"{time.process_time() - began:.0f} s of CPU")
 
 

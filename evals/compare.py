@@ -78,7 +78,7 @@ def compare(
     has_one_judge = _has_one_judge(everyone)
     headline = ["violation"] if any(limit is not None for limit in limits) else []
     passed = [gate.metric for gate in gates if gate.passed and has_one_judge]
-    # One measure of relevance, that which favours no length where its gate passed.
+    # One measure of relevance, that which favours length least where its gate passed.
     if "relevance_controlled" in passed:
         passed = [metric for metric in passed if metric not in ("relevance", "relevance_total")]
     headline += [*passed, *primary_metrics(evaluation)]

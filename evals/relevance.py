@@ -9,15 +9,15 @@ by its end-of-text alone: were it left out, saying nothing would cost nothing.
 
 `relevance` is this per token of the answer, `relevance_total` the sum over its tokens, both in
 nats. An answer tells of its question in its first words, and the rest follows from them: per token,
-a short answer is ahead. Of 26 prompts of OASST1's English validation split under
-SmolLM2-135M-Instruct, the best human reply scored per token below its own cut at 20 or 50 words in
-42 of 48 cases and below `Yes.` in 11 of 25; by the sum it scored above its cuts in 46 of 48, above
-`Yes.` in all. So by the sum a shorter answer starts behind even where both keep the limit.
+a short answer is ahead. Of 54 prompts of OASST1's English validation split under
+SmolLM2-135M-Instruct, the best human reply scored per token below its own cut at 20 words in 50 of
+52 cases and below `Yes.` in half; by the sum it scored above its cuts in nearly all. So by the sum
+a shorter answer starts behind even where both keep the limit.
 
-`relevance_controlled` does not grow with length: the sum over the first tokens alone, which every
+`relevance_controlled` hardly grows with length: the sum over the first tokens alone, which every
 answer of more than a few words has, and from it taken off by how much the end of the answer comes
 as a surprise (beyond what whole replies show), so that what breaks off is no equal of what is
-whole. docs/experiments.md has what it was tried against.
+whole. docs/experiments.md has what it was tried against: `python -m bench.relevance`.
 
 The gate (evals.gate) lets neither into a verdict untested. What a long answer gains
 by the sum, it loses by breaking its limit: a comparison counts quality only where the limit was
@@ -38,7 +38,7 @@ from evals.scorers import Relevance
 # The tokens that `relevance_controlled` reads: fewer than an answer of a dozen words has.
 FIRST = 16
 # How unlikely, in nats, the end of an answer may be before it costs anything: nine in ten of human
-# replies end within this, and so do three in four that stop after their first sentence.
+# replies end within this, and so do most that stop after their first sentence.
 END = 8.0
 
 

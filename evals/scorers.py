@@ -219,7 +219,7 @@ class Relevance(NamedTuple):
 
     per_token: float
     total: float
-    controlled: float = 0.0  # does not grow with length
+    controlled: float = 0.0  # hardly grows with length
 
 
 # Read from the answer alone.

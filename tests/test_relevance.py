@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from bench.relevance import Reading, answers_to, chosen_end, first_sentence, forms, low, table, wins
 from dataset_builder.template import completion_ids, find_template, prompt_ids
 from dataset_builder.words import count_words
 from evals.gate import LIMITED, gate
@@ -242,3 +243,52 @@ def test_without_limits_the_gate_is_that_of_plain_answers():
         (None, "one_word"),
     ]
     assert found.passed
+
+
+def reading(place: int, kind: str, first: float, end: float) -> Reading:
+    return Reading(f"p{place}", "q", kind, 40 + place, first - 50.0, first, end, -50.0, 0.0)
+
+
+def test_the_bench_chooses_the_end_that_passes_and_favours_neither_whole_nor_sentence():
+    readings = {}
+    for place in range(20):
+        # A sentence begins a little better than the whole, and its end surprises by up to ten nats.
+        kinds = {
+            "human": (5.0 + place / 1000, -1.0),
+            "cut_20": (5.0 + place / 1000, -30.0),
+            "one_word": (1.0, -1.0),
+            "first_sentence": (5.1, -(place + 0.5) / 2),
+        }
+        for kind, each in kinds.items():
+            readings[f"p{place}", kind] = reading(place, kind, *each)
+    names = [f"p{place}" for place in range(20)]
+    end = chosen_end(readings, names, ["cut_20", "one_word"])
+    # Half of the sentences end more than five nats from certain.
+    assert end == 5.0
+    form = forms(end)[f"first 16, end beyond {end:g} nats"]
+    assert wins(form, readings, names, "first_sentence") == (10, 20)
+    assert wins(form, readings, names, "cut_20") == (20, 20)
+    assert low(20, 20) == pytest.approx(0.025 ** (1 / 20))
+    assert wins(forms(end)["first 16 tokens, no end"], readings, names, "cut_20") == (0, 20)
+    rows = list(table(readings, names, ["cut_20", "one_word"], end))
+    assert len({row.count("|") for row in rows}) == 1
+    assert len(rows) == 2 + len(forms(end))
+    # A threshold at which a cut is as good as the whole is never taken, however even the sentences.
+    near = {
+        key: reading(int(key[0][1:]), key[1], each.first, -4.0 if key[1] == "cut_20" else each.end)
+        for key, each in readings.items()
+    }
+    assert chosen_end(near, names, ["cut_20", "one_word"]) == 3.0
+    assert chosen_end(near, names, ["one_word"]) == 5.0
+
+
+def test_the_bench_reads_a_cut_or_a_sentence_only_where_it_is_shorter():
+    prompt = Prompt("p", "t", "held_out", "en", "Why?", ("It is blue. Air scatters it.",))
+    assert answers_to(prompt, "Other.", (3, 50)) == {
+        "human": "It is blue. Air scatters it.",
+        "one_word": ONE_WORD,
+        "other_human": "Other.",
+        "cut_3": "It is blue",
+        "first_sentence": "It is blue.",
+    }
+    assert first_sentence("No 3.5 here") == "No 3.5 here"
