@@ -127,13 +127,17 @@ def contamination_lines(directories: Sequence[Path]) -> list[str]:
 
 
 def unscored_lines(directories: Sequence[Path]) -> list[str]:
-    """One line per evaluation that has answers without a score: how many, by metric."""
+    """One line per evaluation that did not ask a question or has answers without a score: how many,
+    by reason and by metric."""
     found = []
     for path in directories:
         record = read_json(path / "eval.json", Evaluation)
+        name = short_name(record.run) if record.run else "base"
+        for reason, n in record.refused.items():
+            if "window" in reason:  # of lines of a prompt file was told when it was read
+                found.append(f"{name}: {n} questions were not asked, {reason}")
         counts = ", ".join(f"{n} `{metric}`" for metric, n in record.unscored.items())
         if counts:
-            name = short_name(record.run) if record.run else "base"
             found.append(f"{name}: of {record.generations} answers have no score: {counts}")
     return found
 

@@ -158,6 +158,9 @@ def test_prompts_longer_than_the_window_are_left_out_and_counted(
 
     stored = read_json(Path(said.out.splitlines()[0]) / "eval.json", Evaluation)
     assert stored.refused == {"longer than the window of 512 tokens": 2}
+    told = "2 questions were not asked, longer than the window of 512 tokens"
+    for name in ("tiny s0", "base"):
+        assert f"{name}: {told}" in said.err.splitlines()
     assert stored.generations == 6
     over = tmp_path / "over.toml"
     over.write_text(SUITE.replace("= 4", "= 9999").replace("_word = 1", "_word = 999"))
