@@ -25,8 +25,8 @@ class Tiles(NamedTuple):
 
 
 # By whether a head is at most 96 wide.
-FORWARD = {True: Tiles(64, 64, 4, 2), False: Tiles(64, 32, 4, 2)}
-BACKWARD_QUERIES = {True: Tiles(64, 64, 4, 2), False: Tiles(64, 32, 4, 2)}
+FORWARD = {True: Tiles(64, 32, 4, 3), False: Tiles(64, 32, 4, 2)}
+BACKWARD_QUERIES = {True: Tiles(64, 32, 4, 2), False: Tiles(64, 32, 4, 2)}
 BACKWARD_KEYS = {True: Tiles(64, 64, 4, 2), False: Tiles(32, 64, 4, 2)}
 # Products of float32 run without matrix units, and larger tiles spill.
 EXACT = Tiles(32, 32, 4, 1)
