@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.memory import Shapes, shapes_of
+from finetune.methods import METHODS
 from finetune.preset import Preset
 from finetune.progress import span
 from finetune.route import choose, routes
@@ -117,12 +118,14 @@ def outlook(
         is_checkpointed=taken.is_checkpointed,
     )
     word = "with" if taken.is_checkpointed else "without"
+    is_compared = METHODS[preset.method].starts_from_run
+    aside = "previews and the reference" if is_compared else "previews"
     return (
         f"on a {card.name}, an estimate that was not run: about {span(estimated.total)} for"
         f" {tokens / 1e6:.3g} million tokens ({span(estimated.products)} of products,"
         f" {span(estimated.moving)} of reading and writing, {span(estimated.unpacking)} of"
         " unpacking),"
-        f" {taken.needed.total / 1e9:.1f} GB, {word} gradient checkpointing, previews aside;"
+        f" {taken.needed.total / 1e9:.1f} GB, {word} gradient checkpointing, {aside} aside;"
         f" it assumes {card.origin}"
     )
 

@@ -66,7 +66,8 @@ class PairTrainer(Quiet, DPOTrainer):
         losses = model(**{name: inputs[name] for name in names}).losses
         pairs = len(inputs["words"])
         # Which sequence each target stands in. Sums by a mask: always of the same order.
-        owners = torch.searchsorted(inputs["bounds"][1:], inputs["targets"], right=True)
+        ends = inputs["bounds"][1:].long()
+        owners = torch.searchsorted(ends, inputs["targets"], right=True)
         belongs = owners[None] == torch.arange(2 * pairs, device=owners.device)[:, None]
         return torch.where(belongs, -losses[None], 0.0).sum(dim=1).reshape(-1, 2)
 

@@ -54,8 +54,8 @@ VARIANTS = Kind(
 )
 RUNS = Kind(
     "Runs",
-    ("run", "steps", "loss", "held out", "finished"),
-    ("steps", "loss", "held out"),
+    ("run", "steps", "loss", "held\nout", "finished"),
+    ("steps", "loss", "held\nout"),
     "just train VARIANT PRESET",
 )
 IMPORTED = Kind(

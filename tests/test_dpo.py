@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from dataset_builder.artifacts import file_digest, read_json
 from dataset_builder.fit import Fit
 from dataset_builder.template import end_id
+from evals.plan import Silent, planned_runs
 from finetune import course, dpo
+from finetune.merge import merge
 from finetune.model import load_base, load_merged
 from finetune.pair_trainer import TERMS, PairTrainer
 from finetune.pairs import PairCollator, dataset_of_pairs
@@ -259,6 +261,19 @@ def test_the_merged_model_answers_as_the_trained_one(run):
     ids = torch.tensor([plan.rows[0].prompt_ids + plan.rows[0].chosen_ids])
     with torch.no_grad():
         assert torch.allclose(merged(ids).logits, model(ids).logits, atol=2e-3)
+
+
+def test_a_run_is_evaluated_and_merged_as_any_other(run, tmp_path: Path):
+    plan, _, directory = run
+    (planned_run,) = planned_runs([directory], Silent())
+    assert planned_run.template == plan.template
+    assert [each.name for each in planned_run.run.manifests] == ["tiny", "pairs"]
+    folder = merge(str(directory), Memory(), tmp_path / "merged")
+    card = (folder / "README.md").read_text()
+
+    assert (folder / "model.safetensors").is_file()
+    assert "| method | dpo |" in card
+    assert "| beta | 0.3 |" in card
 
 
 def test_a_line_of_metrics_tells_the_terms_by_name(run):

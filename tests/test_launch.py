@@ -20,7 +20,8 @@ from finetune.preset import load_preset
 from finetune.progress import read_steps
 from finetune.run import load_run
 from tests.processes import in_processes
-from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_variant
+from tests.test_dpo import DPO
+from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_pairs, write_variant
 from tests.training import Memory, planned
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -107,6 +108,35 @@ def test_two_processes_end_where_one_does(runs):
     for name, tensor in adapter_tensors(two).items():
         assert torch.allclose(tensor, wanted[name], atol=2e-6), name
     assert load_run(two).validation_loss == pytest.approx(load_run(one).validation_loss, abs=1e-5)
+
+
+def test_two_processes_prefer_as_one_does(folder: Path, runs):
+    """The reference is dealt out too, and comes back whole from a checkpoint."""
+    write_pairs()
+    preset = tiny_preset(
+        folder / "dpo.toml",
+        folder / "llama",
+        base='precision = "fp32"',
+        training="micro_batch = 1",
+        **DPO,
+    )
+    plan = planned(preset, "pairs", start=str(runs[2]))
+    one = course.train(plan, Memory()).rename(folder / "one of pairs")
+    statuses = together(plan, folder / "killed", is_killed=True)
+    assert os.WTERMSIG(statuses[0]) == signal.SIGKILL
+    assert together(plan, folder / "resumed", resume=True) == [0, 0]
+    two = plan.directory
+
+    for ours, theirs in zip(read_steps(two), read_steps(one), strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
+        if ours.step > 2:  # before the first change every margin is a rounding error
+            assert ours.terms == pytest.approx(theirs.terms, abs=1e-3)
+    before, after = load_run(one), load_run(two)
+    assert after.notes["processes"] == 2
+    assert after.resumed == [4]
+    assert after.validation_loss == pytest.approx(before.validation_loss, abs=1e-4)
+    assert after.notes["validation"] == pytest.approx(before.notes["validation"], abs=1e-3)
 
 
 def test_files_are_written_once_and_say_how_many_trained(runs):
