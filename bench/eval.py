@@ -191,7 +191,7 @@ def lm_eval_hf(one: Setting) -> dict[str, Any]:
     loaded = time.perf_counter() - began
     options = {"until": [], "max_gen_toks": one.tokens, "do_sample": False}
     texts = [one.tokenizer.decode(ids) for ids in one.prompts]
-    answered, part = 0, 4
+    answered, part = 0, 1
     began = time.perf_counter()
     while answered < len(texts) and time.perf_counter() - began < one.window:
         picked = [

@@ -4,9 +4,9 @@ Weights: 4-bit ones take half a byte and their scales, everything else two. A tr
 18: itself, its gradient, two moments of AdamW in float32, and a copy to compute with. Activations:
 bytes for every input and output element of an adapted projection, calibrated on Phi-2 (eager at
 8,192 tokens 67 and 73 GB; compiled at 16,384 41 and 54, with adapter dropout 62 to 65) and on
-SmolLM2 (compiled at 16,384 14); with checkpointing, the input of every layer and twice one layer. Logits are made in tiles and do not
-count. Previews: the 4-bit weights unpacked to 16 bits, and the keys and values of all answers; they
-unpack only where there is room for it.
+SmolLM2 (compiled at 16,384 14); with checkpointing, the input of every layer and twice one layer.
+Logits are made in tiles and do not count. Previews: the 4-bit weights unpacked to 16 bits, and the
+keys and values of all answers; they unpack only where there is room for it.
 """
 
 import json
