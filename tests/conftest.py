@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jinja2 import Environment
 
+from tests.warm import Warm, warm
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -34,6 +36,16 @@ def templates_are_compiled_once() -> Iterator[None]:
 def everything_is_collected_at_the_end() -> Iterator[None]:
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def training_process(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Warm:
+    """A process that has imported what training imports, to be forked."""
+    names = ("trl.trainer.sft_trainer", "peft", "bitsandbytes", "datasets", "pyarrow.parquet")
+    names = ("torch", "transformers.trainer", "transformers.models.llama.modeling_llama", *names)
+    return warm(tmp_path_factory, request.config, "training", *names)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from finetune.progress import read_steps
 from finetune.run import load_run
 from tests.tiny import adapter_tensors, example, tiny_llama, tiny_preset, write_variant
 from tests.training import Memory, Stopped, planned
-
-ROOT = Path(__file__).parents[1]
+from tests.warm import Warm
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +128,12 @@ sft.train(planned(Path(sys.argv[1])), Killed())
 """
 
 
-def test_a_killed_process_leaves_what_another_one_goes_on_from(plan, folder: Path, whole: Path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", KILLED, str(folder / "tiny.toml")]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False
-    )
+def test_a_killed_process_leaves_what_another_one_goes_on_from(
+    plan, folder: Path, whole: Path, training_process: Warm
+):
+    run = training_process.start(KILLED, folder / "tiny.toml")
 
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert run.wait() == -signal.SIGKILL, run.said()
     assert plan.unfinished.exists()
     assert_same_run(sft.train(plan, Memory(), resume=True), whole)
 

@@ -2,10 +2,7 @@
 by a seed, combined, scored again, and never lost to a kill."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -49,6 +46,7 @@ from tests.tiny import (
     tiny_tokenizer,
     write_variant,
 )
+from tests.warm import Warm
 
 PROMPTS = [Prompt(f"p{n}", f"t{n}", "held_out", "en", f"Question {n}?") for n in range(12)]
 
@@ -249,25 +247,18 @@ from pathlib import Path
 from evals.generate import Answer, Partial
 partial = Partial(Path(sys.argv[1]), {"adapter": "a"})
 partial.begin(partial.read())
-print("ready", flush=True)
 for n in range(10**7):
     partial.add([Answer(f"{n} {k}", "an answer of some words\\n" * 9, 9, True) for k in range(3)])
 """
 
 
-def test_answers_survive_a_kill_whole_and_once(tmp_path: Path):
+def test_answers_survive_a_kill_whole_and_once(tmp_path: Path, training_process: Warm):
     path = tmp_path / "p.jsonl"
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
-    )
-    with child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        while path.stat().st_size < 200_000:
-            time.sleep(0.01)
-        os.kill(child.pid, signal.SIGKILL)
+    child = training_process.start(KILLED, path)
+    while child.is_running() and not (path.exists() and path.stat().st_size >= 200_000):
+        time.sleep(0.01)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL, child.said()
     partial = Partial(path, {"adapter": "a"})
     kept = partial.read()
     # Every answer before the last one is there, each once.
