@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jinja2 import Environment
 
-from tests.warm import Warm, warm
+from tests.warm import ROOT, Warm, warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -36,6 +36,14 @@ def templates_are_compiled_once() -> Iterator[None]:
 def everything_is_collected_at_the_end() -> Iterator[None]:
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def data_process(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Warm:
+    """A process that has imported what building variants imports, to be forked."""
+    files = sorted((ROOT / "dataset_builder").glob("[!_]*.py"))
+    names = [f"dataset_builder.{file.stem}" for file in files]
+    return warm(tmp_path_factory, request.config, "data", *names)
 
 
 @pytest.fixture(scope="session")
