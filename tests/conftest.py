@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jinja2 import Environment
 
+from tests.browser import Tab, chromium
 from tests.warm import ROOT, Warm, warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,6 +37,13 @@ def templates_are_compiled_once() -> Iterator[None]:
 def everything_is_collected_at_the_end() -> Iterator[None]:
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def tab() -> Iterator[Tab]:
+    """A browser's page, to be opened on a file."""
+    with chromium() as tab:
+        yield tab
 
 
 @pytest.fixture(scope="session")

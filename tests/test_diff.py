@@ -3,7 +3,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from browser import chromium
 from builders import prompt, reply, tables_of
 from golden import drawn
 from hypothesis import given, settings
@@ -321,12 +320,11 @@ def test_a_variant_that_was_never_built_is_an_input_error(builds, capsys):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [380, 1280])
-def test_a_browser_is_asked_for_nothing_and_the_page_stays_in_its_width(builds, width):
+def test_a_browser_is_asked_for_nothing_and_the_page_stays_in_its_width(builds, tab, width):
     page = write_diff_page(difference("short", "limits")).resolve()
-    with chromium() as tab:
-        tab.open(page, width=width)
-        assert tab.complaints == []
-        assert [each for each in tab.requests if each != page.as_uri()] == []
-        assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
-        assert tab.run("document.querySelectorAll('.example').length") == 3
-        assert tab.run("document.scripts.length") == 0
+    tab.open(page, width=width)
+    assert tab.complaints == []
+    assert [each for each in tab.requests if each != page.as_uri()] == []
+    assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
+    assert tab.run("document.querySelectorAll('.example').length") == 3
+    assert tab.run("document.scripts.length") == 0
