@@ -39,18 +39,26 @@ def write_build(name, tables, **sections):
     return write_variant(plan_variant(name, recipe, tables))
 
 
-@pytest.fixture
-def builds(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
     """ranked: the long reply to each prompt; short: the short one; limits: those with limits."""
-    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
-    tables = tables_of(tmp_path, forest(), held_out=0.2)
-    write_build("every", tables)
-    write_build("ranked", tables, keep={"max_rank": 0})
-    write_build("short", tables, keep={"reply_words": [1, 100]})
-    write_build("limits", tables, keep={"reply_words": [1, 100]}, shape={"state_word_limit": 0.5})
-    other = tables_of(tmp_path, forest(), held_out=0.4)
-    write_build("held", other, keep={"reply_words": [1, 100]})
-    return tmp_path / "artifacts"
+    folder = tmp_path_factory.mktemp("answers")
+    short = {"reply_words": [1, 100]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTIFACTS", str(folder / "artifacts"))
+        tables = tables_of(folder, forest(), held_out=0.2)
+        write_build("every", tables)
+        write_build("ranked", tables, keep={"max_rank": 0})
+        write_build("short", tables, keep=short)
+        write_build("limits", tables, keep=short, shape={"state_word_limit": 0.5})
+        write_build("held", tables_of(folder, forest(), held_out=0.4), keep=short)
+    return folder / "artifacts"
+
+
+@pytest.fixture
+def builds(built, monkeypatch):
+    monkeypatch.setenv("ARTIFACTS", str(built))
+    return built
 
 
 def difference(a, b):
