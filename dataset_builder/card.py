@@ -5,10 +5,11 @@ manifest alone.
 import json
 import shlex
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from dataset_builder import hub
 from dataset_builder.card_figures import funnel_table, splits_table
@@ -24,12 +25,8 @@ SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 def card(manifest: Manifest) -> str:
     """The card of the variant that `manifest` describes, YAML block first."""
-    environment = Environment(
-        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )
-    environment.filters["cell"] = lambda text: text.replace("|", "\\|")
     is_open_assistant = _is_open_assistant(manifest)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return _template().render(
         manifest=manifest,
         metadata=metadata(manifest).to_yaml(),
         recipe=json.dumps(manifest.recipe, indent=2, ensure_ascii=False),
@@ -39,6 +36,15 @@ def card(manifest: Manifest) -> str:
         command=build_command(manifest),
         recipe_files=recipe_files(manifest.name, manifest.recipe),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
+    environment.filters["cell"] = lambda text: text.replace("|", "\\|")
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def build_command(manifest: Manifest) -> str:

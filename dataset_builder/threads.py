@@ -7,12 +7,13 @@ and texts are put to the numbers at the end.
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -67,14 +68,22 @@ _OF_PATH = ("turns", "standing", "worst_standing", "is_complete", "has_deleted",
 @contextmanager
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database in memory that reads what is registered with it, and nothing else."""
-    connection = duckdb.connect(":memory:")
+    # What is registered is seen by its own connection alone, and goes with it.
+    connection = _engine(os.getpid()).cursor()
     try:
-        connection.execute("set python_enable_replacements = false")
-        connection.execute("set enable_external_access = false")
-        connection.execute("set lock_configuration = true")
         yield connection
     finally:
         connection.close()
+
+
+@cache
+def _engine(process: int) -> duckdb.DuckDBPyConnection:
+    """What all connections of a process share: opening one takes as long as a small forest."""
+    connection = duckdb.connect(":memory:")
+    connection.execute("set python_enable_replacements = false")
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
 
 
 def run_sql(

@@ -1,6 +1,7 @@
 """How much of what the hardware can multiply a training uses."""
 
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ _GPU_SIDE, _CPU_SIDE = 8192, 512
 _SECONDS = 0.2  # of measuring
 
 
+@cache
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of the best product of two square matrices in `dtype` on one device.
 
-    About 0.3 s. The numbers multiplied are random ones, since a card multiplies zeros at a higher
-    clock; they come from a generator of their own, so that the training draws what it would have.
+    About 0.3 s, once a process. The numbers multiplied are random ones, since a card multiplies
+    zeros at a higher clock; they come from a generator of their own, so that the training draws
+    what it would have.
     """
     side = _GPU_SIDE if device.type == "cuda" else _CPU_SIDE
     generator = torch.Generator(device).manual_seed(0)

@@ -17,6 +17,7 @@ import pytest
 
 FLAGS = (
     "--headless",
+    "--no-startup-window",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-ipc-flooding-protection",  # a test asks for more than a person would
@@ -39,6 +40,7 @@ class Tab:
         self._left = b""
         self._numbers = itertools.count(1)
         self._session: str | None = None
+        self._is_loaded = False
         self.requests: list[str] = []
         self.complaints: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -77,11 +79,15 @@ class Tab:
         self.requests.clear()
         self.complaints.clear()
         # From elsewhere, as a link within the page that is open would not load it anew.
-        self.call("Page.navigate", url="about:blank")
+        self._load("about:blank")
         self.requests.clear()
-        self.call("Page.navigate", url=page.as_uri() + link)
-        while self.run("document.readyState + location.protocol") != "completefile:":
-            pass
+        self._load(page.as_uri() + link)
+
+    def _load(self, address: str) -> None:
+        self._is_loaded = False
+        self.call("Page.navigate", url=address)
+        while not self._is_loaded:
+            self._note(self._next())
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
@@ -126,6 +132,8 @@ class Tab:
     def _note(self, event: dict[str, Any]) -> None:
         params = event.get("params", {})
         match event.get("method"):
+            case "Page.loadEventFired":
+                self._is_loaded = True
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
             case "Log.entryAdded":

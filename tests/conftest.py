@@ -12,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jinja2 import Environment
 
+from tests.browser import Tab, chromium
+from tests.warm import ROOT, Warm, warm
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -34,6 +37,31 @@ def templates_are_compiled_once() -> Iterator[None]:
 def everything_is_collected_at_the_end() -> Iterator[None]:
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def tab() -> Iterator[Tab]:
+    """A browser's page, to be opened on a file."""
+    with chromium() as tab:
+        yield tab
+
+
+@pytest.fixture(scope="session")
+def data_process(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Warm:
+    """A process that has imported what building variants imports, to be forked."""
+    files = sorted((ROOT / "dataset_builder").glob("[!_]*.py"))
+    names = [f"dataset_builder.{file.stem}" for file in files]
+    return warm(tmp_path_factory, request.config, "data", *names)
+
+
+@pytest.fixture(scope="session")
+def training_process(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Warm:
+    """A process that has imported what training imports, to be forked."""
+    names = ("trl.trainer.sft_trainer", "peft", "bitsandbytes", "datasets", "pyarrow.parquet")
+    names = ("torch", "transformers.trainer", "transformers.models.llama.modeling_llama", *names)
+    return warm(tmp_path_factory, request.config, "training", *names)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -610,12 +611,16 @@ def _write_comparison(
 
     directory.mkdir(parents=True)
 
+    @cache
+    def scores_of(evaluation: str) -> list[dict[str, Any]]:
+        return read_table(Path(evaluation) / "scores.parquet", SCORES).to_pylist()
+
     def means(
         evaluations: Iterable[str], metric: str, answerer: str = "run"
     ) -> dict[tuple[str, int | None], float]:
         found: dict[tuple[str, int | None], list[float]] = {}
         for evaluation in evaluations:
-            for row in read_table(Path(evaluation) / "scores.parquet", SCORES).to_pylist():
+            for row in scores_of(evaluation):
                 if row["metric"] == metric and row["answerer"] == answerer:
                     found.setdefault((row["prompt_id"], row["limit"]), []).append(row["value"])
         return {key: statistics.fmean(values) for key, values in found.items()}

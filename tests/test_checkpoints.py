@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -25,8 +23,7 @@ from tests.training import (
     file_operations_until_killed,
     planned,
 )
-
-ROOT = Path(__file__).parents[1]
+from tests.warm import Warm
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +116,12 @@ course.train(planned(Path(sys.argv[1])), Killed())
 """
 
 
-def test_a_killed_process_leaves_what_another_one_goes_on_from(plan, folder: Path, whole: Path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", KILLED, str(folder / "tiny.toml")]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False
-    )
+def test_a_killed_process_leaves_what_another_one_goes_on_from(
+    plan, folder: Path, whole: Path, training_process: Warm
+):
+    run = training_process.start(KILLED, folder / "tiny.toml")
 
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert run.wait() == -signal.SIGKILL, run.said()
     assert plan.unfinished.exists()
     assert_same_run(course.train(plan, Memory(), resume=True), whole)
 

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from browser import chromium
 from builders import prompt, reply, tables_of
 from golden import drawn
 from hypothesis import given, settings
@@ -40,18 +39,26 @@ def write_build(name, tables, **sections):
     return write_variant(plan_variant(name, recipe, tables))
 
 
-@pytest.fixture
-def builds(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
     """ranked: the long reply to each prompt; short: the short one; limits: those with limits."""
-    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
-    tables = tables_of(tmp_path, forest(), held_out=0.2)
-    write_build("every", tables)
-    write_build("ranked", tables, keep={"max_rank": 0})
-    write_build("short", tables, keep={"reply_words": [1, 100]})
-    write_build("limits", tables, keep={"reply_words": [1, 100]}, shape={"state_word_limit": 0.5})
-    other = tables_of(tmp_path, forest(), held_out=0.4)
-    write_build("held", other, keep={"reply_words": [1, 100]})
-    return tmp_path / "artifacts"
+    folder = tmp_path_factory.mktemp("answers")
+    short = {"reply_words": [1, 100]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTIFACTS", str(folder / "artifacts"))
+        tables = tables_of(folder, forest(), held_out=0.2)
+        write_build("every", tables)
+        write_build("ranked", tables, keep={"max_rank": 0})
+        write_build("short", tables, keep=short)
+        write_build("limits", tables, keep=short, shape={"state_word_limit": 0.5})
+        write_build("held", tables_of(folder, forest(), held_out=0.4), keep=short)
+    return folder / "artifacts"
+
+
+@pytest.fixture
+def builds(built, monkeypatch):
+    monkeypatch.setenv("ARTIFACTS", str(built))
+    return built
 
 
 def difference(a, b):
@@ -321,12 +328,11 @@ def test_a_variant_that_was_never_built_is_an_input_error(builds, capsys):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [380, 1280])
-def test_a_browser_is_asked_for_nothing_and_the_page_stays_in_its_width(builds, width):
+def test_a_browser_is_asked_for_nothing_and_the_page_stays_in_its_width(builds, tab, width):
     page = write_diff_page(difference("short", "limits")).resolve()
-    with chromium() as tab:
-        tab.open(page, width=width)
-        assert tab.complaints == []
-        assert [each for each in tab.requests if each != page.as_uri()] == []
-        assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
-        assert tab.run("document.querySelectorAll('.example').length") == 3
-        assert tab.run("document.scripts.length") == 0
+    tab.open(page, width=width)
+    assert tab.complaints == []
+    assert [each for each in tab.requests if each != page.as_uri()] == []
+    assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
+    assert tab.run("document.querySelectorAll('.example').length") == 3
+    assert tab.run("document.scripts.length") == 0

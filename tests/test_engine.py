@@ -24,6 +24,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.hub import Source
 from dataset_builder.threads import make_tables
+from tests.warm import DATASET_BUILDER
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "dataset_builder" / "sample" / "forest.trees.jsonl"
@@ -135,30 +136,33 @@ def test_an_engine_that_is_not_there_is_an_input_error(monkeypatch, capsys):
         assert told == [f"error: {error}", f"hint: {hint}"]
 
 
-def test_two_workers_of_ray_write_the_bytes_that_one_process_writes(tmp_path):
+def test_two_workers_of_ray_write_the_bytes_that_one_process_writes(tmp_path, data_process):
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray: uv pip install ray")
     other = write(tmp_path / "other.jsonl.gz", [prompt("a"), reply("b", "a", words=9)])
-    written, told = {}, {}
+    arguments = ["build", "capped", "--source", SAMPLE, "--source", other, "--engine"]
+    local = data_process.start(
+        DATASET_BUILDER, *arguments, "local", ARTIFACTS=str(tmp_path / "local")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "dataset_builder", *arguments, "ray"],
+        cwd=ROOT,
+        env={**os.environ, "ARTIFACTS": str(tmp_path / "ray"), "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert local.wait() == 0, local.said()
+    if "timed out during startup" in done.stderr:
+        pytest.skip("Ray did not start in its time; this machine is too busy for it")
+    assert done.returncode == 0, done.stderr
+    written = {}
     for engine in ("local", "ray"):
-        command = [sys.executable, "-m", "dataset_builder", "build", "capped", "--engine", engine]
-        done = subprocess.run(
-            [*command, "--source", SAMPLE, "--source", other],
-            cwd=ROOT,
-            env={**os.environ, "ARTIFACTS": str(tmp_path / engine), "COLUMNS": "300"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if "timed out during startup" in done.stderr:
-            pytest.skip("Ray did not start in its time; this machine is too busy for it")
-        assert done.returncode == 0, done.stderr
         folder = tmp_path / engine
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         written[engine] = {path.relative_to(folder): path.read_bytes() for path in files}
-        told[engine] = done.stderr
     assert len(written["local"]) >= 10
     assert written["ray"] == written["local"]
-    found = re.search(r"(\d+) workers read 2 shards in .* efficiency (\d+)%; with", told["ray"])
+    found = re.search(r"(\d+) workers read 2 shards in .* efficiency (\d+)%; with", done.stderr)
     assert found
     assert int(found[1]) == LOCAL_WORKERS

@@ -8,10 +8,10 @@ import pytest
 
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
-from dataset_builder.fit import Overflow, fit_rows
+from dataset_builder.fit import Encoded, Overflow, encode_rows, fit_rows
 from dataset_builder.fit_report import POLICIES, fit_table, fits, open_fitting
 from dataset_builder.recipe import load_recipe
-from dataset_builder.template import encode_completions, find_template
+from dataset_builder.template import find_template
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
 from dataset_builder.words import whitespace_words
@@ -31,8 +31,19 @@ def kept_replies() -> list[dict]:
     return plan.train.to_pylist()
 
 
-def last_turn(row: dict) -> dict:
-    return row | {"prompt": row["prompt"][-1:]}
+@cache
+def tokenizer():
+    return phi2_tokenizer()
+
+
+@cache
+def known_rows(is_last_turn: bool) -> tuple[list[dict], Encoded]:
+    """The kept replies, whether without what was said before the last prompt, and their tokens: a
+    case is some of them."""
+    rows = kept_replies()
+    if is_last_turn:
+        rows = [row | {"prompt": row["prompt"][-1:]} for row in rows]
+    return rows, encode_rows(rows, INSTRUCT, tokenizer())
 
 
 class Known(NamedTuple):
@@ -83,17 +94,16 @@ def words(row: dict) -> int:
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_length_leaves_of_the_validation_file_under_phi2_is_what_was_counted_before(case):
     wanted, is_last_turn, known = CASES[case]
-    rows = [row for row in kept_replies() if wanted(row)]
-    if is_last_turn:
-        rows = [last_turn(row) for row in rows]
-    tokenizer = phi2_tokenizer()
-    fitted, fit = fit_rows(rows, INSTRUCT, tokenizer, 256, "cut")
+    every, encoded = known_rows(is_last_turn)
+    places = [place for place, row in enumerate(every) if wanted(row)]
+    rows = [every[place] for place in places]
+    encoded = Encoded(*([ids[place] for place in places] for ids in encoded))
+    fitted, fit = fit_rows(rows, INSTRUCT, tokenizer(), 256, "cut", encoded)
     over = {
-        length: fit_rows(rows, INSTRUCT, tokenizer, length, "drop")[1].too_long
+        length: fit_rows(rows, INSTRUCT, tokenizer(), length, "drop", encoded)[1].too_long
         for length in (512, 1024)
     }
-    answers = encode_completions(INSTRUCT, tokenizer, (row["completion"] for row in rows))
-    too_long = sum(len(answer) > 256 for answer in answers)
+    too_long = sum(len(answer) > 256 for answer in encoded.answers)
     counts = (fit.too_long, fit.prompt_too_long, too_long, over[512], over[1024])
     assert fit.rows == known.rows
     assert tuple(round(100 * n / known.rows, 1) for n in counts) == known[1:6]
@@ -105,9 +115,9 @@ def test_what_a_length_leaves_of_the_validation_file_under_phi2_is_what_was_coun
 
 
 def test_a_word_of_a_kept_reply_is_the_known_number_of_phi2s_tokens():
-    tokenizer, rows = phi2_tokenizer(), kept_replies()
+    rows = kept_replies()
     replies = [row["completion"][0]["content"] for row in rows]
-    tokens = sum(len(ids) for ids in tokenizer(replies)["input_ids"])
+    tokens = sum(len(ids) for ids in tokenizer()(replies)["input_ids"])
     assert round(tokens / sum(words(row) for row in rows), 3) == 1.403
 
 
@@ -149,6 +159,6 @@ def test_a_tokenizer_that_is_nowhere_and_one_without_the_end_are_refused(tmp_pat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="no tokenizer `nobody/nothing`"):
         open_fitting("nobody/nothing", INSTRUCT)
-    phi2_tokenizer().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="has no token"):
         open_fitting(str(tmp_path), find_template("chatml"))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import Warm
+
 ROOT = Path(__file__).parents[1]
 # Each may import only those before it.
 ORDER = ["dataset_builder", "finetune", "evals", "reports"]
@@ -38,12 +40,18 @@ def test_imports_point_one_way():
             assert tops.isdisjoint(ORDER[place + 1 :]), file
 
 
-def import_without(blocked: list[str], names: list[str]) -> subprocess.CompletedProcess[str]:
-    """Import `names` in a fresh interpreter in which `blocked` cannot be imported."""
-    code = (
-        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+def importing(names: list[str], blocked: list[str]) -> str:
+    """A program that imports `names` where `blocked` cannot be imported; none of them was yet."""
+    return (
+        f"import sys\nassert set(sys.modules).isdisjoint({blocked + names!r})\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
         f"import importlib\nfor name in {names!r}: importlib.import_module(name)\n"
     )
+
+
+def import_without(blocked: list[str], names: list[str]) -> subprocess.CompletedProcess[str]:
+    """Import `names` in a fresh interpreter in which `blocked` cannot be imported."""
+    code = importing(names, blocked)
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
@@ -56,10 +64,10 @@ def test_data_and_reports_import_without_torch(package: str):
     assert done.returncode == 0, done.stderr
 
 
-def test_training_and_generating_import_without_polars_and_duckdb():
+def test_training_and_generating_import_without_polars_and_duckdb(training_process: Warm):
     names = [*modules("finetune"), "finetune.__main__", "evals.generate"]
-    done = import_without(["polars", "duckdb"], names)
-    assert done.returncode == 0, done.stderr
+    done = training_process.start(importing(names, ["polars", "duckdb"]))
+    assert done.wait() == 0, done.said()
 
 
 def test_a_blocked_module_really_fails():

@@ -14,7 +14,7 @@ from dataset_builder.printable import printable
 from reports.findings import Findings
 from reports.notebook import comparison_html, load_comparison, load_variant
 from reports.notebook import variant_html as html_of_variant
-from tests.browser import chromium
+from tests.browser import Tab
 from tests.hostile import MARKUP
 from tests.hostile_terminal import PAYLOADS
 from tests.reports_fixture import write_artifacts
@@ -155,19 +155,16 @@ def test_hostile_text_is_text_to_a_parser():
 
 
 @pytest.mark.browser
-def test_a_browser_runs_and_requests_nothing_of_a_fragment(tmp_path: Path):
+def test_a_browser_runs_and_requests_nothing_of_a_fragment(tab: Tab, tmp_path: Path):
     page = tmp_path / "notebook.html"
     # As a notebook does: no policy, all scripts allowed, the markup assigned.
     body = "".join(f"<div>{fragment}</div>" for fragment in fragments())
     text = f"<!doctype html><meta charset=utf-8><title>quiet</title>{body}"
     page.write_text(text, encoding="utf-8")
-    with chromium() as tab:
-        tab.open(page)
-        assert tab.run("document.title") == "quiet"
-        assert (
-            tab.run("document.querySelectorAll('script, img, iframe, link, style, a').length") == 0
-        )
-        tab.run("document.body.innerHTML = document.body.innerHTML")
-        assert tab.run("document.title") == "quiet"
-        assert tab.complaints == []
-        assert [each for each in tab.requests if each != page.as_uri()] == []
+    tab.open(page)
+    assert tab.run("document.title") == "quiet"
+    assert tab.run("document.querySelectorAll('script, img, iframe, link, style, a').length") == 0
+    tab.run("document.body.innerHTML = document.body.innerHTML")
+    assert tab.run("document.title") == "quiet"
+    assert tab.complaints == []
+    assert [each for each in tab.requests if each != page.as_uri()] == []

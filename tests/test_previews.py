@@ -1,10 +1,7 @@
 """Previews: what is asked, how answers are scored, and that nothing about the training changes."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -39,9 +36,9 @@ from finetune.previews import (
 from finetune.run import load_run
 from tests.tiny import TABLES, tiny_llama, tiny_phi, tiny_preset, tiny_tokenizer, write_variant
 from tests.training import Memory, planned, trained
+from tests.warm import Warm
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -451,16 +448,12 @@ course.train(planned(Path(sys.argv[1]), seed=9), Killed())
 """
 
 
-def test_a_run_killed_at_a_preview_previews_each_step_once(folder: Path):
+def test_a_run_killed_at_a_preview_previews_each_step_once(folder: Path, training_process: Warm):
     wanted = trained(folder / "tiny.toml", seed=9)
     expected = lines(wanted)
     wanted.rename(folder / "uninterrupted")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", KILLED, str(folder / "tiny.toml")]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = training_process.start(KILLED, folder / "tiny.toml")
+    assert run.wait() == -signal.SIGKILL, run.said()
     unfinished = planned(folder / "tiny.toml", seed=9).unfinished
     assert {row.step for row in lines(unfinished)} == {0, 3}  # and the checkpoint is of step 2
 

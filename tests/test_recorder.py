@@ -137,7 +137,7 @@ def test_measuring_the_peak_draws_no_number_of_the_training(monkeypatch: pytest.
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    found = matmul_peak(CPU, torch.float32)
+    found = matmul_peak.__wrapped__(CPU, torch.float32)  # as the first time
 
     assert found > 1e6
     assert torch.equal(torch.rand(3), wanted)

@@ -2,7 +2,6 @@
 by a seed, combined, scored again, and never lost to a kill."""
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -47,6 +46,7 @@ from tests.tiny import (
     tiny_tokenizer,
     write_variant,
 )
+from tests.warm import Warm
 
 PROMPTS = [Prompt(f"p{n}", f"t{n}", "held_out", "en", f"Question {n}?") for n in range(12)]
 
@@ -245,21 +245,24 @@ def test_drawn_answers_are_the_seeds_and_not_the_batchs(tmp_path: Path):
     assert len(set(first.values())) > len(set(greedy.values()))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_answers_survive_a_kill_whole_and_once(tmp_path: Path):
+KILLED = """
+import sys
+from pathlib import Path
+from evals.generate import Answer, Partial
+partial = Partial(Path(sys.argv[1]), {"adapter": "a"})
+partial.begin(partial.read())
+for n in range(10**7):
+    partial.add([Answer(f"{n} {k}", "an answer of some words\\n" * 9, 9, True) for k in range(3)])
+"""
+
+
+def test_answers_survive_a_kill_whole_and_once(tmp_path: Path, training_process: Warm):
     path = tmp_path / "p.jsonl"
-    child = os.fork()
-    if not child:
-        partial = Partial(path, {"adapter": "a"})
-        partial.begin({})
-        text = "an answer of some words\n" * 9
-        for n in range(10**7):
-            partial.add([Answer(f"{n} {k}", text, 9, True) for k in range(3)])
-        os._exit(0)
-    while not path.is_file() or path.stat().st_size < 200_000:
+    child = training_process.start(KILLED, path)
+    while child.is_running() and not (path.exists() and path.stat().st_size >= 200_000):
         time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    child.kill()
+    assert child.wait() == -signal.SIGKILL, child.said()
     partial = Partial(path, {"adapter": "a"})
     kept = partial.read()
     # Every answer before the last one is there, each once.

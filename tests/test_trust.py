@@ -18,6 +18,7 @@ from dataset_builder.manifest import Manifest, find_variant
 from dataset_builder.tables import EXAMPLES, read_table
 from dataset_builder.threads import make_tables
 from tests.real import real
+from tests.warm import DATASET_BUILDER, Started, Warm
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "dataset_builder" / "sample" / "forest.trees.jsonl"
@@ -26,16 +27,15 @@ BUILDS = max(20, int(os.environ.get("TREETUNE_BUILDS", "20")))
 RECIPES = ["capped", "control_words", "pairs_flipped"]
 
 
-def build(artifacts: Path, sources: list[Path], recipes: list[str], **environment: str):
-    """`just build-data`, started and not waited for."""
-    command = [sys.executable, "-m", "dataset_builder", "build", *recipes, "--held-out", "0.3"]
-    return subprocess.Popen(
-        [*command, "--source", *map(str, sources)],
-        cwd=ROOT,
-        env=os.environ | {"ARTIFACTS": str(artifacts)} | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+# No file may be longer: what a full disk does, without filling one.
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)); "
+LIMITED += DATASET_BUILDER
+
+
+def build(process: Warm, artifacts: Path, source: Path, code: str = DATASET_BUILDER) -> Started:
+    """A build of the variant `full`, started and not waited for."""
+    arguments = ("build", "full", "--held-out", "0.3", "--source", source)
+    return process.start(code, *arguments, ARTIFACTS=str(artifacts))
 
 
 def halves(folder: Path, trees: int = 74) -> list[Path]:
@@ -122,22 +122,23 @@ def test_every_build_of_the_same_sources_is_the_same_bytes(tmp_path: Path):
     assert all(each == seen[0] for each in seen[1:])
 
 
-def test_a_build_killed_at_any_moment_leaves_the_one_before_whole(tmp_path: Path, monkeypatch):
+def test_a_build_killed_at_any_moment_leaves_the_one_before_whole(
+    tmp_path: Path, monkeypatch, data_process: Warm
+):
     artifacts = tmp_path / "artifacts"
     monkeypatch.setenv("ARTIFACTS", str(artifacts))
     one, two = halves(tmp_path)
-    assert build(artifacts, [one], ["full"]).wait() == 0
+    assert build(data_process, artifacts, one).wait() == 0
     before = files_of(artifacts)
     began = time.perf_counter()
-    assert build(tmp_path / "timed", [two], ["full"]).wait() == 0
+    assert build(data_process, tmp_path / "timed", two).wait() == 0
     takes = time.perf_counter() - began
     chance = random.Random(0)
     killed = 0
-    for _ in range(5):
-        running = build(artifacts, [two], ["full"])
-        # Most of it is the interpreter's start: what is written, is written at the end.
-        time.sleep(takes * chance.uniform(0.7, 1.0))
-        running.send_signal(signal.SIGKILL)
+    for _ in range(12):
+        running = build(data_process, artifacts, two)
+        time.sleep(takes * chance.uniform(0.2, 0.95))
+        running.kill()
         killed += running.wait() == -signal.SIGKILL
         directory, manifest = find_variant("full")
         assert_whole(directory, manifest)
@@ -145,7 +146,7 @@ def test_a_build_killed_at_any_moment_leaves_the_one_before_whole(tmp_path: Path
         pointer = "variants/full.json"
         assert all(after.get(name) == before[name] for name in before if name != pointer)
     assert killed
-    assert build(artifacts, [two], ["full"]).wait() == 0
+    assert build(data_process, artifacts, two).wait() == 0
     assert not [path for path in (artifacts / "variants").iterdir() if path.name.startswith(".")]
     shutil.rmtree(tmp_path / "timed" / "tables")
     assert find_variant("full")[0].name in {
@@ -153,26 +154,17 @@ def test_a_build_killed_at_any_moment_leaves_the_one_before_whole(tmp_path: Path
     }
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_the_build_before_whole(tmp_path: Path):
+def test_a_full_disk_is_one_clear_error_and_leaves_the_build_before_whole(
+    tmp_path: Path, data_process: Warm
+):
     artifacts = tmp_path / "artifacts"
     one, two = halves(tmp_path)
-    assert build(artifacts, [one], ["full"]).wait() == 0
+    assert build(data_process, artifacts, one).wait() == 0
     before = files_of(artifacts)
-    # No file may be longer: what a full disk does, without filling one.
-    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)); "
-    limited += "runpy.run_module('dataset_builder', run_name='__main__')"
-    command = [sys.executable, "-c", limited, "build", "full", "--held-out", "0.3"]
-    done = subprocess.run(
-        [*command, "--source", str(two)],
-        cwd=ROOT,
-        env=os.environ | {"ARTIFACTS": str(artifacts)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {artifacts}/tables/")
-    assert "cannot be written: File too large\nhint: " in done.stderr
+    full = build(data_process, artifacts, two, LIMITED)
+    assert full.wait() == 2
+    assert full.said().startswith(f"error: {artifacts}/tables/")
+    assert "cannot be written: File too large\nhint: " in full.said()
     assert files_of(artifacts) == before
     assert not list(artifacts.rglob(".*"))
 

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
@@ -27,6 +24,7 @@ from dataset_builder.tables import EXAMPLES, LEDGER, read_table
 from dataset_builder.template import find_template, text
 from dataset_builder.threads import write_tables
 from dataset_builder.variant import plan_variant, shares, write_variant
+from tests.warm import DATASET_BUILDER
 
 
 def forest(n=60, lang="en"):
@@ -301,30 +299,24 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_command_prints_directories_on_stdout_and_talk_on_stderr(tmp_path):
+def test_the_command_prints_directories_on_stdout_and_talk_on_stderr(tmp_path, data_process):
     source = write(tmp_path / "a $(touch oops) [b] *.jsonl", forest())
     other = write(tmp_path / "other.jsonl", forest(3))
     arguments = ["full", "rank0", "--source", str(source), "--source", str(other)]
     arguments += ["--text", "instruct"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "dataset_builder", "build", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "ARTIFACTS": "my artifacts", "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    directories = ran.stdout.splitlines()
+    environment = {"ARTIFACTS": "my artifacts", "COLUMNS": "80"}
+    ran = data_process.start(DATASET_BUILDER, "build", *arguments, folder=tmp_path, **environment)
+    assert ran.wait() == 0, ran.said()
+    directories = ran.printed().splitlines()
     assert [Path(name).name.rpartition("-")[0] for name in directories] == ["full", "rank0"]
     for name in directories:
         assert (tmp_path / name / "manifest.json").is_file()
         assert (tmp_path / name / "text-instruct" / "train.jsonl").is_file()
     manifest = read_json(tmp_path / directories[0] / "manifest.json", Manifest)
     assert {file.name for file in manifest.sources} == {source.name, other.name}
-    assert "a $(touch oops) [b] *.jsonl" in ran.stderr
+    assert "a $(touch oops) [b] *.jsonl" in ran.said()
     assert not (tmp_path / "oops").exists()
-    assert max(len(line) for line in ran.stderr.splitlines()) <= 80
+    assert max(len(line) for line in ran.said().splitlines()) <= 80
 
 
 def test_without_a_name_every_recipe_is_built_and_a_dry_run_writes_nothing(
