@@ -34,6 +34,10 @@ class LateLogs:
     pauses: Callable[[Any, Any], bool] = staticmethod(lambda state, control: True)
     _held: Held | None = None
 
+    def waits(self) -> bool:
+        """Whether making a step waits for the device anyway: it is told of at once then."""
+        return False
+
     def step_terms(self: Any) -> dict[str, torch.Tensor]:
         """What is told of the step just made beside the loss: numbers, on the device."""
         return {}
@@ -48,7 +52,8 @@ class LateLogs:
             self._globalstep_last_logged = self.state.global_step
             self.control.should_log = False
         control = self.control
-        if self.pauses(self.state, control) or control.should_save or control.should_training_stop:
+        is_last = self.pauses(self.state, control) or control.should_training_stop
+        if is_last or control.should_save or self.waits():
             self.settle()
         super()._maybe_log_save_evaluate(  # type: ignore[misc]
             tr_loss, grad_norm, *rest, **named

@@ -47,6 +47,12 @@ class PackedTrainer(Quiet, SFTTrainer):
         self.is_fast = True
         self.data_collator = pack
 
+    def waits(self) -> bool:
+        """TRL's own loss reads its entropies back at every pass, and gathers them until a step is
+        told of: told late, they would be the next step's too.
+        """
+        return not self.is_fast
+
     def compute_loss(
         self,
         model: Any,

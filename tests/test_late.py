@@ -7,6 +7,7 @@ import pytest
 
 from dataset_builder.errors import InputError
 from finetune import late, recorder
+from finetune.fast import Fast
 from finetune.progress import Step, read_steps
 from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_variant
 from tests.training import trained
@@ -53,7 +54,17 @@ def without_times(steps: list[Step]) -> list[dict]:
     ]
 
 
+def take_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no GPU is, uncompiled."""
+
+    def forced(model, preset, device, precision, **_):
+        return Fast(model.get_base_model(), preset.length, precision, compiled=False)
+
+    monkeypatch.setattr("finetune.trainer.fast_or_reason", forced)
+
+
 def test_the_lines_are_those_that_are_told_at_once(preset: Path, monkeypatch: pytest.MonkeyPatch):
+    take_the_fast_path(monkeypatch)
     at_once = trained(preset)
     kept, adapter = read_steps(at_once), adapter_tensors(at_once)
     order = as_on_a_gpu(monkeypatch)
@@ -76,6 +87,28 @@ def test_a_loss_that_is_no_number_is_told_before_anything_is_saved(
     text = text.replace("checkpoint_steps = 4", "checkpoint_steps = 3")
     preset.write_text(text)
     as_on_a_gpu(monkeypatch)
+    take_the_fast_path(monkeypatch)
     with pytest.raises(InputError, match="the loss is"):
         trained(preset)
     assert not list((preset.parent / "artifacts" / "runs").glob("**/complete.json"))
+
+
+def test_what_trl_tells_of_a_step_on_the_usual_path_is_of_that_step(
+    preset: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[dict] = []
+    on_log = recorder.Recorder.on_log
+
+    def heard(made, args, state, control, logs, **named) -> None:
+        told.append({"step": state.global_step, **logs})
+        on_log(made, args, state, control, logs, **named)
+
+    monkeypatch.setattr(recorder.Recorder, "on_log", heard)
+    at_once = trained(preset)
+    wanted, told[:] = [each for each in told if "loss" in each], []
+    as_on_a_gpu(monkeypatch)
+    at_once.rename(at_once.with_name("aside"))
+    trained(preset)
+
+    assert all("entropy" in each and "num_tokens" in each for each in wanted)
+    assert [each for each in told if "loss" in each] == wanted
