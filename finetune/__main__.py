@@ -85,12 +85,13 @@ def train(
         talk.print("This run is finished already.")
         data.print(str(target.directory), soft_wrap=True, markup=False)
         return
+    hosts = launch.Hosts(machines, machine, address)
+    launch.check_places(gpus, hosts)
+    launch.dealt(target.preset.training, gpus * machines)
     if gpus * machines > 1 and not dry_run and not launch.is_launched():
         if _IS_PINNED:
             del os.environ["CUDA_VISIBLE_DEVICES"]
-        hosts = launch.Hosts(machines, machine, address)
         launch.check_gpus(gpus, hosts)
-        launch.dealt(target.preset.training, gpus * machines)
         ready_base(target.preset.base, talk.print)
         flags = [*(["--resume"] if resume else []), *(["--restart"] if restart else [])]
         flags += [f"--from={start}"] if start else []

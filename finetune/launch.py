@@ -77,6 +77,15 @@ def dealt(training: Training, among: int) -> int:
     return max(n for n in range(1, training.micro_batch + 1) if share % n == 0)
 
 
+def check_places(gpus: int, hosts: Hosts) -> None:
+    """Raise InputError where `gpus` a machine on such machines are no processes at all."""
+    if gpus < 1 or hosts.machines < 1 or not 0 <= hosts.machine < hosts.machines:
+        raise InputError(
+            f"--gpus {gpus} --machines {hosts.machines} --machine {hosts.machine}: no such place",
+            "--gpus and --machines begin at 1; --machine at 0, on the first machine",
+        )
+
+
 def check_gpus(gpus: int, hosts: Hosts) -> None:
     """Raise InputError where so many GPUs are not there, or the other machines are not named.
 
@@ -84,11 +93,7 @@ def check_gpus(gpus: int, hosts: Hosts) -> None:
     """
     import torch
 
-    if gpus < 1 or hosts.machines < 1 or not 0 <= hosts.machine < hosts.machines:
-        raise InputError(
-            f"--gpus {gpus} --machines {hosts.machines} --machine {hosts.machine}: no such place",
-            "--gpus and --machines begin at 1; --machine at 0, on the first machine",
-        )
+    check_places(gpus, hosts)
     visible = torch.cuda.device_count()
     if 0 < visible < gpus:
         raise InputError(

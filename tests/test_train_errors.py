@@ -78,6 +78,26 @@ def test_resume_and_restart_exclude_each_other(folder: Path, capsys):
     )
 
 
+@pytest.mark.parametrize("options", [["--gpus=0"], ["--machine=1"], ["--gpus=-2", "--machines=-1"]])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_no_gpus_and_no_such_machine_are_an_error(folder: Path, capsys, options, dry):
+    error, hint = failed(capsys, "train", "tiny", str(folder / "tiny.toml"), *options, *dry)
+
+    assert "no such place" in error
+    assert "begin at 1" in hint
+    assert not unfinished(folder)
+
+
+def test_a_batch_that_so_many_gpus_cannot_share_is_said_before_any_row_is_fitted(
+    folder: Path, capsys
+):
+    arguments = ["train", "tiny", str(folder / "tiny.toml"), "--gpus=3", "--dry-run"]
+    error, hint = failed(capsys, *arguments)
+
+    assert "a batch of 4 cannot be dealt out to 3" in error
+    assert "1, 2, 4" in hint
+
+
 def test_a_negative_seed_is_an_error(folder: Path, capsys):
     error, _ = failed(capsys, "train", "tiny", str(folder / "tiny.toml"), "--seed=-1")
 
