@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from dataset_builder.artifacts import building, write_json, write_text
+from dataset_builder.artifacts import building, read_json, write_json, write_text
 from dataset_builder.errors import InputError
 from dataset_builder.settings import parse_settings
 from dataset_builder.template import stop_ids
@@ -46,7 +46,7 @@ def merge(name: str, watcher: Watcher, out: Path | None = None) -> Path:
     directory = _one_run(name)
     run = load_run(directory)
     folder = out or directory / MERGED
-    if (folder / "merged.json").is_file():
+    if _holds(folder, run):
         watcher.say("This run is merged already.")
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -64,6 +64,15 @@ def merge(name: str, watcher: Watcher, out: Path | None = None) -> Path:
     with building(folder) as made:
         _write(run, preset, files, directory / "adapter", made)
     return folder
+
+
+def _holds(folder: Path, run: Run) -> bool:
+    """Whether `folder` is this very run, merged; another one's is left to the caller."""
+    path = folder / "merged.json"
+    if not path.is_file():
+        return False
+    found = read_json(path, Merged)
+    return (found.run, found.adapter_sha256) == (run.name, run.adapter_sha256)
 
 
 def _write(run: Run, preset: Preset, files: BaseFiles, adapter: Path, out: Path) -> None:

@@ -90,6 +90,17 @@ def test_a_folder_that_holds_something_is_left_alone(trained, tmp_path: Path):
     assert (tmp_path / "mine").read_text() == "x"
 
 
+def test_a_folder_that_holds_another_run_is_not_taken_for_this_one(trained, tmp_path: Path):
+    _, directory = trained
+    folder = merge(str(directory), Memory(), tmp_path / "out")
+    record = json.loads((folder / "merged.json").read_text())
+    for other in ({"run": "tiny/another-s0"}, {"adapter_sha256": "0" * 64}):
+        (folder / "merged.json").write_text(json.dumps(record | other))
+        with pytest.raises(InputError, match="something is there already"):
+            merge(str(directory), Memory(), folder)
+    assert (folder / "model.safetensors").is_file()
+
+
 def test_a_failed_merge_leaves_nothing(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _, directory = trained
 
