@@ -5,6 +5,7 @@ Nothing of the training is touched, and nothing that was bound to its modules co
 """
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def plain_size(model: Any, dtype: torch.dtype) -> int:
         if _is_adapted(module) or _is_packed(module)
         for base in [_base_of(module)]
     }
-    return sum(base.in_features * base.out_features * dtype.itemsize for base in bases.values())
+    return sum(math.prod(_shape(base)) * dtype.itemsize for base in bases.values())
 
 
 def has_room(model: Any, dtype: torch.dtype) -> bool:
@@ -60,6 +61,19 @@ def _is_adapted(module: Any) -> bool:
 
 def _base_of(module: Any) -> Any:
     return module.get_base_layer() if _is_adapted(module) else module
+
+
+def _is_transposed(base: Any) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(base, Conv1D)  # GPT-2's, whose weight is (in, out)
+
+
+def _shape(base: Any) -> tuple[int, int]:
+    """Outputs and inputs of a layer."""
+    if _is_transposed(base):
+        return base.nf, base.nx
+    return base.out_features, base.in_features
 
 
 def _plain(module: Any, dtype: torch.dtype) -> Any:
@@ -96,14 +110,16 @@ def _plain_linear(module: Any, dtype: torch.dtype) -> torch.nn.Linear:
         import bitsandbytes as bnb
 
         weight = bnb.functional.dequantize_4bit(weight, base.weight.quant_state)
-        weight = weight.reshape(base.out_features, base.in_features)
+        weight = weight.reshape(_shape(base))
+    if _is_transposed(base):
+        weight = weight.t()
     if _is_adapted(module):
         weight = weight.float()
         for name in module.active_adapters:
             down, up = module.lora_A[name].weight.float(), module.lora_B[name].weight.float()
             weight = weight + (up @ down) * module.scaling[name]
     made = torch.nn.Linear(1, 1, bias=False, device="meta")
-    made.in_features, made.out_features = base.in_features, base.out_features
+    made.out_features, made.in_features = _shape(base)
     made.weight = _frozen(weight, dtype)
     if base.bias is not None:
         made.bias = _frozen(base.bias, dtype)

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2LMHeadModel
 
 from dataset_builder.errors import InputError
 from dataset_builder.template import completion_ids, end_id, prompt_ids
 from finetune import course
 from finetune.chat import own_template
 from finetune.model import load_base, load_merged
+from finetune.plain import plain_copy
 from finetune.targets import projections
 from tests.tiny import adapter_tensors, tiny_tokenizer, write_variant
 from tests.training import Memory, planned
@@ -99,7 +102,7 @@ def any_preset(out: Path, model: Path, quantization: str = "nf4", lora: str = ""
         f'title = "any"\nlength = 128\n[base]\nmodel = "{model}"\nprecision = "fp32"\n'
         f'quantization = "{quantization}"\n[lora]\nr = 4\ndropout = 0.0\n{lora}\n'
         "[training]\nexamples = 8\nbatch = 4\nmicro_batch = 4\nlearning_rate = 1e-2\nwarmup = 0.0\n"
-        "gradient_checkpointing = false\n[previews]\nprompts = 0\n",
+        "gradient_checkpointing = false\n[previews]\nsteps = 2\nprompts = 1\nlimits = [5]\ntokens = 6\n",
         encoding="utf-8",
     )
     return out
@@ -121,7 +124,9 @@ def test_every_projection_of_any_family_learns_and_the_head_does_not(
     preset = any_preset(tmp_path / "any.toml", tiny_model(family, tmp_path / "model"), quantization)
     plan = planned(preset)
     assert plan.template.name == "instruct"
-    tensors = adapter_tensors(course.train(plan, Memory()))
+    watcher = Memory()
+    tensors = adapter_tensors(course.train(plan, watcher))
+    assert [rows[0].step for rows in watcher.previews] == [0, 2]
     ups = {name: tensor for name, tensor in tensors.items() if ".lora_B." in name}
 
     assert {name.split(".")[-3] for name in ups} == FAMILIES[family][1]
@@ -130,6 +135,25 @@ def test_every_projection_of_any_family_learns_and_the_head_does_not(
     plain = load_merged(plan.files, plan.preset.base, None, CPU)
     ids = torch.tensor([plan.rows[0].prompt_ids])
     assert not torch.allclose(merged(ids).logits, plain(ids).logits, atol=1e-4)
+
+
+def test_a_plain_copy_of_transposed_projections_answers_as_the_model(tmp_path: Path):
+    files = tiny_model("GPT2", tmp_path / "model")
+    model = GPT2LMHeadModel.from_pretrained(files, dtype=torch.float32)
+    config = LoraConfig(r=4, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
+    adapted = get_peft_model(model, config).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.randint(0, 400, (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        copied = plain_copy(adapted, torch.float32)(ids).logits
+        wanted = adapted(ids).logits
+        with adapted.disable_adapter():
+            without = adapted(ids).logits
+
+    torch.testing.assert_close(copied, wanted, rtol=0, atol=1e-4)
+    assert not torch.allclose(copied, without, atol=1e-2)
 
 
 def test_experts_that_no_adapter_reaches_are_refused(tmp_path: Path):
