@@ -89,6 +89,16 @@ def known_base(base: Base, digest: str) -> BaseFiles | None:
     return None
 
 
+def context_of(files: BaseFiles) -> int | None:
+    """Tokens that the model's positions are for, as its configuration says; None where it says
+    nothing.
+    """
+    config = json.loads((files.directory / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config") or config
+    names = ("max_position_embeddings", "n_positions")
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
 def _from_hub(base: Base, report: Callable[[str], None]) -> BaseFiles:
     if not re.fullmatch(r"[0-9a-f]{40}", base.revision or ""):
         raise InputError(

@@ -12,7 +12,7 @@ from dataset_builder.manifest import Manifest, find_variant
 from dataset_builder.settings import as_stored, settings_digest
 from dataset_builder.template import Template
 from finetune import checkpoints
-from finetune.base import BaseFiles, ready_base
+from finetune.base import BaseFiles, context_of, ready_base
 from finetune.chat import template_of
 from finetune.methods import METHODS
 from finetune.parent import find_parent, parent_record, refuse_other_base
@@ -119,6 +119,13 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
     if target.parent:
         refuse_other_base(target.parent[1], files, preset)
         parent = parent_record(target.parent[1])
+    context = context_of(files)
+    if context is not None and preset.length > context:
+        raise InputError(
+            f"preset `{target.preset_name}`: a length of {preset.length} tokens, and"
+            f" `{files.model}` is made for {context}",
+            f"set `length` to at most {context}",
+        )
     template = template_of(preset, files)
     tokenizer = load_tokenizer(files, template)
     extra_ids = extend_tokenizer(tokenizer, preset.extra_tokens)
@@ -128,7 +135,9 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
     batch = preset.training.batch
     steps = math.ceil(preset.training.examples / batch)
     order = order_of([row.example_id for row in rows], target.seed, steps * batch)
-    questions, note = read_questions(manifest, preset.previews, template, tokenizer, preset.length)
+    # An answer needs room too: positions that are a table end in the middle of it.
+    room = min(preset.length, (context or 2**31) - preset.previews.tokens)
+    questions, note = read_questions(manifest, preset.previews, template, tokenizer, room)
     guard = checkpoints.Guard(
         variant=manifest.name,
         variant_digest=manifest.digest,

@@ -102,7 +102,8 @@ def any_preset(out: Path, model: Path, quantization: str = "nf4", lora: str = ""
         f'title = "any"\nlength = 128\n[base]\nmodel = "{model}"\nprecision = "fp32"\n'
         f'quantization = "{quantization}"\n[lora]\nr = 4\ndropout = 0.0\n{lora}\n'
         "[training]\nexamples = 8\nbatch = 4\nmicro_batch = 4\nlearning_rate = 1e-2\nwarmup = 0.0\n"
-        "gradient_checkpointing = false\n[previews]\nsteps = 2\nprompts = 1\nlimits = [5]\ntokens = 6\n",
+        "gradient_checkpointing = false\n"
+        "[previews]\nsteps = 2\nprompts = 1\nlimits = [5]\ntokens = 6\n",
         encoding="utf-8",
     )
     return out

@@ -162,6 +162,24 @@ def test_an_unknown_template_lists_the_known_ones(folder: Path, capsys):
     assert "instruct" in hint
 
 
+def test_a_length_that_the_base_is_not_made_for_is_an_error(folder: Path, capsys):
+    wanted = preset(folder, "beyond", top="length = 513")
+    error, hint = failed(capsys, "train", "tiny", wanted)
+
+    assert "513 tokens" in error
+    assert "made for 512" in error
+    assert "at most 512" in hint
+    assert planned(Path(preset(folder, "whole", top="length = 512"))).questions
+
+
+def test_a_preview_leaves_room_for_its_answer_among_the_bases_positions(folder: Path):
+    beyond = preset(folder, "wordy", top="length = 512", previews="tokens = 500")
+    plan = planned(Path(beyond))
+
+    assert plan.questions == []
+    assert any("0 of 2 prompts" in note for note in plan.notes)
+
+
 def test_a_row_too_long_for_the_refuse_policy_is_named(folder: Path, capsys):
     write_variant("long", [example(0), example(1, answer="honey " * 300)])
     error, hint = failed(
