@@ -9,7 +9,7 @@ from dataset_builder.errors import InputError
 from finetune import late, recorder
 from finetune.fast import Fast
 from finetune.progress import Step, read_steps
-from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_variant
+from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_pairs, write_variant
 from tests.training import trained
 
 TIMES = ("seconds", "tokens_per_second", "peak_share", "seconds_left")
@@ -112,3 +112,25 @@ def test_what_trl_tells_of_a_step_on_the_usual_path_is_of_that_step(
 
     assert all("entropy" in each and "num_tokens" in each for each in wanted)
     assert [each for each in told if "loss" in each] == wanted
+
+
+def test_the_terms_of_preferences_are_of_the_step_that_is_told_of(
+    preset: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_pairs()
+    shared = {"lora": "dropout = 0.0", "previews": "prompts = 0"}
+    trained(tiny_preset(preset.with_name("sft.toml"), preset.with_name("llama"), **shared))
+    dpo = {**shared, "top": 'method = "dpo"', "dpo": "beta = 0.3"}
+    training = "checkpoint_steps = 4"
+    pairs = tiny_preset(
+        preset.with_name("dpo.toml"), preset.with_name("llama"), training=training, **dpo
+    )
+    at_once = trained(pairs, "pairs", start="sft/tiny")
+    kept = read_steps(at_once)
+    order = as_on_a_gpu(monkeypatch)
+    at_once.rename(at_once.with_name("aside"))
+    steps = read_steps(trained(pairs, "pairs", start="sft/tiny"))
+
+    assert without_times(steps) == without_times(kept)
+    assert len({step.terms["chosen_words"] for step in steps}) > 1
+    assert any(told == given - 1 for told, given in order)
