@@ -7,6 +7,7 @@ the library that knows all of the rules, and texts with other signs are left to 
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -106,10 +107,9 @@ def counts_of(texts: pa.Array, kinds: Sequence[bytes]) -> np.ndarray:
     code = library() if is_at_hand() else None
     if code is not None:
         counts = np.empty((len(texts), 3), np.int32)
-        bits = (sum((sign in kind) << n for n, kind in enumerate(kinds)) for sign in range(256))
-        table = np.fromiter(bits, np.uint8, 256)
         data, ends = buffers_of(texts)
-        code.count_kinds(pointer(data), pointer(ends), len(texts), pointer(table), pointer(counts))
+        table = pointer(_bits(tuple(kinds)))
+        code.count_kinds(pointer(data), pointer(ends), len(texts), table, pointer(counts))
         return counts
     offsets = _offsets(texts)
     data = texts.buffers()[2]
@@ -120,6 +120,13 @@ def counts_of(texts: pa.Array, kinds: Sequence[bytes]) -> np.ndarray:
         places = np.flatnonzero(np.frombuffer(is_one, bool))
         found.append(np.diff(np.searchsorted(places, offsets - offsets[0])))
     return np.stack(found, axis=1)
+
+
+@cache
+def _bits(kinds: tuple[bytes, ...]) -> np.ndarray:
+    """Of each sign a bit for every one of `kinds` that it is of."""
+    bits = [sum((sign in kind) << n for n, kind in enumerate(kinds)) for sign in range(256)]
+    return np.array(bits, np.uint8)
 
 
 def _offsets(texts: pa.Array) -> np.ndarray:

@@ -56,8 +56,9 @@ _IP = re.compile(
 # Everybody's: the resolvers that every tutorial names.
 _PUBLIC_IPS = {"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9"}
 
-# What was found of texts and declared languages, by their digest: a reply stands in many variants
-# of one build.
+# What was found of texts, and of texts and declared languages, by their digest: a reply stands in
+# many variants of one build.
+_SAID: dict[bytes, bool] = {}
 _OTHERS: dict[bytes, bool] = {}
 REMEMBERED = 2**20
 
@@ -141,7 +142,11 @@ def _text_flags(texts: pa.Array) -> dict[str, np.ndarray]:
         for kind, (flag, is_so, _, least) in enumerate(_SIGNS):
             for place in np.flatnonzero(counts[:, kind] >= least).tolist():
                 if not found[flag][start + place]:
-                    found[flag][start + place] = is_so(piece[place].as_py())
+                    text = piece[place].as_py()
+                    key = _key(text, flag)
+                    if key not in _SAID:
+                        _remember(_SAID, {key: is_so(text)})
+                    found[flag][start + place] = _SAID[key]
         start += len(piece)
     return found
 
@@ -175,7 +180,7 @@ def _are_other(
     while _ASKED:
         # Where there was no answer, it is found here.
         with suppress(OSError):
-            _remember(_ASKED.pop().result())
+            _remember(_OTHERS, _ASKED.pop().result())
     heads = pc.utf8_slice_codeunits(texts.dictionary, 0, SECOND_LOOK).to_pylist()
     declared = langs.to_pylist()
     pairs = [
@@ -187,18 +192,18 @@ def _are_other(
     others = other_languages([head for head, _ in new.values()], [lang for _, lang in new.values()])
     found = dict(zip(new, (each is not None for each in others), strict=True))
     answers = [found[key] if key in found else _OTHERS[key] for key in keys]
-    _remember(found)
+    _remember(_OTHERS, found)
     return np.array(answers, bool)
 
 
-def _key(head: str, lang: str | None) -> bytes:
-    return hashlib.blake2b(f"{lang}\0{head}".encode(), digest_size=16).digest()
+def _key(text: str, of: str | None) -> bytes:
+    return hashlib.blake2b(f"{of}\0{text}".encode(), digest_size=16).digest()
 
 
-def _remember(found: dict[bytes, bool]) -> None:
-    if len(_OTHERS) + len(found) > REMEMBERED:
-        _OTHERS.clear()
-    _OTHERS.update(found)
+def _remember(memory: dict[bytes, bool], found: dict[bytes, bool]) -> None:
+    if len(memory) + len(found) > REMEMBERED:
+        memory.clear()
+    memory.update(found)
 
 
 def _counts(flags: Iterable[list[str] | None]) -> dict[str, int]:

@@ -5,7 +5,7 @@ A model that keeps every limit by always saying ten words follows none of them.
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from math import log, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -66,12 +66,18 @@ def limit_slopes(arms: Sequence[LoadedArm], prompts: Sequence[str]) -> list[Row]
         for prompt in prompts:
             there = [limit for limit in limits if (prompt, limit) in words]
             if len(there) > 1:
-                given = [log(max(1.0, words[prompt, limit])) for limit in there]
-                slopes.append(stats.linregress([log(limit) for limit in there], given).slope)
+                slopes.append(slope(there, [words[prompt, limit] for limit in there]))
                 trees.append(answers.trees[prompt])
         if slopes:
             rows.append({"arm": arm, "seed": seed, **_slope(slopes, trees)})
     return rows
+
+
+def slope(limits: Sequence[int], words: Sequence[float]) -> float:
+    """Of the log of `words` on the log of `limits` (two or more, no two alike): least squares."""
+    asked = np.log(limits) - np.mean(np.log(limits))
+    given = np.log(np.maximum(words, 1.0))
+    return float(asked @ given / (asked @ asked))
 
 
 def _slope(slopes: Sequence[float], trees: Sequence[str]) -> Row:

@@ -7,11 +7,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from scipy import stats
 
 from dataset_builder.artifacts import read_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import read_table
 from evals.compare import compare
+from evals.curve import slope
 from evals.margins import read_margins
 from evals.tables import COMPARISON, Comparison, Gate
 from evals.verdict import of_arm, of_row, sentence
@@ -513,6 +515,15 @@ def test_words_given_are_told_by_limit_with_their_share_and_how_they_follow_it(a
         np.mean([np.log((25 + n) / (10 + n)) / np.log(2.5) for n in range(3)])
     )
     assert slopes["follower"]["low"] < slopes["follower"]["slope"] < slopes["follower"]["high"]
+
+
+def test_a_slope_is_that_of_least_squares():
+    for seed in range(30):
+        draw = np.random.default_rng(seed)
+        limits = np.sort(draw.choice(300, 2 + seed % 4, replace=False) + 1)
+        words = draw.integers(0, 300, len(limits))
+        wanted = stats.linregress(np.log(limits), np.log(np.maximum(words, 1))).slope
+        assert slope(limits.tolist(), words.tolist()) == pytest.approx(wanted, abs=1e-9)
 
 
 def row_of(
