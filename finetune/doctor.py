@@ -15,7 +15,7 @@ from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from finetune.base import ready_base
 from finetune.duration import T4, outlook
-from finetune.memory import Estimate
+from finetune.memory import BF16, Estimate
 from finetune.methods import METHODS
 from finetune.preset import AUTO, Preset, load_preset, preset_names
 from finetune.route import Route, choose, routes
@@ -198,6 +198,9 @@ def _memory(name: str, preset: Preset, directory: Path) -> Finding:
     if not is_card:
         if preset.training.gradient_checkpointing == AUTO:
             line += f" (with gradient checkpointing {_needed(ways[-1]).total / 1e9:.1f} GB)"
+        newer = routes(directory, preset, BF16)[0]
+        if newer.is_fast:
+            line += f", {_needed(newer).total / 1e9:.1f} GB by the fast path of a card that computes bf16"
         return Finding(True, f"{line}; here on the CPU")
     return Finding(
         free >= needed.total,

@@ -34,6 +34,7 @@ _COMPILED_BYTES, _DROPOUT_BYTES = 1.8, 0.5
 _GATED_BYTES = 0.4
 # The models whose step finetune.fast knows, by `model_type`.
 FAST_TYPES = {"phi", "llama", "qwen2"}
+BF16 = (8, 0)  # the compute capability from which a card multiplies in bf16
 _CONTEXT_BYTES = 0.6e9  # CUDA itself, and its libraries
 _HEADS = ("lm_head.weight", "embed_out.weight")
 
@@ -110,7 +111,7 @@ def takes_fast_path(preset: Preset, capability: tuple[int, int] | None, director
         and _config(directory).get("model_type") in FAST_TYPES
         and not preset.extra_tokens
         and capability is not None
-        and capability >= (8, 0)
+        and capability >= BF16
         and preset.base.precision in {"auto", "bf16"}
     )
 

@@ -13,6 +13,7 @@ from finetune import doctor
 from finetune.__main__ import app
 from finetune.base import BaseFiles
 from finetune.preset import load_preset
+from finetune.route import routes
 from tests.tiny import tiny_llama, tiny_preset
 
 
@@ -160,7 +161,11 @@ def test_a_preset_that_the_gpu_is_too_small_for_says_what_to_do(
 
     model = tiny_llama(tmp_path / "model")
     preset = load_preset(str(tiny_preset(tmp_path / "tiny.toml", model)))
-    assert doctor._memory("tiny", preset, model).line.endswith("here on the CPU")
+    line = doctor._memory("tiny", preset, model).line
+    assert line.endswith("here on the CPU")
+    newer = routes(model, preset, (8, 0))[0].needed
+    assert newer is not None
+    assert f"{newer.total / 1e9:.1f} GB by the fast path of a card that computes bf16" in line
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**8, 10**10))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
