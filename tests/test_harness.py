@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from evals.harness_tasks import load_tasks, refuse_no_sentences
 from evals.plan import Silent, plan, suite_questions
 from evals.tables import COMPARISON, GENERATIONS, SCORES, Comparison, Evaluation
 from evals.task_folder import PROMPTS, write_task_folder
+from finetune.decode import TOP
 from reports.findings import read_findings
 from reports.html import write_report
 from reports.terminal import comparison_report
@@ -223,6 +225,32 @@ def test_the_folder_is_plain_yaml_that_may_be_moved_and_asks_in_the_template(mad
     ]
     with pytest.raises(InputError, match="something else stands there"):
         as_tasks(folder, runs[0], folder / "tasks")
+
+
+def test_a_suite_that_draws_is_drawn_by_the_harness_too_each_sample_a_row(made, tmp_path: Path):
+    folder, runs = made
+    suite = tmp_path / "drawn.toml"
+    more = "samples = 2\ntemperature = 0.7\n"
+    suite.write_text((folder / "small.toml").read_text(encoding="utf-8") + more, encoding="utf-8")
+    asked = suite_questions(str(suite), [], runs[0], None)
+    out = write_task_folder(
+        asked.suite, asked.name, asked.digest, asked.questions, asked.template, tmp_path / "out"
+    )
+    task = (out / "treetune_drawn_8.yaml").read_text().replace("!function ", "")
+    made_by = yaml.safe_load(task)["generation_kwargs"]
+    assert made_by == {
+        "until": ["<|im_end|>", "<|endoftext|>"],
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": TOP,
+        "max_gen_toks": 14,
+    }
+    rows = [json.loads(line) for line in (out / PROMPTS).read_text().splitlines()]
+    at_8 = Counter(row["prompt_id"] for row in rows if row["limit"] == 8)
+    assert set(at_8.values()) == {2}
+    greedy = as_tasks(folder, runs[0]) / "treetune_small_8.yaml"
+    assert "do_sample: false" in greedy.read_text()
+    assert "temperature" not in greedy.read_text()
 
 
 def test_without_a_run_the_prompts_are_plain_and_the_only_tables_are_meant(made):
