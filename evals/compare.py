@@ -81,7 +81,8 @@ def compare(
     # One measure of relevance, that which favours length least where its gate passed.
     if "relevance_controlled" in passed:
         passed = [metric for metric in passed if metric not in ("relevance", "relevance_total")]
-    headline += [*passed, *primary_metrics(evaluation)]
+    of_task = primary_metrics(evaluation)
+    headline += [*passed, *of_task]
     ways = directions(evaluation)
     rows = comparison_rows(everyone, prompts, limits, passed[0] if passed else None)
     # Of each arm against the baseline: what a third arm lacks takes nothing from this one.
@@ -121,6 +122,7 @@ def compare(
             "verdicts": verdicts,
             "sentences": sentences,
             "headline": headline,
+            **({"task_metrics": {name: ways[name] for name in of_task}} if of_task else {}),
             "trees": trees,
             "prompts": len(prompts),
         },

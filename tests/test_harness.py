@@ -28,7 +28,10 @@ from evals.task_folder import PROMPTS, write_task_folder
 from finetune.decode import TOP
 from reports.findings import read_findings
 from reports.html import write_report
+from reports.markdown import comparison_markdown
+from reports.notebook import comparison_html
 from reports.terminal import comparison_report
+from tests.golden import drawn
 from tests.runs import tiny_run
 from tests.tiny import tiny_llama, tiny_preset, write_variant
 
@@ -315,7 +318,22 @@ def test_its_tasks_are_answered_by_runs_and_base_and_compared_by_sample(made):
         ]
         assert f"its {metric} differs by" in found.sentence
         write_report(read_findings(comparison), comparison / "report.html")
-        assert comparison_report(read_findings(comparison))
+        # The arms' means and the base's are shown, wherever a comparison is.
+        means = [row["arm_mean"] for row in rows if row["metric"] == metric]
+        means += [row["baseline_mean"] for row in decided]
+        assert len(means) == 3
+        findings = read_findings(comparison)
+        texts = (
+            drawn(comparison_report(findings), 80),
+            comparison_markdown(findings),
+            (comparison / "report.html").read_text(encoding="utf-8"),
+            comparison_html(findings),
+        )
+        for text in texts:
+            assert metric in text
+            assert "the mean over the task" in text
+            for mean in means:
+                assert f"{mean:.3f}" in text
     # What was evaluated is not evaluated again.
     stamp = (directories[0] / "eval.json").stat().st_mtime_ns
     assert evaluate_harness(planned, Silent()) == directories
