@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.command_line import run as run_command
 from dataset_builder.errors import InputError
 from dataset_builder.tables import read_table, table_of, write_table
 from dataset_builder.wordings import state_limit
@@ -313,6 +314,19 @@ def test_importing_again_scores_with_what_has_come_since(
     metrics = {row["metric"] for row in read_table(scores, SCORES).to_pylist()}
     assert {"violation", "words", "repetition", "limit_share"} <= metrics
     assert generations(directory) == before
+
+
+@pytest.mark.parametrize("command", [["eval", "mine", "--rescore"], ["ask", "mine", "Why?"]])
+def test_answers_made_elsewhere_cannot_be_asked_for_more(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    import_answers(write(tmp_path / "mine.jsonl", *answered(3, 5)))
+    with pytest.raises(SystemExit) as ended:
+        run_command(evals_app, command)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "holds answers made elsewhere, and no model to ask" in said
+    assert "`just import-generations` their file again" in said
 
 
 def test_names_of_imported_arms_are_whole_arms():
