@@ -75,13 +75,12 @@ def evaluate(
     from evals.summary import contamination_lines, gate_lines, summary_table, unscored_lines
     from finetune import launch
     from finetune.progress import without_known_noise
-    from finetune.run import find_runs
 
     if not runs:
         raise InputError("no run is named", "type `just list` to see those that exist")
     if batch is not None and batch < 1:
         raise InputError(f"--batch {batch} makes no answer", "give 1 or more, or leave it out")
-    found = list(dict.fromkeys(path for name in runs for path in find_runs(name)))
+    found = list(dict.fromkeys(path for name in runs for path in _runs_called(name)))
     if harness is not None:
         if prompts or rescore or suite != "word_limit":
             raise InputError("--harness goes with no suite, prompts or rescoring", "leave them out")
@@ -122,6 +121,26 @@ def evaluate(
         talk.print(line, soft_wrap=True, markup=False)
     for directory in directories:
         data.print(str(directory), soft_wrap=True, markup=False)
+
+
+def _runs_called(name: str) -> list[Path]:
+    """The directories of the runs of that name. Raises InputError where there is none, and says so
+    where the name is that of answers made elsewhere, which no model here can add to."""
+    from dataset_builder.errors import InputError
+    from finetune.run import find_runs
+
+    try:
+        return find_runs(name)
+    except InputError:
+        from evals.imported import imported_directories, is_imported
+
+        for path in find_runs(name, imported_directories()):
+            if is_imported(path):
+                raise InputError(
+                    f"`{path.name}` holds answers made elsewhere, and no model to ask",
+                    "they are scored when imported: `just import-generations` their file again",
+                ) from None
+        raise
 
 
 def _again(
@@ -240,14 +259,13 @@ def ask(*runs_and_prompt: str, limit: int | None = None) -> None:
     from evals.ask import answers, answers_table
     from evals.progress import Display
     from finetune.progress import without_known_noise
-    from finetune.run import find_runs
 
     *names, prompt = runs_and_prompt or ("",)
     if not names or not prompt.strip():
         raise InputError("wanted: one run or more, then a prompt", 'type `just ask RUN "prompt"`')
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} leaves no word to say", "give 1 or more")
-    found = list(dict.fromkeys(path for name in names for path in find_runs(name)))
+    found = list(dict.fromkeys(path for name in names for path in _runs_called(name)))
     with without_known_noise(), Display(talk) as display:
         rows = answers(found, prompt, limit, display)
     data.print(answers_table(rows, limit))

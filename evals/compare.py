@@ -81,25 +81,22 @@ def compare(
     # One measure of relevance, that which favours length least where its gate passed.
     if "relevance_controlled" in passed:
         passed = [metric for metric in passed if metric not in ("relevance", "relevance_total")]
-    headline += [*passed, *primary_metrics(evaluation)]
+    of_task = primary_metrics(evaluation)
+    headline += [*passed, *of_task]
     ways = directions(evaluation)
     rows = comparison_rows(everyone, prompts, limits, passed[0] if passed else None)
-    seeds = least_seeds(loaded)
+    # Of each arm against the baseline: what a third arm lacks takes nothing from this one.
+    seeds = {arm.label: least_seeds((baseline, arm)) for arm in loaded[1:]}
     allowed = wanted_margins(margins, evaluation, baseline.seeds[0].values, ways)
     decide(rows, loaded[1:], headline, seeds, ways)
-    labels = {arm.label for arm in loaded[1:]}
-    settle(
-        [row for row in rows if row["arm"] in labels and _is_headline(row, [*headline, *allowed])],
-        allowed,
-        seeds,
-        ways,
-    )
     verdicts, sentences = {}, {}
     for arm in loaded[1:]:
+        margined = _rows_of(rows, arm.label, [*headline, *allowed])
+        settle(margined, allowed, seeds[arm.label], ways)
         decisive = _decisive(rows, arm.label, headline)
         verdicts[arm.label] = of_arm(decisive)
         sentences[arm.label] = sentence(
-            baseline.label, arm.label, verdicts[arm.label], decisive, seeds
+            baseline.label, arm.label, verdicts[arm.label], decisive, seeds[arm.label]
         )
     trees = len({baseline.seeds[0].trees[prompt] for prompt in prompts})
     doubts = warnings(everyone, trees, gates, has_one_judge)
@@ -125,6 +122,7 @@ def compare(
             "verdicts": verdicts,
             "sentences": sentences,
             "headline": headline,
+            **({"task_metrics": {name: ways[name] for name in of_task}} if of_task else {}),
             "trees": trees,
             "prompts": len(prompts),
         },
@@ -190,15 +188,15 @@ def decide(
     rows: Sequence[Row],
     arms: Sequence[LoadedArm],
     headline: Sequence[str],
-    seeds: int,
+    seeds: Mapping[str, int],
     ways: Mapping[str, int] = METRICS,
 ) -> None:
-    """Fill in `p_holm` and `verdict` of the rows that the verdict rests on."""
+    """Fill in `p_holm` and `verdict` of the rows that the verdict rests on; `seeds` are by arm."""
     labels = {arm.label for arm in arms}
     chosen = [row for row in rows if row["arm"] in labels and _is_headline(row, headline)]
     for row, p in zip(chosen, holm([row["p"] for row in chosen]), strict=True):
         row["p_holm"] = p
-        row["verdict"] = of_row(row, ways[row["metric"]], seeds)
+        row["verdict"] = of_row(row, ways[row["metric"]], seeds[row["arm"]])
 
 
 def trivial_rows(base: Path, prompts: Sequence[str]) -> list[Row]:
@@ -322,9 +320,11 @@ def _is_headline(row: Row, headline: Sequence[str]) -> bool:
 
 
 def _decisive(rows: Sequence[Row], label: str, headline: Sequence[str]) -> dict[str, Row]:
-    return {
-        row["metric"]: row for row in rows if row["arm"] == label and _is_headline(row, headline)
-    }
+    return {row["metric"]: row for row in _rows_of(rows, label, headline)}
+
+
+def _rows_of(rows: Sequence[Row], label: str, headline: Sequence[str]) -> list[Row]:
+    return [row for row in rows if row["arm"] == label and _is_headline(row, headline)]
 
 
 def _has_one_judge(arms: Sequence[LoadedArm]) -> bool:

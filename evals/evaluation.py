@@ -197,6 +197,7 @@ def _score(
 ) -> None:
     """Score the answers, and store them all: generations, scores, and last the record of it."""
     from evals.generate import answering_precision
+    from finetune.decode import TOP
     from finetune.model import describe_device, library_versions
 
     asked, refused, tokenizer = _asked(each)
@@ -247,6 +248,7 @@ def _score(
             "merged": True,
             "greedy": not each.suite.temperature,
             "temperature": each.suite.temperature,
+            "likeliest": TOP if each.suite.temperature else None,
             "seed": each.suite.seed if each.suite.temperature else None,
             "samples": each.suite.samples,
             "relevance_model": f"{each.base.model} {each.files.digest[:12]}",

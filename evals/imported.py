@@ -24,7 +24,7 @@ from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
 from dataset_builder.split import letters_and_digits
 from dataset_builder.tables import checked, read_table, table_of, write_table
-from dataset_builder.wordings import state_limit
+from dataset_builder.wordings import family, main_family, state_limit
 from dataset_builder.words import WORD_COUNTER
 from evals.answer_files import FORMS, AnswerFile, Given, GivenArm, read_answer_file
 from evals.prompts import Prompt
@@ -125,7 +125,9 @@ def asked_of(directory: Path) -> Asked:
     rows = read_table(directory / "generations.parquet", GENERATIONS).to_pylist()
     by_text: dict[str, dict[str, Any]] = {}
     by_limit: dict[tuple[str, int | None], dict[str, Any]] = {}
-    for row in rows:
+    main = main_family(row["wording"] for row in rows if row["limit"] is not None)
+    # A bare number of words means what the suite is about, before training's wordings or "about n".
+    for row in sorted(rows, key=lambda row: family(row["wording"]) != main):
         text = row["prompt"]
         if row["wording"] is not None:
             text = state_limit(text, row["limit"], row["wording"])

@@ -1,6 +1,7 @@
 """What a suite may say: which prompts, which word limits, which scorers."""
 
 import difflib
+import math
 from pathlib import Path
 
 import msgspec
@@ -99,7 +100,7 @@ def load_suite(name: str) -> Suite:
         ("seed", 0),
     ):
         value = getattr(suite, key)
-        if value is not None and value < least:
+        if value is not None and not least <= value < math.inf:
             raise InputError(f"suite `{name}`: `{key}` must be at least {least}, found {value}")
     # Only here: what margins are of is a comparison's business, which reads suites too.
     from evals.margins import refuse_margins

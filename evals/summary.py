@@ -80,8 +80,8 @@ def summary_table(directories: Sequence[Path]) -> Table:
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        # Three measures of relevance stand beside each other in 80 columns.
-        collapse_padding=True,
+        # Kinds of wordings and three measures of relevance stand beside each other in 80 columns.
+        padding=0,
         pad_edge=False,
     )
     table.add_column("answerer", overflow="fold", min_width=11)
@@ -190,7 +190,13 @@ def short_name(run: str) -> str:
     return f"{found[1]}{found[2]} {found[3]}" if found else run
 
 
-_TITLES = {"violation": "broken", "relevance_total": "total", "relevance_controlled": "controlled"}
+# In as many lines as keep a column no wider than its numbers.
+_TITLES = {
+    "violation": "broken",
+    "relevance": "rele-\nvance",
+    "relevance_total": "total",
+    "relevance_controlled": "control-\nled",
+}
 
 
 def _number(metric: str, value: float | None) -> str:

@@ -103,9 +103,11 @@ def write_task_folder(
             scored = [
                 each for each in metrics if any(each in score_answer(row, ["One."]) for row in here)
             ]
-            yaml = _task(
-                name, here[0], suite.allowed(limit, here[0]["wording"]), template, scored, digest
-            )
+            settings = [
+                *_drawing(suite),
+                ("max_gen_toks", suite.allowed(limit, here[0]["wording"])),
+            ]
+            yaml = _task(name, here[0], settings, template, scored, digest)
             (made / f"{name}.yaml").write_text(yaml, encoding="utf-8")
         group = f"group: treetune_{suite_name}\ntask:\n" + "".join(f"  - {t}\n" for t in tasks)
         (made / f"treetune_{suite_name}.yaml").write_text(group, encoding="utf-8")
@@ -156,10 +158,19 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
+def _drawing(suite: Any) -> list[tuple[str, Any]]:
+    """How the harness is to make answers: greedily, or drawn as here, but for the numbers drawn."""
+    if not suite.temperature:
+        return [("do_sample", False)]
+    from finetune.decode import TOP
+
+    return [("do_sample", True), ("temperature", suite.temperature), ("top_k", TOP)]
+
+
 def _task(
     name: str,
     row: Mapping[str, Any],
-    allowed: int,
+    settings: Sequence[tuple[str, Any]],
     template: Template | None,
     metrics: Sequence[str],
     digest: str,
@@ -179,8 +190,7 @@ def _task(
         "num_fewshot: 0",
         "generation_kwargs:",
         f"  until: {json.dumps(until, ensure_ascii=False)}",
-        "  do_sample: false",
-        f"  max_gen_toks: {allowed}",
+        *(f"  {key}: {json.dumps(value)}" for key, value in settings),
         "process_results: !function utils.process_results",
         "metric_list:",
     ]

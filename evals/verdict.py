@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.conditions import SEEDS
-from evals.scorers import SHARES
+from evals.scorers import FROZEN, SHARES
 from evals.statistics import EQUIVALENT, MIN_TREES, NO_WORSE
 
 ALPHA = 0.05
@@ -14,7 +14,7 @@ TRADES = "trades"
 CANNOT_TELL = "cannot tell"
 
 # What metrics that are no shares are told in.
-UNITS = {"relevance": " nats", "relevance_total": " nats"}
+UNITS = dict.fromkeys(FROZEN, " nats")
 
 Row = Mapping[str, Any]
 

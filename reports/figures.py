@@ -6,6 +6,7 @@ Shares are 0 to 1 everywhere else; percentages exist only in reports.
 
 from dataclasses import dataclass
 
+from dataset_builder.printable import printable
 from evals.tables import Gate
 
 MINUS = "\N{MINUS SIGN}"
@@ -79,6 +80,19 @@ METRICS = {
         ),
     )
 }
+
+
+def task_metric(name: str, way: int) -> Metric:
+    """How a metric that a task of lm-evaluation-harness names is shown; `way` is -1 where less is
+    better, 1 where more is, 0 neither.
+
+    >>> task_metric("acc", 1).about
+    "the mean over the task's samples; higher is better"
+    """
+    better = {-1: "; lower is better", 1: "; higher is better"}.get(way, "")
+    about = f"the mean over the task's samples{better}"
+    title = printable(name)
+    return Metric(name, title, about, title, decimals=3, is_more_better=way > 0)
 
 
 def percent(share: float | None) -> str:

@@ -43,7 +43,7 @@ from reports.findings import (
     trivial_answerers,
     verdict,
 )
-from reports.rows import fit_rows, funnel_rows, metric_places, trivial_name
+from reports.rows import fit_rows, funnel_rows, metric_places, task_metrics, trivial_name
 from reports.tradeoff import tradeoffs
 from reports.training import Training, read_training
 
@@ -94,7 +94,8 @@ def write_report(findings: Findings, out: Path) -> Blocks:
 def comparison_page(findings: Findings, blocks: Blocks | None = None) -> str:
     """The whole page of one comparison."""
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    shown_metrics = [metric for metric in METRICS.values() if _is_shown(findings, metric)]
+    metrics = [*task_metrics(findings), *METRICS.values()]
+    shown_metrics = [metric for metric in metrics if _is_shown(findings, metric)]
     answerers = findings.answerers
     trained = [arm for arm in findings.arms if arm.runs]
     looks = _looks(findings)
@@ -124,7 +125,8 @@ def comparison_page(findings: Findings, blocks: Blocks | None = None) -> str:
             groups=_groups(findings),
             looks=looks,
             marked_looks=list(dict.fromkeys(looks.values())),
-            names=_names(findings),
+            # Of a task that picks among choices the base has numbers alone, and no answer to read.
+            names={"base": TRIVIAL["base"]} | _names(findings),
             shown_names={name: TRIVIAL.get(name, name) for name in looks},
             trained=trained,
             funnel=funnel_rows(trained),
@@ -256,7 +258,7 @@ def _groups(findings: Findings) -> list[TableGroup]:
     arms = [arm.label for arm in findings.arms]
     places = metric_places(findings, True)
     groups = []
-    for metric in METRICS.values():
+    for metric in [*task_metrics(findings), *METRICS.values()]:
         if _is_shown(findings, metric):
             rows = [
                 TableRow(

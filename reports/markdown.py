@@ -18,7 +18,7 @@ from reports.findings import (
     prompts_compared,
     trivial_answerers,
 )
-from reports.rows import Place, arrow, metric_places
+from reports.rows import Place, arrow, metric_places, task_metrics
 
 # What Markdown, or the HTML in it, could take for anything but text.
 _SPECIAL = re.compile(r"([\\*_\[\]#|~<>&$])")
@@ -42,7 +42,8 @@ def comparison_markdown(findings: Findings) -> str:
 def shown_metrics(findings: Findings) -> list[Metric]:
     """The metrics that the verdicts rest on."""
     headline = findings.comparison.notes.get("headline", ["violation"])
-    return [METRICS[name] for name in headline if name in METRICS]
+    known = METRICS | {metric.name: metric for metric in task_metrics(findings)}
+    return [known[name] for name in headline if name in known]
 
 
 def metric_markdown(findings: Findings, metric: Metric, places: Sequence[Place]) -> str:
@@ -52,7 +53,7 @@ def metric_markdown(findings: Findings, metric: Metric, places: Sequence[Place])
     names = [
         "all limits" if is_pooled else figures.limit_name(limit) for limit, is_pooled in places
     ]
-    lines = [row([f"{metric.title}", *names]), row(["---", *("---:" for _ in places)])]
+    lines = [row([plain(metric.title), *names]), row(["---", *("---:" for _ in places)])]
     for arm in findings.arms:
         values = [mean(findings, arm.label, metric.name, *place) for place in places]
         said = " (baseline)" if arm.arm.is_baseline else ""

@@ -34,7 +34,15 @@ from reports.findings import (
     trivial_answerers,
 )
 from reports.html import ticked
-from reports.rows import Place, arrow, fit_rows, funnel_rows, metric_places, trivial_name
+from reports.rows import (
+    Place,
+    arrow,
+    fit_rows,
+    funnel_rows,
+    metric_places,
+    task_metrics,
+    trivial_name,
+)
 from reports.terminal import comparison_report
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -162,7 +170,7 @@ def variant_html(manifest: Manifest) -> str:
 
 def _blocks(findings: Findings) -> list[Block]:
     blocks = []
-    for metric in METRICS.values():
+    for metric in [*task_metrics(findings), *METRICS.values()]:
         gate = next((g for g in findings.comparison.gates if g.metric == metric.name), None)
         has_rows = any(row.metric == metric.name for row in findings.effects)
         if has_rows and (gate is None or gate.passed):

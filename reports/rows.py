@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataset_builder.summary import rules_in_order
 from finetune.run import Run
 from reports import figures
-from reports.figures import NOTHING, TRIVIAL
+from reports.figures import NOTHING, TRIVIAL, Metric
 from reports.findings import ArmFindings, Effect, Findings, limits_stated, prompts_compared
 
 # A column of a table of answerers: a limit, or all stated limits pooled.
@@ -20,6 +20,12 @@ def metric_places(findings: Findings, with_none: bool) -> list[Place]:
     limits = findings.comparison.limits
     places: list[Place] = [(limit, False) for limit in limits if limit is not None or with_none]
     return [*places, (None, True)] if limits_stated(findings.comparison) else places
+
+
+def task_metrics(findings: Findings) -> list[Metric]:
+    """What a task of lm-evaluation-harness is judged by; nothing of a suite."""
+    named = findings.comparison.notes.get("task_metrics", {})
+    return [figures.task_metric(name, way) for name, way in named.items()]
 
 
 def place_name(place: Place) -> str:

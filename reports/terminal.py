@@ -18,7 +18,7 @@ from reports.answers import Answer
 from reports.figures import METRICS
 from reports.findings import Findings, doubts, headlines, limits_stated, reasons
 from reports.plots import limit_curve, loss_plot
-from reports.rows import metric_places
+from reports.rows import metric_places, task_metrics
 from reports.text_tables import (
     apart_table,
     differing_table,
@@ -99,6 +99,8 @@ def _parts(findings: Findings, width: int) -> Iterable[RenderableType]:
     yield _prose(verdict_parts(findings), width)
     if limits_stated(findings.comparison):
         yield violations_table(findings, width)
+    for metric in task_metrics(findings):
+        yield metric_table(findings, metric, metric_places(findings, True), width)
     curve = limit_curve(findings, width)
     if curve is not None:
         yield titled("Limit curve", "words given (up) by words allowed (across), medians", curve)

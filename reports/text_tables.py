@@ -301,7 +301,8 @@ def _legend(
         "detectable: the smallest that so many prompts show with 80 % power",
     ]
     if has_verdict:
-        said.append("verdict: of the column `all`, corrected over arms and scores")
+        column = "of the column `all`, " if any(row.is_pooled for row in rows) else ""
+        said.append(f"verdict: {column}corrected over arms and scores")
     margins = {row.margin for row in rows if row.margin is not None and row.equivalence}
     said += [
         "below it: whether it is equivalent or no worse within the margin given before, "

@@ -15,6 +15,7 @@ from dataset_builder.tables import read_table
 from evals.compare import compare
 from evals.curve import slope
 from evals.margins import read_margins
+from evals.scorers import FROZEN
 from evals.tables import COMPARISON, Comparison, Gate
 from evals.verdict import of_arm, of_row, sentence
 from finetune.run import load_run
@@ -124,6 +125,23 @@ def test_two_seeds_are_not_enough_for_a_verdict_on_variants():
     found, rows = read(compare([often, seldom], "word_limit"))
     assert rows["concise", "violation", "pooled"]["verdict"] == "this run beats"
     assert "2 seeds say nothing about the variants" in found.sentence
+
+
+def test_an_arm_with_one_seed_takes_no_verdict_from_those_with_three():
+    often = arm("full", *(pattern(60, 2, seed % 2) for seed in range(3)))
+    seldom = arm("concise", *(pattern(60, 10, seed) for seed in range(3)))
+    once = arm("once", pattern(60, 10))
+    found, rows = read(compare([often, seldom, once], "word_limit", margins={"violation": 0.03}))
+    assert found.notes["verdicts"] == {"concise": "better", "once": "this run beats"}
+    pooled = [rows[label, "violation", "pooled"] for label in ("concise", "once")]
+    assert [row["equivalence"] for row in pooled] == ["no worse", None]
+    said = found.notes["sentences"]
+    assert "seed" not in said["concise"]
+    assert said["once"].startswith("This run of `once` beats this run of `full`")
+    assert said["once"].endswith("One seed says nothing about the variants.")
+    # A baseline of one seed is every arm's.
+    other, _ = read(compare([once, often, seldom], "word_limit"))
+    assert set(other.notes["verdicts"].values()) <= {"this run loses", "cannot tell"}
 
 
 def test_few_prompts_can_only_say_that_it_cannot_tell(artifacts: Path):
@@ -403,6 +421,14 @@ def test_a_sentence_that_cannot_tell_says_what_is_known():
     nothing = told(0.1, "cannot tell", "relevance_total")
     said = known({"violation": told(0.004, "cannot tell"), "relevance_total": nothing})
     assert said.startswith("Cannot tell `poor` from `full`: it breaks")
+
+
+@pytest.mark.parametrize("metric", sorted(FROZEN))
+def test_every_measure_of_relevance_is_told_in_nats(metric: str):
+    lower = told(-4.0, "worse", metric)
+    assert f"{metric.capitalize().replace('_', ' ')} is lower: -4.00 nats" in known(
+        {"violation": told(0.004, "cannot tell"), metric: lower}
+    )
 
 
 def test_a_margin_settles_what_would_be_left_open():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,13 @@ from evals.harness_tasks import load_tasks, refuse_no_sentences
 from evals.plan import Silent, plan, suite_questions
 from evals.tables import COMPARISON, GENERATIONS, SCORES, Comparison, Evaluation
 from evals.task_folder import PROMPTS, write_task_folder
+from finetune.decode import TOP
 from reports.findings import read_findings
 from reports.html import write_report
+from reports.markdown import comparison_markdown
+from reports.notebook import comparison_html
 from reports.terminal import comparison_report
+from tests.golden import drawn
 from tests.runs import tiny_run
 from tests.tiny import tiny_llama, tiny_preset, write_variant
 
@@ -225,6 +230,32 @@ def test_the_folder_is_plain_yaml_that_may_be_moved_and_asks_in_the_template(mad
         as_tasks(folder, runs[0], folder / "tasks")
 
 
+def test_a_suite_that_draws_is_drawn_by_the_harness_too_each_sample_a_row(made, tmp_path: Path):
+    folder, runs = made
+    suite = tmp_path / "drawn.toml"
+    more = "samples = 2\ntemperature = 0.7\n"
+    suite.write_text((folder / "small.toml").read_text(encoding="utf-8") + more, encoding="utf-8")
+    asked = suite_questions(str(suite), [], runs[0], None)
+    out = write_task_folder(
+        asked.suite, asked.name, asked.digest, asked.questions, asked.template, tmp_path / "out"
+    )
+    task = (out / "treetune_drawn_8.yaml").read_text().replace("!function ", "")
+    made_by = yaml.safe_load(task)["generation_kwargs"]
+    assert made_by == {
+        "until": ["<|im_end|>", "<|endoftext|>"],
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": TOP,
+        "max_gen_toks": 14,
+    }
+    rows = [json.loads(line) for line in (out / PROMPTS).read_text().splitlines()]
+    at_8 = Counter(row["prompt_id"] for row in rows if row["limit"] == 8)
+    assert set(at_8.values()) == {2}
+    greedy = as_tasks(folder, runs[0]) / "treetune_small_8.yaml"
+    assert "do_sample: false" in greedy.read_text()
+    assert "temperature" not in greedy.read_text()
+
+
 def test_without_a_run_the_prompts_are_plain_and_the_only_tables_are_meant(made):
     folder, _ = made
     asked = suite_questions(str(folder / "small.toml"), [], None, None)
@@ -287,7 +318,22 @@ def test_its_tasks_are_answered_by_runs_and_base_and_compared_by_sample(made):
         ]
         assert f"its {metric} differs by" in found.sentence
         write_report(read_findings(comparison), comparison / "report.html")
-        assert comparison_report(read_findings(comparison))
+        # The arms' means and the base's are shown, wherever a comparison is.
+        means = [row["arm_mean"] for row in rows if row["metric"] == metric]
+        means += [row["baseline_mean"] for row in decided]
+        assert len(means) == 3
+        findings = read_findings(comparison)
+        texts = (
+            drawn(comparison_report(findings), 80),
+            comparison_markdown(findings),
+            (comparison / "report.html").read_text(encoding="utf-8"),
+            comparison_html(findings),
+        )
+        for text in texts:
+            assert metric in text
+            assert "the mean over the task" in text
+            for mean in means:
+                assert f"{mean:.3f}" in text
     # What was evaluated is not evaluated again.
     stamp = (directories[0] / "eval.json").stat().st_mtime_ns
     assert evaluate_harness(planned, Silent()) == directories

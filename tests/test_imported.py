@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.command_line import run as run_command
 from dataset_builder.errors import InputError
-from dataset_builder.tables import read_table
+from dataset_builder.tables import read_table, table_of, write_table
 from dataset_builder.wordings import state_limit
 from evals.__main__ import app as evals_app
 from evals.answer_files import read_answer_file, without_marks
@@ -135,6 +136,32 @@ def test_a_limit_inside_the_prompt_is_found_by_its_text(tmp_path: Path, artifact
     path = write(tmp_path / "a.jsonl", {"prompt": text, "answer": "Yes."})
     [found] = generations(import_answers(path, asked=asked)[1][0])
     assert (found["limit"], found["prompt_id"]) == (20, row["prompt_id"])
+
+
+def test_a_limit_beside_the_prompt_is_the_suites_own_and_no_other_request(
+    tmp_path: Path, artifacts: Path
+):
+    write_artifacts(artifacts, World(PROMPTS, (20, None)))
+    evaluation = next(find_runs("full")[0].glob("evals/*"))
+    rows = read_table(evaluation / "generations.parquet", GENERATIONS).to_pylist()
+    stated = [row for row in rows if row["limit"] is not None]
+    # As `word_limit` asks: the other requests come first.
+    others = [row | {"wording": name} for name in ("about", "at_most") for row in stated]
+    table = table_of([*others, *rows], GENERATIONS)
+    write_table(table, GENERATIONS, evaluation / "generations.parquet")
+    asked = asked_of(evaluation)
+    prompt = stated[0]["prompt"]
+    told = state_limit(prompt, 20, "about")
+    path = write(
+        tmp_path / "a.jsonl",
+        {"prompt": prompt, "answer": "Yes.", "limit": 20},
+        {"prompt": told, "answer": "No.", "limit": 20},
+    )
+    found = generations(import_answers(path, asked=asked)[1][0])
+    assert [(row["answer"], row["wording"]) for row in found] == [
+        ("Yes.", "lift"),
+        ("No.", "about"),
+    ]
 
 
 def test_answers_to_nothing_the_suite_asks_are_refused(tmp_path: Path, artifacts: Path):
@@ -287,6 +314,19 @@ def test_importing_again_scores_with_what_has_come_since(
     metrics = {row["metric"] for row in read_table(scores, SCORES).to_pylist()}
     assert {"violation", "words", "repetition", "limit_share"} <= metrics
     assert generations(directory) == before
+
+
+@pytest.mark.parametrize("command", [["eval", "mine", "--rescore"], ["ask", "mine", "Why?"]])
+def test_answers_made_elsewhere_cannot_be_asked_for_more(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    import_answers(write(tmp_path / "mine.jsonl", *answered(3, 5)))
+    with pytest.raises(SystemExit) as ended:
+        run_command(evals_app, command)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "holds answers made elsewhere, and no model to ask" in said
+    assert "`just import-generations` their file again" in said
 
 
 def test_names_of_imported_arms_are_whole_arms():

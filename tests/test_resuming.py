@@ -13,11 +13,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dataset_builder.artifacts import read_json
 from dataset_builder.command_line import run as run_command
 from evals.__main__ import app
 from evals.evaluation import evaluate
 from evals.plan import Silent, plan
+from evals.tables import Evaluation
 from finetune import launch
+from finetune.decode import TOP
 from tests.processes import in_processes
 from tests.runs import tiny_run
 from tests.tiny import example, tiny_llama, tiny_preset, write_variant
@@ -185,6 +188,10 @@ def test_an_evaluation_goes_on_with_another_number_of_processes(
     assert in_processes(2, resumed) == [0, 0]
     assert (tmp_path / "first").read_text() == f"{stored} of {QUESTIONS}"
     assert tables(tmp_path / "artifacts") == alone
+    # All that determined what was drawn is in its record.
+    [path] = (runs[0] / "evals").glob("small-*/eval.json")
+    drawn = {"greedy": False, "temperature": 0.8, "likeliest": TOP, "seed": 0, "samples": 1}
+    assert drawn.items() <= read_json(path, Evaluation).settings.items()
 
 
 def test_the_command_starts_itself_with_all_that_it_was_told(

@@ -81,6 +81,8 @@ def test_the_word_limit_suite_allows_three_tokens_a_word_and_some():
         ("unlimited_tokens = 0", "`unlimited_tokens` must be at least 1", None),
         ("spare_tokens = -1", "`spare_tokens` must be at least 0", None),
         ("relevance_others = 0", "`relevance_others` must be at least 1", None),
+        ("temperature = nan", "`temperature` must be at least 0, found nan", None),
+        ("temperature = inf", "`temperature` must be at least 0, found inf", None),
     ],
 )
 def test_a_suite_that_makes_no_sense_says_what_is_wrong(
