@@ -126,7 +126,11 @@ def reference_answers(answered: Sequence[Answered]) -> list[Answered]:
     """
     prompts = list({each.prompt.prompt_id: each.prompt for each in answered}.values())
     others = other_replies(prompts)
-    free = {each.prompt.prompt_id: each.answer for each in answered if each.limit is None}
+    free = {
+        each.prompt.prompt_id: each.answer
+        for each in answered
+        if each.limit is None and not each.sample
+    }
     rows = []
     for each in answered:
         if each.sample:

@@ -118,6 +118,8 @@ def test_beside_the_base_stand_the_human_and_what_wins_trivially():
         for prompt in (first, second, third)
         for limit, text in ((2, "x y z"), (None, "u v w x"))
     ]
+    # A further sample stands for itself alone.
+    answered += [Answered("run", third, None, None, 1, "other words here", True)]
     rows = {
         (each.answerer, each.prompt.prompt_id, each.limit): each.answer
         for each in reference_answers(answered)
