@@ -200,7 +200,8 @@ def _memory(name: str, preset: Preset, directory: Path) -> Finding:
             line += f" (with gradient checkpointing {_needed(ways[-1]).total / 1e9:.1f} GB)"
         newer = routes(directory, preset, BF16)[0]
         if newer.is_fast:
-            line += f", {_needed(newer).total / 1e9:.1f} GB by the fast path of a card that computes bf16"
+            total = _needed(newer).total / 1e9
+            line += f", {total:.1f} GB by the fast path of a card that computes bf16"
         return Finding(True, f"{line}; here on the CPU")
     return Finding(
         free >= needed.total,
