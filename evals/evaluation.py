@@ -24,7 +24,7 @@ from dataset_builder.tables import table_of, write_table
 from dataset_builder.template import encode_prompts, stop_ids
 from dataset_builder.words import WORD_COUNTER
 from evals.likelihood import LIKELIHOOD_TABLE, likelihood_scores, likelihoods
-from evals.plan import Planned, Watcher
+from evals.plan import Planned, Watcher, remove_partial
 from evals.prompts import Question, contaminated
 from evals.rescored import READ_FILE, in_order, rescore, settle
 from evals.scorers import LIKELIHOODS
@@ -121,6 +121,9 @@ def _found(group: Sequence[Planned], is_again: bool) -> tuple[set[Path], dict[Pa
     for each in group:
         settle(each.directory)
     done = {each.directory for each in group if each.is_done}
+    for each in group:
+        if each.is_done:  # a kill may have come between the tables and the end of what they hold
+            remove_partial(each.partial_path)
     return done, {
         each.directory: unmade(each) for each in group if is_again or each.directory not in done
     }
@@ -275,7 +278,7 @@ def _score(
         if read:
             write_table(table_of(read, LIKELIHOOD_TABLE), LIKELIHOOD_TABLE, out / READ_FILE)
         write_json(evaluation, out / "eval.json")
-    partial.remove()
+    remove_partial(each.partial_path)  # what it held lies in the tables now
 
 
 def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":

@@ -161,11 +161,6 @@ class Partial:
     def _beside(self) -> Path:
         return self.path.with_suffix(".beside.json")
 
-    def remove(self) -> None:
-        """Delete the files: what they hold lies in the evaluation's tables now."""
-        for path in (self.path, *self._others, self._beside):
-            path.unlink(missing_ok=True)
-
 
 def generate(
     model: Any,

@@ -1,5 +1,6 @@
 """What an evaluation would do, as values that a dry run prints."""
 
+import glob
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,14 @@ class Planned:
     @property
     def partial_path(self) -> Path:
         return self.directory.with_name(f".{self.directory.name}.partial.jsonl")
+
+
+def remove_partial(path: Path) -> None:
+    """Delete the partial answers at `path` and all that was written beside them, also what a killed
+    process left half written.
+    """
+    for left in path.parent.glob(f"{glob.escape(path.stem)}.*"):
+        left.unlink(missing_ok=True)
 
 
 def plan(

@@ -36,7 +36,7 @@ SHAPES = {
     "odd": (2, 1, 24, 12),
 }
 # What the interpreter tries of these where nobody asked for it, which is slow.
-IN_SHORT = "single or (thirds and padded) or without"
+IN_SHORT = "float32 and single and (phi or thirds)"
 # The last row is the padding, which may be empty.
 ROWS = {
     "ragged": [1, 17, 64, 65, 255, 256, 0],

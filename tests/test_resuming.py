@@ -226,3 +226,20 @@ def test_the_command_starts_itself_with_all_that_it_was_told(
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
     assert len(asked) == 1
+
+
+def test_what_a_kill_left_beside_a_finished_evaluation_goes_with_the_next_look(
+    made: tuple[Path, Path], alone: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(made[0], tmp_path / "artifacts")
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
+    runs, suite = runs_in(tmp_path / "artifacts"), str(made[1])
+    (directory, *_) = evaluate(plan(runs, suite, [], Silent()), Silent())
+    for left in ("jsonl", "2.jsonl", "jsonl.tmp", "beside.json", "beside.json.77.tmp"):
+        directory.with_name(f".{directory.name}.partial.{left}").write_text("{}")
+    others = directory.with_name(f".{directory.name}0.partial.jsonl")
+    others.write_text("{}")
+
+    evaluate(plan(runs, suite, [], Silent()), Silent())
+    others.unlink()  # another suite's: it stayed
+    assert tables(tmp_path / "artifacts") == alone
