@@ -9,10 +9,9 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from evals.arms import Answers, LoadedArm
-from evals.statistics import LEVEL, cluster_variance
+from evals.statistics import LEVEL, cluster_variance, student
 
 Row = dict[str, Any]
 
@@ -86,8 +85,7 @@ def _slope(slopes: Sequence[float], trees: Sequence[str]) -> Row:
     mean = float(np.mean(slopes))
     if len(sums) < 2:
         return {"slope": mean, "low": None, "high": None, "n": len(slopes)}
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(sums) - 1))
-    reach *= sqrt(cluster_variance(sums, sizes))
+    reach = student(LEVEL, len(sums) - 1) * sqrt(cluster_variance(sums, sizes))
     return {"slope": mean, "low": mean - reach, "high": mean + reach, "n": len(slopes)}
 
 

@@ -15,8 +15,7 @@ leans towards answers in the base's manner, and the reason says so.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import binomtest
-
+from evals.statistics import least_share
 from evals.tables import Gate
 
 # The answers that a human reply must beat, in the order they are reported.
@@ -97,7 +96,7 @@ def _wins(
         if ours is not None and theirs is not None:
             pairs.append(ours > theirs)
     n, won = len(pairs), sum(pairs)
-    low = float(binomtest(won, n).proportion_ci(0.95, method="exact").low) if n else None
+    low = least_share(won, n) if n else None
     return {
         "limit": limit,
         "over": rival,

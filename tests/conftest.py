@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,17 +27,34 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def templates_are_compiled_once() -> Iterator[None]:
-    """PEFT compiles the Jinja template of a model card anew at every checkpoint."""
+def what_never_changes_is_found_once() -> Iterator[None]:
+    """At every checkpoint PEFT compiles the Jinja template of a model card anew, and asks for the
+    version of each library.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Environment, "compile", functools.lru_cache(64)(Environment.compile))
+        for name in ("metadata", "version"):
+            patch.setattr(metadata, name, functools.cache(getattr(metadata, name)))
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def everything_is_collected_at_the_end() -> Iterator[None]:
-    yield
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collecting tests imports a million objects, none of which is garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """What tests left is collected once; what is still there is not looked through again and again
+    while pytest and Python end.
+    """
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

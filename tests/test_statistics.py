@@ -11,6 +11,7 @@ from evals.statistics import (
     bootstrap_interval,
     cluster_variance,
     holm,
+    least_share,
     mcnemar,
     no_worse,
     paired,
@@ -107,6 +108,13 @@ def test_mcnemars_test_is_the_binomial_one_and_equals_flipping_signs():
     baseline = np.array([[0.0] * 9 + [1.0] * 2 + [0.0] * 30])
     assert paired(arm, baseline, one_each(41)).p == pytest.approx(mcnemar(gaps))
     assert mcnemar(np.zeros(5)) == sign_flip(np.zeros(5)) == 1.0
+
+
+@pytest.mark.parametrize(("won", "n"), [(0, 1), (0, 9), (1, 2), (5, 10), (30, 41), (700, 1000)])
+def test_exact_figures_of_a_share_are_scipys(won: int, n: int):
+    theirs = stats.binomtest(won, n)
+    assert mcnemar(np.repeat([1.0, -1.0], [won, n - won])) == pytest.approx(theirs.pvalue)
+    assert least_share(won, n) == pytest.approx(theirs.proportion_ci(0.95, method="exact").low)
 
 
 def test_signs_drawn_at_random_agree_with_scipys_permutations():
