@@ -3,6 +3,7 @@
 And what makes the suite cheaper without changing what any test sees.
 """
 
+import atexit
 import functools
 import gc
 import os
@@ -55,6 +56,7 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or DuckDB's binding takes what is frozen for leaked
 
 
 @pytest.fixture(scope="session")
