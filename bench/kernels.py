@@ -26,9 +26,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     asked = parser.parse_args()
     setting = train.Setting(asked.model, asked.preset, asked.rows, 30.0)
-    profiler = Profiler(asked.steps)
-    train.Clock = lambda *arguments: profiler  # type: ignore[misc,assignment]
-    train.treetune(setting, 0.0, asked.batch, asked.batch, asked.dropout)
+    batch, profiler = asked.batch, Profiler(asked.steps)
+    train.treetune(setting, 0.0, batch, batch, asked.dropout, clock=profiler)
 
 
 class Profiler:

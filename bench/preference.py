@@ -19,11 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from bench.rows import Rows, random_pairs
-from bench.train import Clock, Setting, targets_of
+from bench.train import Clock, Setting, between_previews, plan_of, targets_of
 
 COMPARED = 10  # steps whose mean loss is compared; TRL logs every tenth
 RATE = 1e-4  # of learning, constant: the losses of ten steps should move
@@ -160,7 +159,6 @@ def treetune(one: Pairs, micro: int, *, fast: bool = True) -> dict[str, Any]:
 
     from finetune import dpo
     from finetune.model import load_base
-    from finetune.rows import budget_of
 
     replace, preset = msgspec.structs.replace, one.preset
     preset = replace(
@@ -180,26 +178,12 @@ def treetune(one: Pairs, micro: int, *, fast: bool = True) -> dict[str, Any]:
     )
     clock, losses = one.clock(), []
     loaded, _ = load_base(one.files, preset.base, one.device)
-    order = one.rows.order[: len(one.rows.order) // one.batch * one.batch]
-    plan: Any = SimpleNamespace(
-        preset=preset,
-        name="bench",
-        preset_name="bench",
-        extra_ids=[],
-        tokenizer=one.tokenizer,
-        template=one.template,
-        rows=one.rows.fitted,
-        order=order,
-        validation_rows=[],
-        budget=budget_of(one.rows.fitted, order, one.batch),
-        seed=0,
-        unfinished=one.out,
-        parent_adapter=one.start(loaded),
-    )
+    plan = plan_of(one, preset, one.batch, one.out, parent_adapter=one.start(loaded))
     trainer = dpo.make_trainer(plan, loaded, one.device, report=print)
+    trainer.pauses = between_previews
     began = time.perf_counter()
     dpo.begin(trainer, plan, None, micro, lambda line: None)
-    reference = (time.perf_counter() - began) / len(set(order))
+    reference = (time.perf_counter() - began) / len(set(plan.order))
     trainer.add_callback(clock.callback())
     trainer.add_callback(listening(losses))
     trainer.train()

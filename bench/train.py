@@ -181,16 +181,17 @@ def treetune(
     dropout: float | None = None,
     *,
     residual: bool = True,
+    clock: Any = None,
 ) -> dict:
     """treetune's own trainer, as a run makes it, without checkpoints or previews.
 
     `dropout` of the adapters in place of the preset's; without `residual` none of the model's own.
+    `clock` watches the steps, a `Clock` without one.
     """
     import msgspec
     import torch
 
     from finetune.model import load_base
-    from finetune.rows import budget_of
     from finetune.sft import make_trainer
 
     replace, preset = msgspec.structs.replace, one.preset
@@ -205,32 +206,45 @@ def treetune(
             checkpoint_steps=10**6,
         ),
     )
-    clock = Clock(window, batch, one.rows)
+    clock = clock or Clock(window, batch, one.rows)
     loaded, _ = load_base(one.files, preset.base, one.device)
     for module in loaded.modules():
         if isinstance(module, torch.nn.Dropout) and not residual:
             module.p = 0.0
-    order = one.rows.order[: len(one.rows.order) // batch * batch]
     with tempfile.TemporaryDirectory() as out:
-        plan: Any = SimpleNamespace(
-            preset=preset,
-            name="bench",
-            preset_name="bench",
-            extra_ids=[],
-            tokenizer=one.tokenizer,
-            template=one.template,
-            rows=one.rows.fitted,
-            order=order,
-            validation_rows=[],
-            budget=budget_of(one.rows.fitted, order, batch),
-            seed=0,
-            unfinished=Path(out),
-        )
+        plan = plan_of(one, preset, batch, Path(out))
         trainer = make_trainer(plan, loaded, one.device, report=print)
-        trainer.pauses = lambda state, control: False  # as a run between its previews
+        trainer.pauses = between_previews
         trainer.add_callback(clock.callback())
         trainer.train()
     return clock.result() | {f"waste_{k}": v for k, v in one.rows.waste(micro).items()}
+
+
+def plan_of(one: Any, preset: Any, batch: int, out: Path, **more: Any) -> Any:
+    """What a trainer is made from, of the rows, template and tokenizer that `one` holds."""
+    from finetune.rows import budget_of
+
+    order = one.rows.order[: len(one.rows.order) // batch * batch]
+    return SimpleNamespace(
+        preset=preset,
+        name="bench",
+        preset_name="bench",
+        extra_ids=[],
+        tokenizer=one.tokenizer,
+        template=one.template,
+        rows=one.rows.fitted,
+        order=order,
+        validation_rows=[],
+        budget=budget_of(one.rows.fitted, order, batch),
+        seed=0,
+        unfinished=out,
+        **more,
+    )
+
+
+def between_previews(state: Any, control: Any) -> bool:
+    """No pause, so that a step is told of as late as in a run between two previews."""
+    return False
 
 
 def targets_of(model: Path) -> tuple[str, ...]:

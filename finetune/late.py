@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from transformers import Trainer
 
 
 class Held(NamedTuple):
@@ -23,9 +24,9 @@ class Held(NamedTuple):
     ready: torch.cuda.Event | None  # None: they are there
 
 
-class LateLogs:
-    """For a trainer of transformers, before it among the bases: `log` of a step comes after the
-    next one was given to the device, but at pauses, where it comes at once.
+class LateLogs(Trainer):
+    """A trainer whose `log` of a step comes after the next one was given to the device, but at
+    pauses, where it comes at once. It stands before TRL's among the bases.
 
     What the trainer asks the device for at a step goes into `step_terms`, not into `log`.
     """
@@ -33,17 +34,18 @@ class LateLogs:
     # Whether the device ends its work at this step before more is given: (state, control).
     pauses: Callable[[Any, Any], bool] = staticmethod(lambda state, control: True)
     _held: Held | None = None
+    _globalstep_last_logged: int  # the trainer's own
 
     def waits(self) -> bool:
         """Whether making a step waits for the device anyway: it is told of at once then."""
         return False
 
-    def step_terms(self: Any) -> dict[str, torch.Tensor]:
+    def step_terms(self) -> dict[str, torch.Tensor]:
         """What is told of the step just made beside the loss: numbers, on the device."""
         return {}
 
     def _maybe_log_save_evaluate(
-        self: Any, tr_loss: torch.Tensor, grad_norm: Any, *rest: Any, **named: Any
+        self, tr_loss: torch.Tensor, grad_norm: Any, *rest: Any, **named: Any
     ) -> None:
         if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
             self.settle()
@@ -55,12 +57,10 @@ class LateLogs:
         is_last = self.pauses(self.state, control) or control.should_training_stop
         if is_last or control.should_save or self.waits():
             self.settle()
-        super()._maybe_log_save_evaluate(  # type: ignore[misc]
-            tr_loss, grad_norm, *rest, **named
-        )
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)
 
     def _hold(
-        self: Any, loss: torch.Tensor, grad_norm: Any, start_time: float, learning_rate: float
+        self, loss: torch.Tensor, grad_norm: Any, start_time: float, learning_rate: float
     ) -> Held:
         found = {"loss": loss.detach().float()}
         if self.args.world_size > 1:
@@ -85,7 +85,7 @@ class LateLogs:
             ready,
         )
 
-    def settle(self: Any) -> None:
+    def settle(self) -> None:
         """Tell of the step that is held, if one is; waits until the device has made it."""
         held, self._held = self._held, None
         if held is None:
