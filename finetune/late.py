@@ -1,8 +1,8 @@
 """A step is told of while the device works on the next one.
 
 transformers' trainer reads the loss of every step as soon as it has given the device all of it, and
-so the device waits until the next step is given: 4 % of the time with Phi-2 on one H100. Here the
-numbers of a step are copied beside it and read once the next step has been given.
+so the device waits until the next step is given: up to 4 % of the time with Phi-2 on one H100. Here
+the numbers of a step are copied beside it and read once the next step has been given.
 """
 
 from collections.abc import Callable

@@ -13,7 +13,7 @@ from finetune.__main__ import app
 from finetune.memory import estimate, refuse_too_little, takes_fast_path
 from finetune.preset import load_preset
 from finetune.route import preflight
-from tests.shapes import phi2_headers
+from tests.shapes import phi2_headers, smollm2_headers
 from tests.tiny import example, tiny_llama, tiny_phi, tiny_preset, write_variant
 from tests.training import Memory, planned
 
@@ -308,6 +308,14 @@ def test_the_estimate_is_near_what_was_measured(
     # CUDA itself takes some more, which the measured figures do not count.
     assert needed.peak == needed.total - 600_000_000
     assert needed.peak / 1e9 == pytest.approx(measured, rel=0.15)
+
+
+def test_the_estimate_knows_what_a_gated_mlp_keeps(tmp_path: Path):
+    # Preset `smollm2` on SmolLM2's shapes with Phi-2's vocabulary, on one H100: 14.1 GB.
+    headers = smollm2_headers(tmp_path / "smollm2", 51200)
+    needed = estimate(headers, load_preset("smollm2"), is_compiled=True, is_unpacked=True)
+
+    assert needed.peak / 1e9 == pytest.approx(14.1, rel=0.1)
 
 
 def test_the_estimate_counts_what_previews_unpack(tmp_path: Path):
