@@ -14,16 +14,18 @@
 #   just build-data full --source EXPORT ... && bench/gpu_host.sh data host/base artifacts full
 #   bench/gpu_host.sh model 1 host/first && bench/gpu_host.sh model 2 host/second   # 47 MB each
 #
-# There, one GPU of 80 GB, three calls of at most 10 minutes; what each carries, and the minutes foreseen, a minute of
+# There, one GPU of 80 GB, four calls of at most 10 minutes; what each carries, and the minutes they take, a minute of
 # set-up among them:
-#   1. host/base                    8    source bench/gpu_host.sh setup host/base && bench/gpu_all.sh train parity
+#   1. host/base                    9    source bench/gpu_host.sh setup host/base &&
+#                                          bench/gpu_all.sh train parity kernels
 #   2. host/base host/second        9    source bench/gpu_host.sh setup host/base host/second &&
 #                                          bench/gpu_all.sh real smollm2 resume
 #   3. host/base host/first         9.5  source bench/gpu_host.sh setup host/base host/first &&
-#                                          bench/gpu_all.sh previews curves memory
+#                                          bench/gpu_all.sh previews curves
+#   4. host/base                    9    source bench/gpu_host.sh setup host/base && bench/gpu_all.sh memory generation
 # The packaged model's halves join only where the host of call 2 is still there in call 3; else `curves` takes SmolLM2's
 # shapes with random weights, and says so. Two or four GPUs, one call, host/base, 4 minutes:
-#   4. source bench/gpu_host.sh setup host/base && bench/gpu_all.sh several
+#   5. source bench/gpu_host.sh setup host/base && bench/gpu_all.sh several
 set -uo pipefail
 tiny=
 if [ "${1:-}" = --tiny ]; then tiny=--tiny; shift; fi
@@ -95,7 +97,7 @@ for name in "${parts[@]}"; do
     smollm2) part smollm2 240 $python -m bench.train "$small" --preset "$scratch/small.toml" --rows "$variant" \
       --window 60 --ours 20 --only trl-defaults-8 treetune-32 $tiny ;;
     resume) part resume 240 bash bench/gpu_resume.sh "$variant" "$scratch/small.toml" $tiny ;;
-    previews) part previews 200 bash -c "$python -m bench.previews $variant $scratch/phi.toml $tiny &&
+    previews) part previews 260 bash -c "$python -m bench.previews $variant $scratch/phi.toml $tiny &&
       $python -m bench.previews $variant $scratch/small.toml $tiny" ;;
     curves) part curves 360 $python -m bench.curves "$variant" "$scratch/real.toml" --steps 60 \
       --out "$out/curves.json" $tiny ;;
