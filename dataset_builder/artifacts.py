@@ -20,12 +20,14 @@ from dataset_builder.errors import InputError
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
-# A directory being built is called so, with the builder's pid, until it is renamed.
+# A directory or a file that is made is called so, with the maker's pid, until it is renamed.
 BUILDING = ".building-"
 # What a system says where there is no more room: on the disk, for this user, for one file.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # And so ends the name of one that another is about to take the place of.
 _REPLACED = "~"
+# Of a file that is written: no `*.json` is to find it.
+_TEXT = ".tmp"
 
 
 def artifacts_root() -> Path:
@@ -42,8 +44,11 @@ def write_json(record: Any, out: Path) -> None:
 
 
 def write_text(text: str, out: Path) -> None:
-    """Write `text` to `out`: whole or not at all, and flushed to disk."""
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    """Write `text` to `out`: whole or not at all, and flushed to disk. What a kill left in that
+    folder goes.
+    """
+    sweep(out.parent)
+    temporary = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}{_TEXT}")
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -115,8 +120,10 @@ def sweep(folder: Path) -> None:
         place = folder / name.removesuffix(_REPLACED)
         if name.endswith(_REPLACED) and not place.exists():
             os.rename(left, place)
-        else:
+        elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def flush(directory: Path) -> None:

@@ -3,6 +3,7 @@ rows.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,28 @@ def test_a_replacement_that_fails_leaves_the_old_one(
         replaced(tmp_path / "one", "second")
     assert (tmp_path / "one" / "rows.txt").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_what_a_kill_left_of_a_text_goes_with_the_next_one(tmp_path: Path):
+    killed = """
+import os, signal
+from pathlib import Path
+from dataset_builder import artifacts
+
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+artifacts.write_json({}, Path("one.json"))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", killed],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ran.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not list(tmp_path.glob("*.json"))
+    artifacts.write_json({}, tmp_path / "two.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["two.json"]
 
 
 def test_what_a_dead_builder_left_is_swept_and_a_living_ones_stays(tmp_path: Path):

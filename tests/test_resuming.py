@@ -235,7 +235,7 @@ def test_what_a_kill_left_beside_a_finished_evaluation_goes_with_the_next_look(
     monkeypatch.setenv("ARTIFACTS", str(tmp_path / "artifacts"))
     runs, suite = runs_in(tmp_path / "artifacts"), str(made[1])
     (directory, *_) = evaluate(plan(runs, suite, [], Silent()), Silent())
-    for left in ("jsonl", "2.jsonl", "jsonl.tmp", "beside.json", "beside.json.77.tmp"):
+    for left in ("jsonl", "2.jsonl", "jsonl.tmp", "beside.json"):
         directory.with_name(f".{directory.name}.partial.{left}").write_text("{}")
     others = directory.with_name(f".{directory.name}0.partial.jsonl")
     others.write_text("{}")
