@@ -149,3 +149,9 @@ install:
 [group('development')]
 bench name *options: environment
     shift; {{ python }} -m bench.{{ name }} "$@"
+
+# Attack a promise again and again, for so many `--hours`; without a name, how each of them stands
+[group('development')]
+[no-exit-message]
+campaign *arguments: environment
+    {{ python }} -m tests.campaigns "$@"

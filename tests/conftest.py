@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from jinja2 import Environment
 
 from tests.browser import Tab, chromium
-from tests.warm import ROOT, Warm, warm
+from tests.warm import DATA, TRAINING, Warm, warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -69,9 +69,7 @@ def tab() -> Iterator[Tab]:
 @pytest.fixture(scope="session")
 def data_process(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Warm:
     """A process that has imported what building variants imports, to be forked."""
-    files = sorted((ROOT / "dataset_builder").glob("[!_]*.py"))
-    names = [f"dataset_builder.{file.stem}" for file in files]
-    return warm(tmp_path_factory, request.config, "data", *names)
+    return warm(tmp_path_factory, request.config, "data", *DATA)
 
 
 @pytest.fixture(scope="session")
@@ -79,9 +77,7 @@ def training_process(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Warm:
     """A process that has imported what training imports, to be forked."""
-    names = ("trl.trainer.sft_trainer", "peft", "bitsandbytes", "datasets", "pyarrow.parquet")
-    names = ("torch", "transformers.trainer", "transformers.models.llama.modeling_llama", *names)
-    return warm(tmp_path_factory, request.config, "training", *names)
+    return warm(tmp_path_factory, request.config, "training", *TRAINING)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,12 +15,12 @@ from dataset_builder.errors import InputError
 from finetune import checkpoints, course
 from finetune.checkpoints import Complete, Guard, differences, keep, newest, truncate_lines
 from finetune.run import load_run
+from tests.kills import file_operations_until_killed
 from tests.tiny import example, tiny_llama, tiny_preset, write_variant
 from tests.training import (
     Memory,
     Stopped,
     assert_same_run,
-    file_operations_until_killed,
     planned,
 )
 from tests.warm import Warm
@@ -105,6 +105,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from finetune import course
+from tests.kills import file_operations_until_killed
 from tests.training import Memory, planned
 
 class Killed(Memory):

@@ -30,6 +30,7 @@ PROGRAMS = {
     "ask": ("evals", "ask"),
     "list": ("reports", "list"),
     "doctor": ("finetune", "doctor"),
+    "campaign": ("tests.campaigns", ""),
 }
 
 
@@ -42,7 +43,7 @@ from dataset_builder.command_line import run
 for module, command in json.loads(sys.argv[1]):
     app = importlib.import_module(f"{module}.__main__").app
     with suppress(SystemExit):
-        run(app, [command, "--help"])
+        run(app, [*command.split(), "--help"])
     print("\\0")
 """
 
@@ -60,7 +61,7 @@ def reference() -> str:
     *helps, rest = shown.stdout.split("\0\n")
     assert not rest
     for (recipe, (module, command)), told in zip(PROGRAMS.items(), helps, strict=True):
-        text = told.replace(f"Usage: {module} {command}", f"Usage: just {recipe}")
+        text = told.replace(f"Usage: {module} {command}".strip(), f"Usage: just {recipe}")
         text = "\n".join(line.rstrip() for line in text.strip().splitlines())
         parts.append(f"## just {recipe}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)

@@ -15,13 +15,13 @@ from finetune import course
 from finetune.checkpoints import newest
 from finetune.plan import Plan
 from finetune.run import load_run
+from tests.kills import file_operations_until_killed
 from tests.test_dpo import DPO
 from tests.tiny import pair, tiny_llama, tiny_preset, write_pairs, write_variant
 from tests.training import (
     Memory,
     Stopped,
     assert_same_run,
-    file_operations_until_killed,
     planned,
     trained,
 )

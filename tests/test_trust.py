@@ -1,7 +1,6 @@
 """What a person may rely on: the same bytes everywhere, a kill that loses nothing, and the words of
 the conversations themselves."""
 
-import hashlib
 import json
 import os
 import random
@@ -12,16 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from dataset_builder.digest import rows_digest
 from dataset_builder.export import read_export
-from dataset_builder.manifest import Manifest, find_variant
-from dataset_builder.tables import EXAMPLES, read_table
+from dataset_builder.manifest import find_variant
 from dataset_builder.threads import make_tables
+from tests.builds import assert_whole, build, files_of, halves
 from tests.real import real
-from tests.warm import DATASET_BUILDER, Started, Warm
+from tests.warm import DATASET_BUILDER, ROOT, Warm
 
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "dataset_builder" / "sample" / "forest.trees.jsonl"
 # More in a campaign: TREETUNE_BUILDS=200 just test tests/test_trust.py
 BUILDS = max(20, int(os.environ.get("TREETUNE_BUILDS", "20")))
 RECIPES = ["capped", "control_words", "pairs_flipped"]
@@ -30,30 +26,6 @@ RECIPES = ["capped", "control_words", "pairs_flipped"]
 # No file may be longer: what a full disk does, without filling one.
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)); "
 LIMITED += DATASET_BUILDER
-
-
-def build(process: Warm, artifacts: Path, source: Path, code: str = DATASET_BUILDER) -> Started:
-    """A build of the variant `full`, started and not waited for."""
-    arguments = ("build", "full", "--held-out", "0.3", "--source", source)
-    return process.start(code, *arguments, ARTIFACTS=str(artifacts))
-
-
-def halves(folder: Path, trees: int = 74) -> list[Path]:
-    """So much of the sample forest as two files that share some trees."""
-    lines = SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)[:trees]
-    files = [folder / "one.jsonl", folder / "two.jsonl"]
-    parts = lines[: trees * 3 // 5], lines[trees // 2 :]
-    for file, part in zip(files, parts, strict=True):
-        file.write_text("".join(part), encoding="utf-8")
-    return files
-
-
-def files_of(artifacts: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(artifacts.rglob("*"))
-        if path.is_file()
-    }
 
 
 # Several builds in one process, each in its own time zone and locale, with the sources and recipes
@@ -167,11 +139,6 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_build_before_whole(
     assert "cannot be written: File too large\nhint: " in full.said()
     assert files_of(artifacts) == before
     assert not list(artifacts.rglob(".*"))
-
-
-def assert_whole(directory: Path, manifest: Manifest) -> None:
-    for split, digest in manifest.notes["rows"].items():
-        assert rows_digest(read_table(directory / f"{split}.parquet", EXAMPLES)) == digest
 
 
 def test_threads_say_what_the_published_conversations_say():

@@ -1,8 +1,5 @@
 """Trainings of tiny models for tests: plan, train, interrupt."""
 
-import os
-import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -89,18 +86,3 @@ def assert_same_run(found: Path, wanted: Path) -> None:
     ours, theirs = load_run(found), load_run(wanted)
     assert ours.validation_loss == theirs.validation_loss
     assert ours.notes.get("validation") == theirs.notes.get("validation")
-
-
-def file_operations_until_killed(count: int, root: Path) -> None:
-    """Make this process die at its `count`-th operation on a file below `root`."""
-    left = [count]
-
-    def watch(event: str, arguments: tuple) -> None:
-        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"} and str(
-            arguments[0]
-        ).startswith(str(root)):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)

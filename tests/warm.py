@@ -75,7 +75,9 @@ while True:
             if not answer:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 listener.close()
+                os.setpgid(0, 0)
                 begin(asked)
+            os.setpgid(answer, answer)  # here too, as it may be killed before it did so
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(asked["child"], 0)[1])
         print(json.dumps(answer), file=line, flush=True)
@@ -84,6 +86,19 @@ while True:
 
 # `python -m dataset_builder`, where its modules are there but `__main__`.
 DATASET_BUILDER = "import runpy; runpy.run_module('dataset_builder', run_name='__main__')"
+
+# What building variants imports, and what training does.
+DATA = [f"dataset_builder.{file.stem}" for file in (ROOT / "dataset_builder").glob("[!_]*.py")]
+TRAINING = [
+    "torch",
+    "transformers.trainer",
+    "transformers.models.llama.modeling_llama",
+    "trl.trainer.sft_trainer",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "pyarrow.parquet",
+]
 
 
 class Warm:
@@ -159,11 +174,15 @@ class Started:
         """End it, wherever it is."""
         os.kill(self.process, signal.SIGKILL)
 
+    def kill_all(self) -> None:
+        """End it and what it started."""
+        os.killpg(self.process, signal.SIGKILL)
+
     def wait(self) -> int:
         """How it ended: its exit code, or less than 0 for the signal that ended it."""
         if self.is_running(SECONDS):
             self.kill()
-            pytest.fail(f"it goes on after {SECONDS} s; it said: {self.said()}")
+            raise AssertionError(f"it goes on after {SECONDS} s; it said: {self.said()}")
         return self.warm.ask({"child": self.process})
 
     def printed(self) -> str:

@@ -1,0 +1,47 @@
+"""Builds of the sample forest to attack: started in processes of their own, and looked over."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from dataset_builder.digest import rows_digest
+from dataset_builder.manifest import Manifest
+from dataset_builder.tables import EXAMPLES, read_table
+from tests.warm import DATASET_BUILDER, ROOT, Started, Warm
+
+SAMPLE = ROOT / "dataset_builder" / "sample" / "forest.trees.jsonl"
+
+
+def build(process: Warm, artifacts: Path, source: Path, code: str = DATASET_BUILDER) -> Started:
+    """A build of the variant `full`, started and not waited for."""
+    arguments = ("build", "full", "--held-out", "0.3", "--source", source)
+    return process.start(code, *arguments, ARTIFACTS=str(artifacts))
+
+
+def halves(folder: Path, trees: int = 74) -> list[Path]:
+    """So much of the sample forest as two files that share some trees."""
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)[:trees]
+    files = [folder / "one.jsonl", folder / "two.jsonl"]
+    parts = lines[: trees * 3 // 5], lines[trees // 2 :]
+    for file, part in zip(files, parts, strict=True):
+        file.write_text("".join(part), encoding="utf-8")
+    return files
+
+
+def files_of(artifacts: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(artifacts.rglob("*"))
+        if path.is_file()
+    }
+
+
+def assert_whole(directory: Path, manifest: Manifest) -> None:
+    for split, digest in manifest.notes["rows"].items():
+        assert rows_digest(read_table(directory / f"{split}.parquet", EXAMPLES)) == digest
+
+
+def assert_same_files(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Both are of `files_of`; says which files are not the same."""
+    differing = {name for name, _ in found.items() ^ wanted.items()}
+    assert not differing, sorted(differing)
