@@ -24,6 +24,7 @@ from evals.prompts import (
 from evals.suite import Suite, load_suite, suite_label
 from finetune.base import BaseFiles, known_base, ready_base
 from finetune.chat import template_of
+from finetune.methods import METHODS
 from finetune.preset import Base, Preset
 from finetune.run import Run, load_run, refuse_changed_adapter
 
@@ -151,6 +152,11 @@ def planned_runs(
     """
     for directory in run_directories:
         run = load_run(directory)
+        if not METHODS[run.method].answers:
+            raise InputError(
+                f"run `{run.name}` is a reward model: it gives answers a number, and none itself",
+                "name a run that answers; `just list` shows what there is",
+            )
         preset = parse_settings(run.preset, Preset, f"{directory / 'run.json'}: preset")
         known = known_base(preset.base, run.base.digest) if is_again else None
         try:

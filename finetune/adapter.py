@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.methods import METHODS
 from finetune.targets import is_transposed, projections
 from finetune.tokens import lora_options, prepare_rows, repair_tied_head
 
@@ -20,7 +21,8 @@ def adapter_config(plan: "Plan", model: Any) -> Any:
     preset = plan.preset
     prepare_rows(model, plan.extra_ids)
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        # Of SEQ_CLS, PEFT trains the head `score` whole and keeps it beside the adapter.
+        task_type="CAUSAL_LM" if METHODS[preset.method].answers else "SEQ_CLS",
         r=preset.lora.r,
         lora_alpha=preset.lora.alpha,
         lora_dropout=preset.lora.dropout,

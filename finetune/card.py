@@ -2,20 +2,24 @@
 
 import json
 
+import msgspec
 from huggingface_hub import ModelCardData
 
 from dataset_builder.card_figures import funnel_table, splits_table
 from dataset_builder.fit import Fit
+from finetune.held_pairs import PairFigures, told_apart
+from finetune.methods import METHODS
 from finetune.run import Run
 
 
 def model_card(run: Run, fit: Fit) -> str:
     """The card, YAML and Markdown, of the adapter that `run` trained on rows that fitted so."""
+    answers = METHODS[run.method].answers
     head = ModelCardData(
         # Only a Hub model has an id that others can follow.
         base_model=run.base.model if run.base.revision else None,
         library_name="peft",
-        pipeline_tag="text-generation",
+        pipeline_tag="text-generation" if answers else "text-classification",
         language=run.manifest.recipe.get("keep", {}).get("languages"),
         tags=["lora", "qlora", run.method, "treetune"],
     )
@@ -30,11 +34,11 @@ def model_card(run: Run, fit: Fit) -> str:
 
 # {run.name}
 
-A LoRA adapter for `{run.base.model}`{revision}.
+A LoRA adapter for `{run.base.model}`{revision}{"" if answers else ", and a head: a reward model"}.
 Trained on the variant `{run.variant}` ({run.manifest.title}) under the preset `{run.preset_name}`
 with seed {run.seed}, on the base in {run.preset["base"]["quantization"]}: merged into those
 weights, unpacked, it is exactly what was trained.
-{_start(run)}
+{_start(run)}{_reward(run)}
 ## Data
 
 Variant `{run.variant}`, digest `{run.manifest.digest}`, from:
@@ -76,6 +80,29 @@ def _start(run: Run) -> str:
 By direct preference optimisation it went on from the adapter of `{parent.name}`, sha256
 `{parent.adapter_sha256}`, which is in it whole and was its reference: a supervised run on the
 variant `{parent.manifest.name}` ({parent.manifest.title}), digest `{parent.manifest.digest}`.
+"""
+
+
+def _reward(run: Run) -> str:
+    """How a reward model is read, and what its held-out pairs show of it."""
+    if METHODS[run.method].answers:
+        return ""
+    figures = msgspec.convert(run.notes["held_out_pairs"], PairFigures)
+    return f"""
+## Reward
+
+It gives a prompt with an answer one number: what the head `score` makes, in float32, of the last
+token, the end of the answer, in the template `{run.preset["template"]}`. Only differences between
+answers to one prompt mean something. Where end-of-text pads too, transformers' own models for
+sequence classification read the token before it, which is another number.
+
+On pairs of held-out trees that no variant trains on, by what people ranked, with 95 % intervals
+that take the pairs of one tree together ({figures.trees:,} trees; a tie counts half):
+
+{_table(told_apart(figures))}
+
+People prefer longer replies, so the rule is what length alone explains. Scores and words of each
+pair are in `pairs.parquet` beside this folder.
 """
 
 

@@ -14,18 +14,21 @@ import msgspec
 
 from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
 from dataset_builder.settings import as_stored
-from finetune import checkpoints, dpo, launch, sft
+from finetune import checkpoints, dpo, launch, reward, sft
 from finetune.card import model_card
 from finetune.export import export_adapter
+from finetune.methods import METHODS
 from finetune.plan import Plan
 from finetune.progress import Watcher, read_steps, without_known_noise
 from finetune.route import Route, preflight
 from finetune.run import BaseModel, Run, Segment
 from finetune.trackers import ready_trackers
 
-# What makes the trainer of a method, and what it does between its making and the first step.
-_MAKERS = {"sft": sft.make_trainer, "dpo": dpo.make_trainer}
+# What makes the trainer of a method, what it does between its making and the first step, and what
+# it adds to the record once the held-out rows were read.
+_MAKERS = {"sft": sft.make_trainer, "dpo": dpo.make_trainer, "reward": reward.make_trainer}
 _BEGINNINGS = {"dpo": dpo.begin}
+_ENDINGS = {"reward": reward.finish}
 
 
 def train(
@@ -59,7 +62,8 @@ def train(
     watcher.say(f"taking {route.describe(plan.preset)}")
     with checkpoints.locked(plan.unfinished) if first else nullcontext(), without_known_noise():
         watcher.say(f"loading {plan.files.model}")
-        model, base = load_base(plan.files, plan.preset.base, device)
+        answers = METHODS[plan.preset.method].answers
+        model, base = load_base(plan.files, plan.preset.base, device, answers=answers)
         watcher.say(_proof(base))
         found = launch.of_first(lambda: _begun(plan, watcher, restart))
         _train(plan, model, base, device, found, watcher, trackers, route)
@@ -98,6 +102,7 @@ def _train(
     """Everything between a loaded base and a finished run, in the order it happens."""
     from finetune.model import describe_device, library_versions, pick_precision
     from finetune.oom import Halving, Pieces, one_line
+    from finetune.pair_previews import PairPreviewer
     from finetune.peak import flops_per_token, matmul_peak
     from finetune.previews import Previewer
     from finetune.recorder import Recorder, Together
@@ -123,7 +128,8 @@ def _train(
     )
     if before and before.segments:
         _tell_differences(before.segments[-1], segment, watcher)
-    previewer = Previewer(
+    previews = Previewer if METHODS[plan.preset.method].answers else PairPreviewer
+    previewer = previews(
         plan.questions,
         plan.preset.previews,
         plan.template,
@@ -170,6 +176,9 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     validation = validate(trainer, micro_batch)
+    notes: dict[str, Any] = {}
+    if plan.preset.method in _ENDINGS:
+        notes = _ENDINGS[plan.preset.method](trainer, plan, folder, watcher.say)
     if not launch.is_first():
         return
     export_adapter(plan, trainer.model, folder / "adapter")
@@ -205,6 +214,7 @@ def _train(
         notes={
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
             **({"validation": validation} if validation else {}),
+            **notes,
             "extra_token_ids": plan.extra_ids,
             "halvings": msgspec.to_builtins(pieces.halvings),
             "processes": launch.processes(),
@@ -235,9 +245,10 @@ def _tell_differences(before: Segment, now: Segment, watcher: Watcher) -> None:
 
 
 def _proof(base: BaseModel) -> str:
+    head = ", but the head over words: a fresh one gives a number" if base.unused else ""
     return (
         f"{base.model}: {base.parameters:,} weights, all {base.matched} tensors of the files"
-        " loaded; none missing, unexpected or mismatched"
+        f" loaded; none missing, unexpected or mismatched{head}"
     )
 
 

@@ -45,7 +45,8 @@ class Fast:
         if family is None:
             raise ValueError(f"models of the type `{model.config.model_type}` are not known to it")
         head = model.get_output_embeddings()
-        if any(parameter.requires_grad for parameter in head.parameters()):
+        # None where the model gives one number: its head is computed beside (finetune.scoring).
+        if head is not None and any(weight.requires_grad for weight in head.parameters()):
             raise ValueError("the head is trained")
         if any(p.requires_grad for p in model.get_input_embeddings().parameters()):
             raise ValueError("the embedding is trained")
@@ -77,6 +78,18 @@ class Fast:
         weight = self.head.weight.to(self.dtype)
         bias = None if self.head.bias is None else self.head.bias.to(self.dtype)
         return token_losses(hidden, target_ids, weight, bias, self.of_chunk)
+
+    def last(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, bounds: torch.Tensor
+    ) -> torch.Tensor:
+        """What stands at the last token of each example of a packed row, after the last norm:
+        (examples, width).
+        """
+        # The last two bounds are those of the padding.
+        ends = bounds[1:-1].long() - 1
+        hidden = self.hidden(input_ids, position_ids, bounds)[ends]
+        final: torch.Tensor = self.final(moving(hidden), *self.norm())
+        return final
 
     def hidden(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, bounds: torch.Tensor

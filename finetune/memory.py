@@ -89,7 +89,7 @@ def estimate(
     # Beside the base's own weights, packed or not.
     weights += unpacked if is_unpacked else 0
     previews = 0.0
-    if preset.previews.prompts:
+    if preset.previews.prompts and METHODS[preset.method].answers:
         previews = unpacked + _cached(shapes, preset)
     held = weights + trained * _TRAINED_BYTES
     return Estimate(

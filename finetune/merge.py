@@ -16,6 +16,7 @@ from dataset_builder.template import stop_ids
 from finetune.base import BaseFiles, ready_base
 from finetune.card import merged_card
 from finetune.chat import template_of
+from finetune.methods import METHODS
 from finetune.preset import Preset
 from finetune.progress import Watcher
 from finetune.run import Run, find_runs, load_run, refuse_changed_adapter
@@ -45,6 +46,11 @@ def merge(name: str, watcher: Watcher, out: Path | None = None) -> Path:
     """
     directory = _one_run(name)
     run = load_run(directory)
+    if not METHODS[run.method].answers:
+        raise InputError(
+            f"run `{run.name}` is a reward model, and merged it would answer nothing",
+            "name a run that answers; `just list` shows what there is",
+        )
     folder = out or directory / MERGED
     if _holds(folder, run):
         watcher.say("This run is merged already.")

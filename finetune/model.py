@@ -11,9 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 
 from dataset_builder.errors import InputError
 from dataset_builder.template import Template, end_id, token_id
@@ -21,6 +28,10 @@ from finetune.base import BaseFiles
 from finetune.oom import one_line
 from finetune.preset import Base
 from finetune.run import BaseModel
+from finetune.scoring import HEAD, read_at_end
+
+# The names that heads over words have in their files.
+_WORD_HEADS = ("lm_head.", "embed_out.")
 
 
 def pick_device() -> torch.device:
@@ -69,10 +80,16 @@ def load_tokenizer(files: BaseFiles, template: Template, directory: Path | None 
 
 @one_line("ran out while loading the base model")
 def load_base(
-    files: BaseFiles, base: Base, device: torch.device, *, quantized: bool | None = None
+    files: BaseFiles,
+    base: Base,
+    device: torch.device,
+    *,
+    quantized: bool | None = None,
+    answers: bool = True,
 ) -> tuple[PreTrainedModel, BaseModel]:
     """The base model on `device`, in 4 bit as the preset says or as `quantized` does, and what was
-    loaded of it.
+    loaded of it. Where it is not to answer, it has a fresh head `score` that gives one number, in
+    place of the one over words (finetune.scoring).
 
     On a CPU the 4-bit weights are unpacked once where memory allows: the same numbers, and no
     unpacking at every product, which takes a third of a step there.
@@ -96,11 +113,17 @@ def load_base(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=precision,
         )
+    kind: Any = AutoModelForCausalLM
+    if not answers:
+        kind, options["num_labels"] = AutoModelForSequenceClassification, 1
     with quiet_loading():
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = kind.from_pretrained(
             str(files.directory), output_loading_info=True, **options
         )
     record = _loaded(files, model, info)
+    if not answers:
+        record = _without_word_head(record)
+        read_at_end(model)
     _refuse_partial(record)
     if (
         device.type == "cpu"
@@ -242,6 +265,19 @@ def _loaded(files: BaseFiles, model: PreTrainedModel, info: dict[str, Any]) -> B
         missing=sorted(info.get("missing_keys") or []),
         unexpected=unexpected,
         mismatched=sorted(str(key) for key in info.get("mismatched_keys") or []),
+    )
+
+
+def _without_word_head(record: BaseModel) -> BaseModel:
+    """The record of a base with a fresh head `score` in place of the one over words, which is the
+    one thing that it may lack and the other the one that may be left over.
+    """
+    of_words = [name for name in record.unexpected if name.startswith(_WORD_HEADS)]
+    return msgspec.structs.replace(
+        record,
+        missing=[name for name in record.missing if name != HEAD],
+        unexpected=[name for name in record.unexpected if name not in of_words],
+        unused=of_words,
     )
 
 

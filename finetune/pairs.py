@@ -53,8 +53,8 @@ class PairCollator:
     """Rows of `dataset_of_pairs` as one padded batch: `input_ids`, `attention_mask` and `labels`,
     (pairs, 2, tokens); or, where `is_packed`, as one row of all sequences (finetune.packing).
 
-    With `reference` (pairs, 2), float32, the log-probabilities of the answers at the start, once
-    they are known; and `words` (pairs, 2).
+    With `words` (pairs, 2), and `place` (pairs,), each pair's place among all; and with `reference`
+    (pairs, 2), float32, the log-probabilities of the answers at the start, once they are known.
     """
 
     def __init__(self, padding_id: int) -> None:
@@ -85,8 +85,11 @@ class PairCollator:
 
     def beside(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """What is known of each pair beside its tokens."""
-        found = {"words": torch.tensor([each["words"] for each in examples])}
+        places = [each["place"] for each in examples]
+        found = {
+            "words": torch.tensor([each["words"] for each in examples]),
+            "place": torch.tensor(places),
+        }
         if self.reference is not None:
-            places = [each["place"] for each in examples]
             found["reference"] = torch.from_numpy(self.reference[places])
         return found

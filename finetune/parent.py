@@ -40,6 +40,11 @@ def find_parent(name: str, seed: int, preset: Preset, preset_name: str) -> tuple
         )
     directory = _one_of(find_runs(name), name, seed)
     run = load_run(directory)
+    if not METHODS[run.method].answers:
+        raise InputError(
+            f"run `{run.name}` is a reward model, and gives no answers to go on from",
+            "name a run of the method `sft` with `--from`",
+        )
     if METHODS[run.method].starts_from_run:
         raise InputError(
             f"run `{run.name}` is of the method `{run.method}`, and has a start of its own",

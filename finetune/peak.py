@@ -42,5 +42,6 @@ def flops_per_token(model: Any, parameters: int) -> float:
     attention, adapters and recomputed activations cost is left out, so the share is a low one.
     """
     embedding = model.get_input_embeddings().weight
-    is_tied = model.get_output_embeddings().weight is embedding
+    head = model.get_output_embeddings()  # None of a model that gives one number
+    is_tied = head is not None and head.weight is embedding
     return 4.0 * (parameters - (0 if is_tied else embedding.numel()))

@@ -22,6 +22,7 @@ from finetune.run import Parent, Run, run_name, runs_root
 from finetune.tokens import extend_tokenizer
 
 if TYPE_CHECKING:
+    from finetune.held_pairs import HeldPair
     from finetune.previews import Question
 
 
@@ -44,9 +45,10 @@ class Plan:
     fit: Fit
     validation_rows: list[Any]
     validation_fit: Fit
+    held_pairs: "list[HeldPair]"  # of a reward model, `validation_rows` as people read them
     order: list[int]  # places in `rows`, one per example seen
     budget: Budget
-    questions: "list[Question]"
+    questions: "list[Question] | list[HeldPair]"  # of a reward model, pairs
     notes: list[str]  # what the reader should know before the first step
     guard: checkpoints.Guard
     parent: Parent | None  # what it starts from; None: the base alone
@@ -110,7 +112,9 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
     Raises InputError where the base is not on disk, no row fits, or the tokenizer lacks what the
     template needs.
     """
+    from finetune.held_pairs import read_held_pairs
     from finetune.model import load_tokenizer
+    from finetune.pair_previews import shown_pairs
     from finetune.previews import read_questions
 
     preset, manifest = target.preset, target.manifest
@@ -135,9 +139,15 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
     batch = preset.training.batch
     steps = math.ceil(preset.training.examples / batch)
     order = order_of([row.example_id for row in rows], target.seed, steps * batch)
-    # An answer needs room too: positions that are a table end in the middle of it.
-    room = min(preset.length, (context or 2**31) - preset.previews.tokens)
-    questions, note = read_questions(manifest, preset.previews, template, tokenizer, room)
+    held_pairs: list[HeldPair] = []
+    questions: list[Question] | list[HeldPair]
+    if METHODS[preset.method].answers:
+        # An answer needs room too: positions that are a table end in the middle of it.
+        room = min(preset.length, (context or 2**31) - preset.previews.tokens)
+        questions, note = read_questions(manifest, preset.previews, template, tokenizer, room)
+    else:
+        held_pairs = read_held_pairs(target.variant, held)
+        questions, note = shown_pairs(held_pairs, preset.previews.prompts)
     guard = checkpoints.Guard(
         variant=manifest.name,
         variant_digest=manifest.digest,
@@ -164,6 +174,7 @@ def make_plan(target: Target, report: Callable[[str], None] = lambda line: None)
         fit=fit,
         validation_rows=held,
         validation_fit=held_fit,
+        held_pairs=held_pairs,
         order=order,
         budget=budget_of(rows, order, batch),
         questions=questions,

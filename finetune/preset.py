@@ -66,11 +66,20 @@ class Dpo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     beta: Positive
 
 
+class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the training of a reward model alone reads."""
+
+    # Of the squared sum of a pair's two rewards, added to its loss: only differences are learnt
+    # otherwise, and rewards may drift (Eisenstein and others 2023, arXiv 2312.09244).
+    center_rewards_coefficient: NotNegative = 0.0
+
+
 class Previews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sample answers while it trains."""
 
     steps: Count = 100  # optimizer steps between two; also before the first step and after the last
     prompts: Annotated[int, msgspec.Meta(ge=0)] = 4  # held-out validation prompts; 0: no previews
+    # A reward model reads nothing below: its `prompts` are held-out pairs.
     limits: tuple[Count, ...] = (50,)  # words; each prompt is also asked without a limit
     tokens: Count = 200  # at most, per answer; fewer where a limit needs fewer
     temperature: NotNegative = 0.7  # of a second answer to each that is drawn; 0: none is
@@ -80,7 +89,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A preset as its TOML file says it."""
 
     title: str
-    method: Literal["sft", "dpo"] = "sft"
+    method: Literal["sft", "dpo", "reward"] = "sft"
     # A name of dataset_builder.template, or auto: the tokenizer's chat template, `instruct` where
     # it has none.
     template: str = "auto"
@@ -91,9 +100,10 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lora: Lora = Lora()
     training: Training
     previews: Previews = Previews()
-    # Of the method `dpo`, and of no other. Absent keys are not stored, so that presets of before
-    # keep their digests.
+    # Each of the method of its name, and of no other. Absent keys are not stored, so that presets
+    # of before keep their digests.
     dpo: Dpo | msgspec.UnsetType = msgspec.UNSET
+    reward: Reward | msgspec.UnsetType = msgspec.UNSET
 
 
 def load_preset(name: str) -> Preset:
@@ -116,12 +126,18 @@ def _check_method(preset: Preset, name: str) -> None:
     """Raise InputError where what the method needs is absent, or something stands that it would
     not read.
     """
-    if preset.method != "dpo":
-        if preset.dpo:
+    for other, section in (("dpo", preset.dpo), ("reward", preset.reward)):
+        if section is not msgspec.UNSET and preset.method != other:
             raise InputError(
-                f"preset `{name}`: the method `{preset.method}` does not read `[dpo]`",
-                'take that section out, or set `method = "dpo"`',
+                f"preset `{name}`: the method `{preset.method}` does not read `[{other}]`",
+                f'take that section out, or set `method = "{other}"`',
             )
+    if preset.method == "reward" and preset.extra_tokens:
+        raise InputError(
+            f"preset `{name}`: the method `reward` trains no `extra_tokens`",
+            "take them out: a token of a policy is text to who reads its answers",
+        )
+    if preset.method != "dpo":
         return
     if not preset.dpo:
         raise InputError(

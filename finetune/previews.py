@@ -240,14 +240,16 @@ def undisturbed(model: Any) -> Iterator[None]:
 class Previewer(TrainerCallback):
     """Previews at step 0, every `previews.steps` optimizer steps, and at the end: each once."""
 
+    kind: type[Any] = Preview  # a line of what it writes
+
     def __init__(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[Any],
         previews: Previews,
         template: Template,
         tokenizer: Any,
         out: Path,
-        report: Callable[[list[Preview]], None],
+        report: Callable[[list[Any]], None],
         autocast: Callable[[], AbstractContextManager],
         dtype: torch.dtype,
         seconds: float = 0.0,
@@ -261,8 +263,12 @@ class Previewer(TrainerCallback):
         self.autocast = autocast
         self.dtype = dtype  # that the model computes in
         self.seconds = seconds  # spent so far
-        self.rows = _keep_whole(out, len(questions) * (2 if previews.temperature else 1))
+        self.rows = _keep_whole(out, self.kind, self.expected())
         self.done = {row.step for row in self.rows}
+
+    def expected(self) -> int:
+        """Lines of one step."""
+        return len(self.questions) * (2 if self.previews.temperature else 1)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -288,7 +294,7 @@ class Previewer(TrainerCallback):
             return
         began = time.perf_counter()
         with undisturbed(model):
-            rows = with_first_steps(self.rows, self._answers(step, model))
+            rows = self.with_first_steps(self.answers(step, model))
         with self.out.open("ab") as file:
             file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
         self.rows += rows
@@ -296,7 +302,12 @@ class Previewer(TrainerCallback):
         self.seconds += time.perf_counter() - began
         self.report(rows)
 
-    def _answers(self, step: int, model: Any) -> list[Preview]:
+    def with_first_steps(self, rows: Sequence[Any]) -> list[Any]:
+        """`rows`, each with what came first at which step."""
+        return with_first_steps(self.rows, rows)
+
+    def answers(self, step: int, model: Any) -> list[Any]:
+        """The lines of that step, before what came first is known."""
         if has_room(model, self.dtype):
             return self._asked(plain_copy(model, self.dtype), step)
         # Through the packed layers and the adapter: slower by an order of magnitude.
@@ -310,11 +321,11 @@ class Previewer(TrainerCallback):
         return in_parts(ask, self.questions, "a preview of one prompt")
 
 
-def _keep_whole(path: Path, expected: int) -> list[Preview]:
+def _keep_whole(path: Path, kind: type[Any], expected: int) -> list[Any]:
     """The rows of each step that has all of its `expected` ones; a kill may have torn the last."""
     if not path.exists():
         return []
-    rows = [msgspec.json.decode(line, type=Preview) for line in path.read_bytes().splitlines()]
+    rows = [msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines()]
     counts: dict[int, int] = {}
     for row in rows:
         counts[row.step] = counts.get(row.step, 0) + 1

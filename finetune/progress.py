@@ -20,7 +20,10 @@ from dataset_builder.printable import printable
 from finetune.rows import Budget
 
 if TYPE_CHECKING:
+    from finetune.pair_previews import PairPreview
     from finetune.previews import Preview
+
+    Previewed = list[Preview] | list[PairPreview]
 
 # Ids of dropped rows that a screen shows; fit.json holds them all.
 SHOWN = 3
@@ -58,8 +61,8 @@ class Watcher(Protocol):
     def stepped(self, step: Step, steps: int) -> None:
         """One optimizer step of `steps` was made."""
 
-    def previewed(self, rows: "list[Preview]") -> None:
-        """The sample answers of one step."""
+    def previewed(self, rows: "Previewed") -> None:
+        """The sample answers of one step; of a reward model, the pairs it scored."""
 
 
 class Silent:
@@ -68,7 +71,7 @@ class Silent:
     def say(self, line: str) -> None: ...
     def fitted(self, fit: Fit, budget: Budget) -> None: ...
     def stepped(self, step: Step, steps: int) -> None: ...
-    def previewed(self, rows: "list[Preview]") -> None: ...
+    def previewed(self, rows: "Previewed") -> None: ...
 
 
 class Display:
@@ -123,14 +126,14 @@ class Display:
             line = f"step {step.step}/{steps}  {numbers(step)}{left}"
             self.console.print(line, soft_wrap=True)
 
-    def previewed(self, rows: "list[Preview]") -> None:
+    def previewed(self, rows: "Previewed") -> None:
         if self.live:
-            self.table = preview_table(rows)
+            self.table = _table_of(rows)
             self._show()
             if not self.live.is_started:  # before the first step
                 self.console.print(self.table)
         else:
-            for line in preview_lines(rows):
+            for line in _lines_of(rows):
                 self.console.print(Text(line), soft_wrap=True)
 
     def _show(self) -> None:
@@ -222,6 +225,43 @@ def preview_line(rows: "list[Preview]") -> str:
     return f"previews at step {rows[0].step}: {', '.join(shown)}"
 
 
+def pair_table(rows: "list[PairPreview]") -> Table:
+    """The scores of one step's held-out pairs: a line each, the chosen reply first."""
+    table = Table(
+        title=f"{pair_line(rows)}; beside yes or no, the first step of a yes",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        expand=True,
+    )
+    table.add_column("prompt", ratio=1, no_wrap=True)
+    table.add_column("right", no_wrap=True)
+    for side in ("chosen", "rejected"):
+        table.add_column(side, justify="right", no_wrap=True)
+        table.add_column("words", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            _one_line(row.prompt, 80),
+            _since(row.is_right, row.first_right),
+            f"{row.chosen_reward:+.3f}",
+            str(row.chosen_words),
+            f"{row.rejected_reward:+.3f}",
+            str(row.rejected_words),
+        )
+    return table
+
+
+def pair_lines(rows: "list[PairPreview]") -> list[str]:
+    """The scores of one step's pairs as plain lines: the count, then a pair each."""
+    return [pair_line(rows), *(f"  {_plain_pair(row)}" for row in rows)]
+
+
+def pair_line(rows: "list[PairPreview]") -> str:
+    """The scores of one step's pairs in one line."""
+    right = sum(row.is_right for row in rows)
+    return f"previews at step {rows[0].step}: right about {right} of {len(rows)} held-out pairs"
+
+
 def numbers(step: Step) -> str:
     """The numbers of a step in a few words."""
     share = f"  {step.peak_share:.1%} of peak" if step.peak_share is not None else ""
@@ -268,6 +308,36 @@ def _since(did: bool | None, first: int | None) -> str:
     if did is None:
         return ""
     return ("yes" if did else "no ") + ("" if first is None else f" {first}")
+
+
+def _table_of(rows: "Previewed") -> Table:
+    answers, pairs = _by_kind(rows)
+    return pair_table(pairs) if pairs else preview_table(answers)
+
+
+def _lines_of(rows: "Previewed") -> list[str]:
+    answers, pairs = _by_kind(rows)
+    return pair_lines(pairs) if pairs else preview_lines(answers)
+
+
+def _by_kind(rows: "Previewed") -> "tuple[list[Preview], list[PairPreview]]":
+    from finetune.pair_previews import PairPreview
+    from finetune.previews import Preview
+
+    return (
+        [row for row in rows if isinstance(row, Preview)],
+        [row for row in rows if isinstance(row, PairPreview)],
+    )
+
+
+def _plain_pair(row: "PairPreview") -> str:
+    first = "" if row.first_right is None else f", right first at step {row.first_right}"
+    return (
+        f"{_flat(row.prompt, 40)} [{'right' if row.is_right else 'wrong'}{first}]"
+        f" chosen {row.chosen_reward:+.3f} ({row.chosen_words} words) {_flat(row.chosen, 40)}"
+        f" | rejected {row.rejected_reward:+.3f} ({row.rejected_words} words)"
+        f" {_flat(row.rejected, 40)}"
+    )
 
 
 def _plain_answer(row: "Preview") -> str:

@@ -24,6 +24,7 @@ class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[str]  # empty: a run with any is refused; so are unexpected and mismatched ones
     unexpected: list[str]
     mismatched: list[str]
+    unused: list[str] = []  # the head over words, where a reward model has none
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +114,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def method(self) -> str:
-        """How it was trained: sft or dpo."""
+        """How it was trained: sft, dpo, reward."""
         return str(self.preset.get("method", "sft"))
 
     @property

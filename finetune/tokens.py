@@ -52,7 +52,7 @@ def prepare_rows(model: Any, ids: Sequence[int]) -> None:
 def repair_tied_head(model: Any) -> None:
     """Give the head that PEFT wrapped around single rows the bias it has, None: TRL asks for it."""
     head = model.get_output_embeddings()
-    if not hasattr(head, "bias"):
+    if head is not None and not hasattr(head, "bias"):
         head.bias = None
 
 

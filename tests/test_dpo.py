@@ -16,8 +16,9 @@ from evals.plan import Silent, planned_runs
 from finetune import course, dpo
 from finetune.merge import merge
 from finetune.model import load_base, load_merged
-from finetune.pair_trainer import TERMS, PairTrainer
+from finetune.pair_trainer import PairTrainer
 from finetune.pairs import PairCollator, dataset_of_pairs
+from finetune.pairwise import TERMS
 from finetune.plan import Plan
 from finetune.progress import read_steps
 from finetune.rows import IGNORED, lengths_of

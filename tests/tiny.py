@@ -111,6 +111,7 @@ def tiny_preset(
     training: str = "",
     previews: str = "",
     dpo: str = "",
+    reward: str = "",
 ) -> Path:
     """A preset file at `out`; the texts are further lines of TOML for each section.
 
@@ -138,6 +139,7 @@ def tiny_preset(
         ),
         "previews": ("steps = 3", "prompts = 2", "limits = [5]", "tokens = 8", previews),
         **({"dpo": (dpo,)} if dpo else {}),
+        **({"reward": (reward,)} if reward else {}),
     }
     lines: list[str] = []
     for section, texts in sections.items():
