@@ -74,8 +74,11 @@ class LoadedArm:
         ).reshape(len(self.seeds), len(prompts))
 
 
-def load_arms(arms: Sequence[Sequence[Path]], suite_name: str | None) -> list[LoadedArm]:
-    """The arms with their evaluations of one suite, in the given order.
+def load_arms(
+    arms: Sequence[Sequence[Path]], suite_name: str | None, labels: Sequence[str] | None = None
+) -> list[LoadedArm]:
+    """The arms with their evaluations of one suite, in the given order, called by their `labels` or
+    by their variants.
 
     `suite_name` is a suite's name or path, or the name of one evaluation where a suite was asked
     with several sets of prompts. Raises InputError where a run is unfinished or was not evaluated,
@@ -94,7 +97,7 @@ def load_arms(arms: Sequence[Sequence[Path]], suite_name: str | None) -> list[Lo
             raise InputError(f"arm `{arm}` was given {times} times", "give each arm once")
     digest = _common_suite(arms, suite_name and suite_label(suite_name))
     loaded = []
-    for arm, directories, label in zip(flat, arms, _labels(flat, arms), strict=True):
+    for arm, directories, label in zip(flat, arms, labels or _labels(flat, arms), strict=True):
         runs = tuple(load_run(each) for each in directories if not is_imported(each))
         found_evaluations = [_evaluations(directory)[digest] for directory in directories]
         fits = [directory / "fit.json" for directory in directories]

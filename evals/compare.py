@@ -48,13 +48,15 @@ def compare(
     name: str | None = None,
     margins: Mapping[str, float] | None = None,
     add: Callable[[Path], None] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Path:
     """Compare the arms, the first of them the baseline; the directory of what came of it.
 
     Each arm is the directories of its runs, one per seed. `margins` say by metric, in its own unit,
     how much worse is still no worse; without them, the suite's do. `add` writes more into the
-    directory, such as a page, before it stands under its name. Raises InputError where a run was
-    not evaluated on the suite, no prompt is shared, or a margin is of nothing that was scored.
+    directory, such as a page, before it stands under its name. `labels` are what the arms are
+    called, where their variants' names will not do. Raises InputError where a run was not evaluated
+    on the suite, no prompt is shared, or a margin is of nothing that was scored.
     """
     if name is not None and not re.fullmatch(r"\w[\w. -]*", name):
         raise InputError(
@@ -62,7 +64,7 @@ def compare(
         )
     if not arms:
         raise InputError("no arm is named", "`just list` shows the runs that exist")
-    loaded = load_arms(arms, suite_name)
+    loaded = load_arms(arms, suite_name, labels)
     baseline = loaded[0]
     evaluation = baseline.seeds[0].evaluation
     base = next((base for arm in loaded for base in [_base_of(arm)] if base), None)

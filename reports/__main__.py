@@ -93,6 +93,63 @@ def compare(
 
 
 @app.command
+def experiment(
+    study: str,
+    *,
+    folder: Annotated[Path | None, Parameter(name="--data")] = None,
+    only: Literal["build", "train", "compare"] | None = None,
+    jobs: int = 1,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Do a whole study: variants, runs of every seed, evaluations, one comparison of all.
+
+    Builds, trains and evaluates what is not there yet, so that the same command goes on after any
+    interruption. A cell that fails does not end the others. Prints the path of each report.
+
+    Parameters
+    ----------
+    study
+        A study that ships, or the path of a TOML file.
+    folder
+        Where its sources and prompt files lie; without it they are looked for beside the TOML file.
+    only
+        One stage alone: `build` the variants; `train` and evaluate, for which sources, Polars and
+        DuckDB need not be there; `compare`.
+    jobs
+        Processes that share each GPU: a small model leaves it idle most of the time.
+    dry_run
+        Say what would be done and what it would take, and stop.
+    """
+    import sys
+
+    from dataset_builder.errors import InputError
+    from reports import experiment as stages
+    from reports.cells import Grid
+    from reports.study import load_study
+
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs} does nothing", "give 1 or more")
+    located = load_study(study, folder)
+    if dry_run:
+        from reports.forecast import cells_table
+
+        data.print(cells_table(Grid(located), jobs))
+        return
+
+    def say(line: str) -> None:
+        talk.print(line, soft_wrap=True, markup=False)
+
+    if only in (None, "build"):
+        stages.build(located, say)
+    is_whole = stages.train(located, jobs, say) if only in (None, "train") else True
+    if only in (None, "compare"):
+        for directory in stages.compare(located, say):
+            data.print(str(directory / "report.html"), soft_wrap=True, markup=False)
+    if not is_whole:
+        sys.exit(1)
+
+
+@app.command
 def export(
     comparison: str, file: Path, *, table: Literal["differences", "answers"] = "differences"
 ) -> None:

@@ -1,0 +1,150 @@
+"""How long the cells of a study will take, by what was measured here, and how much memory, by the
+estimate: for its dry run.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.errors import InputError
+from finetune.base import PACKAGE, BaseRecord
+from finetune.memory import BF16
+from finetune.preset import Base
+from finetune.progress import span
+from finetune.route import MARGIN, routes
+from finetune.run import load_run
+from reports.cells import Cell, Grid
+from reports.figures import NOTHING
+from reports.workers import Time
+
+
+class Expected(NamedTuple):
+    """What a cell is expected to take."""
+
+    seconds: float | None  # None: nothing like it was done here yet
+    memory: float | None  # bytes; None: the base model is not on this disk
+
+
+def read_times(grid: Grid) -> list[Time]:
+    """The cells that this study has done or tried, in their order."""
+    path = grid.located.home / "times.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    # A kill tears the last line at most.
+    return [msgspec.json.decode(line, type=Time) for line in lines if line.endswith(b"\n")]
+
+
+def expectation(grid: Grid) -> Callable[[Cell], Expected]:
+    """What each cell is expected to take: as the same arm's did, else as others under the same
+    preset or on the same suite.
+    """
+    seconds: dict[tuple[str, ...], list[float]] = {}
+    for took in read_times(grid):
+        if took.code == 0 and took.cell.arm in grid.located.arms:
+            for key in _keys(grid, took.cell):
+                seconds.setdefault(key, []).append(took.seconds)
+    for cell in grid.cells():
+        # Runs that were trained without the study say less: their start is not in it.
+        directory = grid.run_directory(cell.arm, cell.seed)
+        if cell.suite is None and directory and (directory / "run.json").is_file():
+            run = load_run(directory)
+            for key in _keys(grid, cell):
+                seconds.setdefault(key, []).append(run.seconds + run.preview_seconds)
+    memory = {name: _memory(grid, name) for name in grid.located.arms}
+
+    def expected(cell: Cell) -> Expected:
+        known = [seconds[key] for key in _keys(grid, cell) if key in seconds]
+        return Expected(
+            fmean(known[0]) if known else None, memory[cell.arm] if cell.suite is None else None
+        )
+
+    return expected
+
+
+def cells_table(grid: Grid, jobs: int) -> RenderableType:
+    """Every cell with its state and what it is expected to take, and the sum of what is left."""
+    expected = expectation(grid)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
+    for column in ("arm", "seed", "cell", "state", "time", "GPU memory"):
+        table.add_column(
+            column, justify="right" if column in ("seed", "time", "GPU memory") else "left"
+        )
+    left: list[Expected] = []
+    before = ""
+    for label in grid.located.arms:
+        for cell in [cell for cell in grid.cells() if cell.arm == label]:
+            state, found = grid.state(cell), expected(cell)
+            step = (
+                f" at step {grid.steps_done(cell)}"
+                if cell.suite is None and state == "unfinished"
+                else ""
+            )
+            if state != "there":
+                left.append(found)
+            table.add_row(
+                Text(label if label != before else ""),
+                str(cell.seed) if cell.suite is None else "",
+                cell.suite or "train",
+                state + step,
+                NOTHING if state == "there" or found.seconds is None else span(found.seconds),
+                NOTHING
+                if state == "there" or found.memory is None
+                else f"{found.memory / 1e9:.1f} GB",
+            )
+            before = label
+    return Group(table, Text(), *(Text(line) for line in _sums(left, jobs)))
+
+
+def _sums(left: list[Expected], jobs: int) -> Iterator[str]:
+    known = [each.seconds for each in left if each.seconds is not None]
+    yield f"{len(left)} cells are to be done"
+    if left and known:
+        total = fmean(known) * len(left)
+        yield f"about {span(total)} one after another, by what cells like them took here"
+    elif left:
+        yield "how long they take is known once a cell of their kind was done"
+    memory = max((each.memory or 0 for each in left), default=0)
+    if memory and jobs > 1:
+        yield f"{jobs} at once on a card want up to {jobs * memory / 1e9:.1f} GB of it"
+
+
+def _keys(grid: Grid, cell: Cell) -> list[tuple[str, ...]]:
+    """What a cell is like, the most like it first."""
+    if cell.suite is not None:
+        return [(cell.suite, cell.arm), (cell.suite,)]
+    return [("train", cell.arm), ("train", "preset", grid.located.arms[cell.arm].preset_file)]
+
+
+def _memory(grid: Grid, arm: str) -> float | None:
+    """Bytes on a card that multiplies in bf16, on the quickest way that its preset allows."""
+    preset = grid.located.arms[arm].preset
+    directory = _base_directory(preset.base)
+    if directory is None:
+        return None
+    needed = routes(directory, preset, BF16)[0].needed
+    assert needed is not None
+    return needed.total * MARGIN
+
+
+def _base_directory(base: Base) -> Path | None:
+    """Where the base model's files lie; None where they are not here, or not made ready yet."""
+    if base.model.startswith(PACKAGE):
+        for path in sorted(artifacts_root().glob("bases/*/base.json")):
+            try:
+                if read_json(path, BaseRecord).model == base.model:
+                    return path.parent / "model"
+            except InputError:
+                continue
+        return None
+    if Path(base.model).is_dir():
+        return Path(base.model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base.model, "config.json", revision=base.revision)
+    return Path(found).parent if isinstance(found, str) else None
