@@ -13,11 +13,11 @@
 #
 # There, calls of at most ten minutes on one machine, while it stays warm:
 #
-#   1. carry host/base host/first                the model's first half, put down:
+#   1. carry host/base host/first     the model's first half, put down: a minute
 #        source bench/gpu_host.sh setup host/base host/first
-#   2. carry host/base host/second host/study    its second half, and as much as time allows:
-#        source bench/gpu_host.sh setup host/base host/second && bench/gpu_study.sh run STUDY host/study
-#   3. carry host/base host/study                the same until it says that all cells are there:
+#   2. carry host/base host/second    its second half; with host/study (9 MB for oasst) where both may be carried, call 3 too
+#        source bench/gpu_host.sh setup host/base host/second
+#   3. carry host/base host/study     as much as time allows; the same again until it says that all cells are there
 #        source bench/gpu_host.sh setup host/base && bench/gpu_study.sh run STUDY host/study
 #
 # Between calls the machine's disk keeps everything, runs that a call ended in the middle of too; results.tgz holds all that
@@ -57,7 +57,7 @@ run() { # STUDY DIR
     usage=$!
   fi
   # 25 s stay for the tar; what is ended in the middle goes on in the next call.
-  timeout --signal=INT --kill-after=10 $((${LIMIT:-555} - SECONDS - 25)) \
+  timeout --foreground --signal=INT --kill-after=10 $((${LIMIT:-555} - SECONDS - 25)) \
     "$python" -m reports experiment "$study" --data "$dir/data" --only train --jobs "${JOBS:-4}" \
     2>&1 | tee -a "$out/study.txt" || code=$?
   [ -z "$usage" ] || kill "$usage"

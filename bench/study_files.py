@@ -28,7 +28,9 @@ def pack(located: Located, out: Path) -> None:
     for build in sorted(set(grid.built.variants.values())):
         for name in ("manifest.json", "train.parquet", "validation.parquet"):
             _copy(root, there, f"variants/{build}/{name}")
-    for digest in sorted({manifest.tables[:12] for manifest in grid.manifests.values() if manifest}):
+    for digest in sorted(
+        {manifest.tables[:12] for manifest in grid.manifests.values() if manifest}
+    ):
         for name in ("heldout.parquet", "source.json"):
             _copy(root, there, f"tables/{digest}/{name}")
     for name in ("built.json", "stated.json"):

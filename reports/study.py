@@ -4,6 +4,7 @@ TOML file.
 Read without Polars and torch, so that each stage can be done where its libraries are.
 """
 
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,9 +15,9 @@ import msgspec
 from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from dataset_builder.settings import parse_settings, settings_names, settings_path
+from evals.arms import BASE
 from evals.margins import refuse_margins
-from evals.scorers import METRICS
-from evals.suite import load_suite, suite_label
+from evals.suite import Suite, load_suite, suite_label
 from finetune.methods import METHODS
 from finetune.preset import Preset, load_preset
 
@@ -128,10 +129,8 @@ def load_study(name: str, data: Path | None = None) -> Located:
         for label, arm in study.arms.items()
     }
     _check_starts(arms, path.name)
-    suites = {}
-    for each in study.suites:
-        load_suite(_named(each, folder))
-        suites[suite_label(each)] = _named(each, folder)
+    suites = {suite_label(each): _named(each, folder) for each in study.suites}
+    _check_scored(study, map(load_suite, suites.values()), path.name)
     return Located(
         name=path.stem,
         study=study,
@@ -169,15 +168,16 @@ def _check(study: Study, where: str) -> None:
         raise InputError(f"{where}: `seeds` {list(study.seeds)} names one twice", "name each once")
     refuse_margins(study.margins, where)
     for aim in study.aims:
-        if aim.metric not in METRICS:
-            raise InputError(
-                f"{where}: an aim is of `{aim.metric}`, which nothing scores",
-                f"metrics: {', '.join(METRICS)}",
-            )
         if (aim.at_most is None) == (aim.at_least is None):
             raise InputError(
                 f"{where}: the aim of `{aim.metric}` wants one bound",
                 "give `at_most` or `at_least`",
+            )
+    for label in study.arms:
+        if label == BASE or not re.fullmatch(r"\w[\w.-]*", label):
+            raise InputError(
+                f"{where}: an arm is called `{label}`",
+                "choose another name: letters, digits, `-`, `_` and `.`",
             )
     for label, arm in study.arms.items():
         if arm.build is not None and arm.build not in study.builds:
@@ -185,6 +185,23 @@ def _check(study: Study, where: str) -> None:
                 f"{where}: `[arms.{label}]`: no build `{arm.build}`",
                 f"builds: {', '.join(study.builds)}",
             )
+
+
+def _check_scored(study: Study, suites: Iterable[Suite], where: str) -> None:
+    """Raise InputError where a margin or an aim is of what no suite scores: that would be seen when
+    all is done.
+    """
+    scored = {scorer for suite in suites for scorer in suite.scorers}
+    for kind, metrics in (
+        ("a margin", study.margins),
+        ("an aim", [aim.metric for aim in study.aims]),
+    ):
+        for metric in metrics:
+            if metric not in scored:
+                raise InputError(
+                    f"{where}: {kind} is of `{metric}`, which no suite of it scores",
+                    f"scored: {', '.join(sorted(scored))}",
+                )
 
 
 def _check_starts(arms: dict[str, LocatedArm], where: str) -> None:

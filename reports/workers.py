@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -158,14 +158,7 @@ class _Worker:
         environment = {"OMP_NUM_THREADS": str(cores)} | os.environ
         environment |= {"CUDA_VISIBLE_DEVICES": place} if place else {}
         self.board = board
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "evals.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is this process's to hear
-        )
+        self.process = start(environment)
         with board.changed:
             board.workers.add(self)
 
@@ -192,6 +185,18 @@ class _Worker:
         self.process.wait()
 
 
+def start(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process that does commands, see evals.worker."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "evals.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for the one who started it to hear
+    )
+
+
 def log_of(grid: Grid, cell: Cell) -> Path:
     """Where what a cell's command says is kept."""
     return grid.located.home / "logs" / f"{cell.name.replace(' ', '-')}.log"
@@ -215,6 +220,8 @@ def _work(board: _Board, place: str, places: Sequence[str]) -> None:
                     worker = None
                 if code >= 0 or board.is_stopped:
                     break
+            if board.is_stopped:  # it did not fail: it goes on another time
+                break
             took = Time(
                 cell=cell,
                 started=started.isoformat(timespec="seconds"),

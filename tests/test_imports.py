@@ -70,5 +70,11 @@ def test_training_and_generating_import_without_polars_and_duckdb(training_proce
     assert done.wait() == 0, done.said()
 
 
+def test_a_study_is_trained_and_evaluated_without_polars_and_duckdb():
+    names = [f"reports.{name}" for name in ("__main__", "experiment", "study", "cells", "workers")]
+    done = import_without(["polars", "duckdb", "torch", "jinja2", "plotext"], names)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_blocked_module_really_fails():
     assert import_without(["polars"], ["dataset_builder.recipe"]).returncode != 0
