@@ -44,6 +44,12 @@ export-task suite *options: environment
 compare +arguments: environment
     {{ python }} -m reports compare "$@"
 
+# A whole study from one TOML file: builds, trains, evaluates what is missing, and compares all arms
+[group('pipeline')]
+[no-exit-message]
+experiment +arguments: environment
+    {{ python }} -m reports experiment "$@"
+
 # Answers made elsewhere become runs: sampling reports, sample logs of lm-eval, rows of prompt and answer
 [group('pipeline')]
 [no-exit-message]

@@ -25,6 +25,7 @@ PROGRAMS = {
     "export-task": ("evals", "export-task"),
     "import-generations": ("evals", "import"),
     "compare": ("reports", "compare"),
+    "experiment": ("reports", "experiment"),
     "export": ("reports", "export"),
     "card": ("reports", "card"),
     "ask": ("evals", "ask"),
