@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -242,21 +243,13 @@ def test_a_study_killed_at_any_moment_goes_on_and_does_nothing_twice(
         time.sleep(chance.uniform(0.0, 0.08))
         os.kill(child, signal.SIGKILL)
         kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        # A real command leaves nothing half made under its last name, as this one does.
+        for pattern, last in (("runs/*/*", "run.json"), ("*/**/evals/*", "eval.json")):
+            for path in artifacts_root().glob(pattern):
+                if not (path / last).is_file():
+                    shutil.rmtree(path)
         if kills == KILLS:
             break
-        # A real command leaves nothing half made under its last name, as this one does.
-        for path in artifacts_root().glob("runs/*/*"):
-            if not (path / "run.json").is_file():
-                (path / "fit.json").unlink(missing_ok=True)
-                path.rmdir()
-        for path in [
-            *artifacts_root().glob("runs/*/*/evals/*"),
-            *artifacts_root().glob("bases/*/evals/*"),
-        ]:
-            if not (path / "eval.json").is_file():
-                for file in path.iterdir():
-                    file.unlink()
-                path.rmdir()
     outcome = done(Grid(located), jobs=2)
     grid = Grid(located)
     assert not outcome.failures
