@@ -26,6 +26,7 @@ def evaluate(
     unmerged: Annotated[bool, Parameter(negative="")] = False,
     batch: int | None = None,
     rescore: Annotated[bool, Parameter(negative="")] = False,
+    reward: str | None = None,
     judge: str | None = None,
     gpus: int = 1,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -58,6 +59,9 @@ def evaluate(
     rescore
         Score stored answers again, for which neither adapter nor base need be here; a scorer that
         the suite names since runs over them.
+    reward
+        A reward model that scores too: a run of the method `reward`, or a directory that holds a
+        model; in place of the suite's own.
     judge
         The address of a judge, OpenAI-compatible, for the scorer `judge`; its key is taken from
         JUDGE_API_KEY. It is asked about each answer once.
@@ -72,7 +76,13 @@ def evaluate(
     from evals.plan import intention, plan
     from evals.progress import Display
     from evals.sources import check_sources
-    from evals.summary import contamination_lines, gate_lines, summary_table, unscored_lines
+    from evals.summary import (
+        contamination_lines,
+        gate_lines,
+        reward_lines,
+        summary_table,
+        unscored_lines,
+    )
     from finetune import launch
     from finetune.progress import without_known_noise
 
@@ -82,8 +92,10 @@ def evaluate(
         raise InputError(f"--batch {batch} makes no answer", "give 1 or more, or leave it out")
     found = list(dict.fromkeys(path for name in runs for path in _runs_called(name)))
     if harness is not None:
-        if prompts or rescore or suite != "word_limit":
-            raise InputError("--harness goes with no suite, prompts or rescoring", "leave them out")
+        if prompts or rescore or reward is not None or suite != "word_limit":
+            raise InputError(
+                "--harness goes with no suite, prompts, reward model or rescoring", "leave them out"
+            )
         if gpus != 1:
             raise InputError(
                 f"--harness runs on one GPU, not on {gpus}", "leave out --gpus, or name a suite"
@@ -99,7 +111,7 @@ def evaluate(
         talk.quiet = data.quiet = not launch.is_first()
     with without_known_noise(), Display(talk) as display:
         with launch.first_before_others():
-            planned = plan(found, suite, prompts or [], display, is_again=rescore)
+            planned = plan(found, suite, prompts or [], display, is_again=rescore, reward=reward)
         check_sources(planned[0].suite, planned[0].suite_name, judge, display)
         if dry_run:
             for each in planned:
@@ -109,14 +121,16 @@ def evaluate(
         if gpus > 1 and is_open and not launch.is_launched():
             sys.exit(
                 launch.launch(
-                    _again(found, suite, prompts, batch, rescore, judge), gpus, program="evals"
+                    _again(found, suite, prompts, batch, rescore, reward, judge),
+                    gpus,
+                    program="evals",
                 )
             )
         directories = run_evaluation(planned, display, rows=batch, is_again=rescore, judge=judge)
         launch.wait()
         launch.leave()
     talk.print(summary_table(directories))
-    said = [contamination_lines, unscored_lines, gate_lines]
+    said = [contamination_lines, unscored_lines, reward_lines, gate_lines]
     for line in [line for lines in said for line in lines(directories)]:
         talk.print(line, soft_wrap=True, markup=False)
     for directory in directories:
@@ -149,6 +163,7 @@ def _again(
     prompts: list[Path] | None,
     batch: int | None,
     rescore: bool,
+    reward: str | None,
     judge: str | None,
 ) -> list[str]:
     """The arguments for each of several processes."""
@@ -159,6 +174,7 @@ def _again(
         *(f"--prompts={path}" for path in prompts or []),
         *([f"--batch={batch}"] if batch is not None else []),
         *(["--rescore"] if rescore else []),
+        *([f"--reward={reward}"] if reward is not None else []),
         *([f"--judge={judge}"] if judge is not None else []),
     ]
 

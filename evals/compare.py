@@ -31,7 +31,7 @@ from evals.arms import (
     primary_metrics,
 )
 from evals.combined import wins
-from evals.conditions import differing, warnings
+from evals.conditions import differing, warnings, without_own_reward
 from evals.curve import limit_curves, limit_slopes
 from evals.margins import settle, wanted_margins
 from evals.scorers import METRICS, OF_LIMITS, SHARES
@@ -77,6 +77,7 @@ def compare(
         )
     limits = _limits(baseline)
     gates = load_answers(base)["run"].evaluation.gates if base else []
+    gates = without_own_reward(gates, everyone)
     has_one_judge = _has_one_judge(everyone)
     headline = ["violation"] if any(limit is not None for limit in limits) else []
     passed = [gate.metric for gate in gates if gate.passed and has_one_judge]

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from evals.arms import LoadedArm, summary
 from evals.statistics import MIN_TREES
 from evals.tables import Gate
@@ -48,6 +50,31 @@ def warnings(
         *_evaluations(arms),
         *_few(trees),
         *_gates(gates, quality_is_comparable),
+    ]
+
+
+def without_own_reward(gates: Sequence[Gate], arms: Sequence[LoadedArm]) -> list[Gate]:
+    """The gates, that of `reward` failed where one of the arms was trained by the reward model that
+    scores, or where the arms were scored by several: it then says nothing of their difference.
+    """
+    notes = {
+        arm.label: [each.evaluation.notes.get("reward", {}) for each in arm.seeds] for arm in arms
+    }
+    trained = [
+        label for label, seeds in notes.items() if any(s.get("trained_the_run") for s in seeds)
+    ]
+    scorers = {note.get("digest") for seeds in notes.values() for note in seeds}
+    reason = None
+    if trained:
+        named = ", ".join(f"`{label}`" for label in trained)
+        reason = f"the reward model that scores trained {named}"
+    elif len(scorers) > 1:
+        reason = "the arms were not all scored by one reward model"
+    return [
+        structs.replace(gate, passed=False, reason=reason)
+        if gate.metric == "reward" and reason
+        else gate
+        for gate in gates
     ]
 
 

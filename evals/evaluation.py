@@ -29,7 +29,7 @@ from evals.prompts import Question, contaminated
 from evals.rescored import READ_FILE, in_order, rescore, settle
 from evals.scorers import LIKELIHOODS
 from evals.scoring import Judge, Scorer, score
-from evals.sources import frozen_judge, others, unmade
+from evals.sources import frozen_judge, others, rewarded, unmade
 from evals.tables import GENERATIONS, SCORES, Evaluation
 from finetune import launch
 from finetune.base import ready_base
@@ -99,7 +99,7 @@ def _evaluate_group(
     for each in open_:
         frozen, asked = frozen_judge(each, model, watcher), others(each, device, watcher, judge)
         if each.directory in done:
-            rescore(each, frozen, lacking[each.directory], asked)
+            rescore(each, frozen, lacking[each.directory], asked, rewarded(each))
         else:
             _score(each, frozen, asked, device, trained_on[each.directory])
     del model
@@ -108,9 +108,13 @@ def _evaluate_group(
 
 def _more(each: Planned, judge: str | None) -> str:
     """What scoring again would add to a finished evaluation."""
-    stored = read_json(each.directory / "eval.json", Evaluation).suite.get("scorers", ())
-    new = [name for name in each.suite.scorers if name not in stored]
+    stored = read_json(each.directory / "eval.json", Evaluation)
+    known = stored.suite.get("scorers", ())
+    new = [name for name in each.suite.scorers if name not in known]
     said = [f"scores it by {', '.join(f'`{name}`' for name in new)} too"] if new else []
+    if "reward" not in new and rewarded(each) and "reward" in stored.notes:
+        is_same = rewarded(each)["reward"]["digest"] == stored.notes["reward"]["digest"]
+        said += [] if is_same else ["scores it by this reward model, not by the one before"]
     said += ["asks the judge"] if judge is not None else []
     return f"; `--rescore` {' and '.join(said)}" if said else ""
 
@@ -270,7 +274,10 @@ def _score(
         prompt_files={file.name: file.sha256 for file in each.prompt_files},
         refused=refused,
         contaminated=found or [],
-        notes={} if found is not None else {"contamination": "unknown: no training rows here"},
+        notes={
+            **({} if found is not None else {"contamination": "unknown: no training rows here"}),
+            **rewarded(each),
+        },
     )
     with building(each.directory) as out:
         write_table(table_of(generations, GENERATIONS), GENERATIONS, out / "generations.parquet")

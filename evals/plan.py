@@ -97,14 +97,16 @@ def plan(
     prompt_files: Sequence[Path],
     watcher: Watcher,
     is_again: bool = False,
+    reward: str | None = None,
 ) -> list[Planned]:
     """An evaluation per run, and one per base model, template and tables among them.
 
     With `is_again`, those that are there are scored again, and need neither adapter nor base for
-    that. Raises InputError where a run is unfinished, its adapter or base is not what it was
-    trained as, a prompt file cannot be read, or no prompt is left.
+    that. `reward` is a reward model that scores beside the suite's scorers. Raises InputError where
+    a run is unfinished, its adapter or base is not what it was trained as, a prompt file cannot be
+    read, or no prompt is left.
     """
-    suite = load_suite(suite_name)
+    suite = load_suite(suite_name, reward)
     name = suite_label(suite_name)
     files = read_prompt_files(suite, list(prompt_files))
     digest = suite_digest(suite, files)
@@ -155,7 +157,7 @@ def planned_runs(
         if not METHODS[run.method].answers:
             raise InputError(
                 f"run `{run.name}` is a reward model: it gives answers a number, and none itself",
-                "name a run that answers; `just list` shows what there is",
+                f"score answers by it: `just eval RUN --reward {run.preset_name}/{run.variant}`",
             )
         preset = parse_settings(run.preset, Preset, f"{directory / 'run.json'}: preset")
         known = known_base(preset.base, run.base.digest) if is_again else None

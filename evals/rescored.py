@@ -8,7 +8,7 @@ evaluation next. The answers are never touched.
 from collections.abc import Mapping, Sequence
 from os import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -56,10 +56,15 @@ def settle(directory: Path) -> None:
 
 
 def rescore(
-    each: "Planned", judge: "Judge", frozen: Sequence[str], others: "Mapping[str, Scorer]"
+    each: "Planned",
+    judge: "Judge",
+    frozen: Sequence[str],
+    others: "Mapping[str, Scorer]",
+    rewarded: Mapping[str, Any] = {},
 ) -> None:
     """Score stored answers again: scores.parquet and eval.json are replaced together, generations
-    stay. What the frozen model said stays too, but for the metrics `frozen`."""
+    stay. What the frozen model said stays too, but for the metrics `frozen`; `rewarded` is the note
+    of the reward model that scores now."""
     stored = read_json(each.directory / "eval.json", Evaluation)
     generations = read_table(each.directory / "generations.parquet", GENERATIONS).to_pylist()
     kept = [name for name in each.suite.scorers if name in FROZEN and name not in frozen]
@@ -85,5 +90,6 @@ def rescore(
         unscored=scored.unscored | {name: n for name, n in stored.unscored.items() if name in kept},
         gates=[*scored.gates, *(gate for gate in stored.gates if gate.metric in kept)],
         versions=stored.versions | {"words": WORD_COUNTER},
+        notes={k: v for k, v in stored.notes.items() if k != "reward"} | dict(rewarded),
     )
     replace_scores(each.directory, in_order(parts), record)

@@ -4,7 +4,6 @@ Several processes share out what models read; the judge is asked by the first al
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from dataset_builder.errors import InputError
@@ -13,6 +12,7 @@ from evals.judge import Judge as Address
 from evals.judge import grades, refuse_no_address
 from evals.plan import Planned, Watcher
 from evals.prompts import Prompt
+from evals.reward import find_reward_model, has_trained, rewards
 from evals.scorers import FROZEN
 from evals.scoring import Judge, Scorer
 from evals.suite import Suite
@@ -29,9 +29,7 @@ def check_sources(suite: Suite, name: str, address: str | None, watcher: Watcher
     none or that no scorer asks.
     """
     if "reward" in suite.scorers:
-        from evals.reward import read_reward_model
-
-        read_reward_model(Path(suite.reward_model or ""))
+        find_reward_model(suite.reward_model or "")
     if address is not None:
         refuse_no_address(address)
         if "judge" not in suite.scorers:
@@ -77,10 +75,8 @@ def others(each: Planned, device: Any, watcher: Watcher, address: str | None) ->
     found: dict[str, Scorer] = {}
 
     def reward(pairs: Pairs) -> dict:
-        from evals.reward import rewards
-
         return rewards(
-            Path(suite.reward_model or ""),
+            find_reward_model(suite.reward_model or ""),
             pairs,
             device,
             lambda done, total: watcher.progress(f"{each.short} rewards", done, total),
@@ -101,6 +97,17 @@ def others(each: Planned, device: Any, watcher: Watcher, address: str | None) ->
     if "judge" in suite.scorers:
         found["judge"] = judge
     return found
+
+
+def rewarded(each: Planned) -> dict[str, Any]:
+    """What eval.json notes of the reward model that scores, and whether it trained the run that it
+    scores; nothing where none does.
+    """
+    if "reward" not in each.suite.scorers:
+        return {}
+    found = find_reward_model(each.suite.reward_model or "")
+    is_own = each.run is not None and has_trained(found, each.run)
+    return {"reward": {"model": found.name, "digest": found.digest, "trained_the_run": is_own}}
 
 
 def unmade(each: Planned) -> list[str]:

@@ -42,7 +42,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scorers: tuple[str, ...]  # names of evals.scorers
     # How much worse is still no worse, by metric, in its own unit: violation = 0.03 is 3 points.
     margins: dict[str, float] = {}
-    reward_model: str | None = None  # a directory, for the scorer `reward`
+    # For the scorer `reward`: a run of the method `reward`, or a directory that holds a model.
+    reward_model: str | None = None
     judge_model: str | None = None  # its name at the address given with `--judge`, for `judge`
     relevance_others: int = 4  # other prompts an answer's relevance is measured against
 
@@ -56,10 +57,13 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         )
 
 
-def load_suite(name: str) -> Suite:
-    """The suite of that name or at that path. Raises InputError where it is unknown or does not
-    make sense."""
+def load_suite(name: str, reward: str | None = None) -> Suite:
+    """The suite of that name or at that path, scored by the reward model `reward` too where one is
+    given. Raises InputError where it is unknown or does not make sense."""
     suite = load_settings(name, SUITES, "suite", Suite)
+    if reward is not None:
+        scorers = tuple(dict.fromkeys((*suite.scorers, "reward")))
+        suite = msgspec.structs.replace(suite, scorers=scorers, reward_model=reward)
     _refuse_unknown(name, "wording", suite.wordings, [*WORDINGS, *OTHER])
     _refuse_unknown(name, "scorer", suite.scorers, list(METRICS))
     if not suite.limits and not suite.no_limit and not suite.own_limits:

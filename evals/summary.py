@@ -67,6 +67,8 @@ def summary_table(directories: Sequence[Path]) -> Table:
     passed = {gate.metric for gate in gates if gate.passed} - {
         gate.metric for gate in gates if not gate.passed
     }
+    if reward_lines(directories):
+        passed.discard("reward")
     rows = [line for path in directories for line in lines(path)]
     shown = [
         metric
@@ -139,6 +141,20 @@ def unscored_lines(directories: Sequence[Path]) -> list[str]:
         counts = ", ".join(f"{n} `{metric}`" for metric, n in record.unscored.items())
         if counts:
             found.append(f"{name}: of {record.generations} answers have no score: {counts}")
+    return found
+
+
+def reward_lines(directories: Sequence[Path]) -> list[str]:
+    """One line per run that the reward model which scores it has trained."""
+    found = []
+    for path in directories:
+        record = read_json(path / "eval.json", Evaluation)
+        note = record.notes.get("reward", {})
+        if record.run and note.get("trained_the_run"):
+            found.append(
+                f"{short_name(record.run)}: the reward model `{note['model']}` trained this run and"
+                " scores its own pupil: `reward` takes no part in a verdict on it"
+            )
     return found
 
 

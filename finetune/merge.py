@@ -49,7 +49,7 @@ def merge(name: str, watcher: Watcher, out: Path | None = None) -> Path:
     if not METHODS[run.method].answers:
         raise InputError(
             f"run `{run.name}` is a reward model, and merged it would answer nothing",
-            "name a run that answers; `just list` shows what there is",
+            f"score answers by it: `just eval RUN --reward {run.preset_name}/{run.variant}`",
         )
     folder = out or directory / MERGED
     if _holds(folder, run):

@@ -136,10 +136,15 @@ def load_base(
 
 @one_line("ran out while merging the model")
 def load_merged(
-    files: BaseFiles, base: Base, adapter: Path | None, device: torch.device
+    files: BaseFiles,
+    base: Base,
+    adapter: Path | None,
+    device: torch.device,
+    *,
+    answers: bool = True,
 ) -> PreTrainedModel:
-    """The model that answers: the base as training saw it (its NF4 weights, unpacked), with the
-    adapter merged in.
+    """The model that answers, or that gives answers a number: the base as training saw it (its NF4
+    weights, unpacked), with the adapter merged in.
 
     Merged in float32 and then rounded once to the computing precision. Merging into 4-bit weights
     rounds them again, and merging into the original weights changes the base that the adapter was
@@ -148,9 +153,9 @@ def load_merged(
     precision = pick_precision(base, device)
     if device.type == "cpu":
         # Packing a weight takes a CPU longer than all else; the models of one evaluation share it.
-        model = copy.deepcopy(_unpacked_base(files, base, device))
+        model = copy.deepcopy(_unpacked_base(files, base, device, answers))
     else:
-        model, _ = load_base(files, base, device)
+        model, _ = load_base(files, base, device, answers=answers)
         if base.quantization == "nf4":
             unpack_4bit(model, torch.float32 if adapter else precision)
     if adapter is not None:
@@ -162,14 +167,19 @@ def load_merged(
             model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
             model = model.merge_and_unload()
     model = model.to(precision)
+    if not answers:
+        model.score.float()
+        read_at_end(model)  # a copy would read the model that it was made from
     model.eval()
     model.requires_grad_(False)
     return model
 
 
 @lru_cache(maxsize=1)
-def _unpacked_base(files: BaseFiles, base: Base, device: torch.device) -> PreTrainedModel:
-    model, _ = load_base(files, base, device)
+def _unpacked_base(
+    files: BaseFiles, base: Base, device: torch.device, answers: bool
+) -> PreTrainedModel:
+    model, _ = load_base(files, base, device, answers=answers)
     if base.quantization == "nf4":
         unpack_4bit(model, pick_precision(base, device))
     return model

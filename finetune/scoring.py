@@ -6,13 +6,11 @@ head computes in float32: in bf16, rewards near each other would be equal.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from dataset_builder.errors import InputError
 from finetune.oom import in_parts
 
 if TYPE_CHECKING:
@@ -87,21 +85,3 @@ def rewards_of(
         return found
 
     return in_parts(ask, sequences, what)
-
-
-def refuse_no_head(adapter: Path, run: str, width: int) -> None:
-    """Raise InputError where the adapter in that folder holds no head of so many weights, or one
-    that holds no numbers: PEFT would take a fresh one without a word.
-    """
-    from safetensors.torch import load_file
-
-    found = load_file(adapter / "adapter_model.safetensors").get(STORED)
-    if found is None:
-        said = f"no `{HEAD}`, the head that gives a number"
-    elif found.shape != (1, width):
-        said = f"a head of the shape {tuple(found.shape)}, not (1, {width})"
-    elif not found.isfinite().all():
-        said = "a head of which some weights are no numbers"
-    else:
-        return
-    raise InputError(f"run `{run}`: its adapter holds {said}", "train it again")

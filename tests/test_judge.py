@@ -18,7 +18,7 @@ from evals.evaluation import evaluate
 from evals.judge import KEY, Judge, ask, grade_in, grades, stored_path
 from evals.plan import Silent, plan
 from evals.prompts import Prompt
-from evals.reward import rewards
+from evals.reward import find_reward_model, rewards
 from evals.sources import check_sources
 from evals.suite import Suite
 from evals.summary import unscored_lines
@@ -188,27 +188,27 @@ def reward_model(folder: Path, labels: int = 1) -> Path:
 def test_a_reward_does_not_depend_on_the_batch_and_what_does_not_fit_has_none(tmp_path: Path):
     folder = reward_model(tmp_path / "rm")
     answers = ["Air.", "Air scatters blue light.", "Because.", "word " * 200]
-    together = rewards(folder, [(PROMPT, answer) for answer in answers])
+    together = rewards(find_reward_model(folder), [(PROMPT, answer) for answer in answers])
     assert together["p0", answers[3]] is None
     for answer in answers[:3]:
-        alone = rewards(folder, [(PROMPT, answer)])
+        alone = rewards(find_reward_model(folder), [(PROMPT, answer)])
         assert together["p0", answer] == pytest.approx(alone["p0", answer], abs=1e-5)
     assert len({together["p0", answer] for answer in answers[:3]}) == 3
 
 
 def test_what_is_no_reward_model_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"no config\.json there"):
-        rewards(tmp_path, [(PROMPT, "Air.")])
+        find_reward_model(tmp_path)
     with pytest.raises(InputError, match="2 labels"):
-        rewards(reward_model(tmp_path / "two", labels=2), [(PROMPT, "Air.")])
+        find_reward_model(reward_model(tmp_path / "two", labels=2))
     folder = reward_model(tmp_path / "rm")
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(InputError, match="no chat template"):
-        rewards(folder, [(PROMPT, "Air.")])
+        rewards(find_reward_model(folder), [(PROMPT, "Air.")])
     for path in folder.glob("*.safetensors"):
         path.unlink()
     with pytest.raises(InputError, match="it has no safetensors"):
-        rewards(folder, [(PROMPT, "Air.")])
+        rewards(find_reward_model(folder), [(PROMPT, "Air.")])
 
 
 class Heard(Silent):
