@@ -130,7 +130,8 @@ def evaluate(grid: Grid, cell: Cell) -> None:
     assert directory is not None
     digest = directory.name.partition("-")[2].ljust(64, "0")
     scores = {("violation", f"p{n}", 20): float(n % 2) for n in range(30)}
-    write_evaluation(directory.parents[1], scores, suite="demo", suite_digest=digest)
+    if not directory.exists():  # as where a kill came before the base model had answered
+        write_evaluation(directory.parents[1], scores, suite="demo", suite_digest=digest)
     base = artifacts_root() / "bases" / "b"
     if not list(base.glob("evals/*/eval.json")):
         write_evaluation(base, scores, run=None, suite="demo", suite_digest=digest)
