@@ -5,7 +5,7 @@ Variants know no tokenizer. A run applies this before its first step and stores 
 nothing is cut later.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from dataset_builder.errors import InputError
 from dataset_builder.template import Message, Template, encode_completions, encode_prompts
+from dataset_builder.wordings import unstated
 from dataset_builder.words import CONCISE_WORDS
 
 Overflow = Literal["drop", "last_turns", "cut", "cut_keep_end", "refuse"]
@@ -32,6 +33,11 @@ class FittedRow:
         """What stands after the prompt, each in a sequence of its own."""
         return [self.completion_ids]
 
+    @property
+    def known(self) -> list[list[int]]:
+        """All that is known of the answers before training."""
+        return self.answers
+
 
 @dataclass(frozen=True)
 class FittedPair:
@@ -49,12 +55,42 @@ class FittedPair:
         """The chosen one first."""
         return [self.chosen_ids, self.rejected_ids]
 
+    @property
+    def known(self) -> list[list[int]]:
+        """As of a FittedRow."""
+        return self.answers
+
+
+@dataclass(frozen=True)
+class FittedPrompt:
+    """One prompt as token ids, whose answers are yet to be made."""
+
+    example_id: str
+    tree_id: str
+    prompt_ids: list[int]
+    plain_ids: list[int]  # of the prompt without its stated limit
+    question: str  # the last user message, without its stated limit
+    limit: int | None  # words, as the prompt states it
+    allowed: int  # tokens that an answer may have
+    group: int  # answers to make
+
+    @property
+    def answers(self) -> list[range]:
+        """As many tokens as each answer may have."""
+        return [range(self.allowed)] * self.group
+
+    @property
+    def known(self) -> list[list[int]]:
+        """As of a FittedRow: what the answers are judged by."""
+        return [self.plain_ids, [self.allowed, self.limit or 0, self.group]]
+
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """fit.json: what became of a variant's rows. rows = kept + len(dropped).
 
     A pair is one row of two answers, and fits where both do; tokens are those of both sequences,
-    the prompt twice.
+    the prompt twice. A prompt fits where every token that an answer may have does too, and these
+    are counted as if the answer had them.
     """
 
     rows: int
@@ -145,13 +181,57 @@ def fit_pairs(
     ], fit
 
 
+def fit_prompts(
+    rows: Iterable[dict[str, Any]],
+    template: Template,
+    tokenizer: Any,
+    length: int,
+    overflow: Overflow,
+    allowed: Callable[[int | None], int],
+    group: int,
+) -> tuple[list[FittedPrompt], Fit]:
+    """Rows of the table `prompts` as token ids that leave room for an answer, and the account.
+
+    As `fit_rows`; `allowed` gives the tokens that an answer may have by the prompt's limit, and
+    `group` answers are made to each. `cut` leaves an answer what room there is.
+    """
+    rows = list(rows)
+    prompts = encode_prompts(template, tokenizer, (row["prompt"] for row in rows))
+    answers = [[[0] * allowed(row["limit"])] * group for row in rows]
+    kept, fit = _fitted(
+        _Rows(rows, prompts, answers, "limit"), template, tokenizer, length, overflow
+    )
+    plain = [
+        [*row["prompt"][:-1], {"role": "user", "content": _question(row)}] for row, _, _ in kept
+    ]
+    plain_ids = encode_prompts(template, tokenizer, plain)
+    return [
+        FittedPrompt(
+            row["example_id"],
+            row["tree_id"],
+            prompt,
+            ids,
+            _question(row),
+            row["limit"],
+            len(rooms[0]),
+            group,
+        )
+        for (row, prompt, rooms), ids in zip(kept, plain_ids, strict=True)
+    ], fit
+
+
+def _question(row: dict[str, Any]) -> str:
+    """The last user message without the limit that it states."""
+    return unstated(row["prompt"][-1]["content"], row["limit"])
+
+
 class _Rows(NamedTuple):
     """Rows with the ids of their prompts and of the answers of each."""
 
     rows: list[dict[str, Any]]
     prompts: list[list[int]]
     answers: list[list[list[int]]]
-    words: str  # the column that counts the words a reader would get
+    words: str  # the column that counts the words a reader would get, or may get at most
 
 
 def _fitted(
@@ -191,7 +271,7 @@ def _fitted(
     tokens = trained + sum(len(prompt) * len(answers) for _, prompt, answers in kept)
     sequences = sum(len(answers) for _, _, answers in kept)
     concise = [
-        sum(row[each.words] <= CONCISE_WORDS for row in some)
+        sum(_is_concise(row[each.words]) for row in some)
         for some in (rows, [row for row, _, _ in kept])
     ]
     return kept, Fit(
@@ -211,6 +291,10 @@ def _fitted(
         template=template.name,
         **counts,
     )
+
+
+def _is_concise(words: int | None) -> bool:
+    return words is not None and words <= CONCISE_WORDS
 
 
 def _cut(answer: list[int], room: int, overflow: Overflow) -> list[int]:

@@ -116,3 +116,16 @@ def state_limit(question: str, limit: int | None, wording: str) -> str:
     # Not str.format: a question may hold braces.
     stated = ASKED[wording].replace("{limit}", str(limit)).replace("{least}", least)
     return stated.replace("{question}", question)
+
+
+def unstated(question: str, limit: int | None) -> str:
+    """`question` as it was before `limit` was stated in it; unchanged where it was in no wording.
+
+    >>> unstated(state_limit("Why?", 50, "up_to"), 50)
+    'Why?'
+    """
+    for wording in WORDINGS:
+        before, _, after = WORDINGS[wording].replace("{limit}", str(limit)).partition("{question}")
+        if question.startswith(before) and question.endswith(after):
+            return question[len(before) : len(question) - len(after)]
+    return question

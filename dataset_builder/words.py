@@ -71,6 +71,23 @@ def _compiled_counts(texts: pa.Array | pa.ChunkedArray, code: ctypes.CDLL) -> np
     return counts
 
 
+def runs_of(text: str, n: int) -> list[tuple[str, ...]]:
+    """Every run of `n` words that stands in `text`, case aside, in their order."""
+    folded = [word.casefold() for word in words_of(text)]
+    return list(zip(*(folded[start:] for start in range(n)), strict=False))
+
+
+def repeated_share(text: str) -> float:
+    """The share of the runs of four words in `text` that stood in it before, as seq-rep-4 of
+    Welleck et al. 2019 (arXiv 1908.04319) counts tokens; 0 where it has fewer than four words.
+
+    >>> repeated_share("It is very blue. It is very blue. It is")
+    0.4285714285714286
+    """
+    runs = runs_of(text, 4)
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
 def whitespace_words(text: str) -> int:
     """The number of runs between white space, as most scripts count."""
     return len(text.split())

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from evals.arms import LoadedArm, summary
 from evals.statistics import MIN_TREES
-from evals.tables import Gate
+from finetune.gate import Gate
 from finetune.run import without_seed
 
 TOLERANCE = 0.01  # of steps, epochs and tokens

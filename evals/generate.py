@@ -9,7 +9,7 @@ import glob
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from dataset_builder.template import (
     stop_ids,
 )
 from finetune import launch
-from finetune.decode import Wanted, decode
+from finetune.decode import Wanted, batch_tokens, batches, decode, longest_first
 from finetune.model import pick_precision
 from finetune.preset import Base
 
@@ -184,7 +184,7 @@ def generate(
     told = len(stored)
     report(told, len(asked))
     # Longest first, then in turn: so each has as much to do.
-    mine = launch.own_share(sorted(left, key=_longest_first))
+    mine = launch.own_share(sorted(left, key=longest_first))
     for batch in batches(mine, batch_tokens(model), rows or batch_rows(model)):
         began = time.perf_counter()
         made = _answers(model, template, tokenizer, batch, drawing)
@@ -198,43 +198,6 @@ def generate(
     if told < len(asked):  # others were longer at it
         report(len(asked), len(asked))
     return {question.key: answers[question.key] for question in asked}
-
-
-def batches(asked: Sequence[Asked], tokens: int, rows: int) -> Iterator[list[Asked]]:
-    """The questions in batches of at most `rows` answers and about `tokens` tokens, padding
-    counted; those of one cap stand together.
-    """
-    batch: list[Asked] = []
-    for question in sorted(asked, key=_longest_first):
-        wider = [*batch, question]
-        room = max(len(each.ids) for each in wider) + max(each.allowed for each in wider)
-        if batch and (len(wider) > rows or len(wider) * room > tokens):
-            yield batch
-            wider = [question]
-        batch = wider
-    if batch:
-        yield batch
-
-
-def _longest_first(question: Asked) -> tuple[int, int]:
-    return -question.allowed, -len(question.ids)
-
-
-def batch_tokens(model: Any) -> int:
-    """How many tokens of keys and values fit beside the model: two fifths of what the GPU has
-    free."""
-    config = model.config
-    device = next(model.parameters()).device
-    if device.type != "cuda":
-        return 16_384
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    held = getattr(config, "num_key_value_heads", None) or heads
-    size = 2 * config.num_hidden_layers * held * head * model.dtype.itemsize
-    # What loading and merging left cached is free, and not yet counted so.
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(0.4 * free / size))
 
 
 def batch_rows(model: Any) -> int:

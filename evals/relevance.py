@@ -19,7 +19,7 @@ answer of more than a few words has, and from it taken off by how much the end o
 as a surprise (beyond what whole replies show), so that what breaks off is no equal of what is
 whole. docs/experiments.md has what it was tried against: `python -m bench.relevance`.
 
-The gate (evals.gate) lets neither into a verdict untested. What a long answer gains
+The gate (finetune.gate) lets neither into a verdict untested. What a long answer gains
 by the sum, it loses by breaking its limit: a comparison counts quality only where the limit was
 kept.
 """

@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from dataset_builder.wordings import FAMILIES, UNIT_FAMILIES
-from dataset_builder.words import count_words, ifeval_words, whitespace_words, words_of
+from dataset_builder.words import count_words, ifeval_words, repeated_share, whitespace_words
 
 
 def violation(
@@ -165,9 +165,7 @@ def repetition(
     >>> repetition("It is very blue. It is very blue. It is", None, True)
     0.4285714285714286
     """
-    folded = [word.casefold() for word in words_of(answer)]
-    runs = list(zip(*(folded[start:] for start in range(4)), strict=False))
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    return repeated_share(answer)
 
 
 def refusal(

@@ -15,12 +15,12 @@ from dataset_builder.artifacts import hash_order
 from dataset_builder.tables import table_of
 from dataset_builder.wordings import bounds, unit
 from dataset_builder.words import count_words, first_words
-from evals.gate import gate
 from evals.prompts import Prompt
 from evals.scorers import FROZEN, METRICS, OF_LIMITS, PLAIN, QUALITY, Relevance
 from evals.suite import Suite
 from evals.tables import SCORES, Gate
 from evals.units import plain_score
+from finetune.gate import gate
 
 # The answer of one word: it keeps every limit and says nothing.
 ONE_WORD = "Yes."

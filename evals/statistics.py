@@ -193,15 +193,6 @@ def mcnemar(gaps: Array) -> float:
     return min(1.0, float(2 * special.bdtr(min(won, lost), won + lost, 0.5)))
 
 
-def least_share(won: int, n: int) -> float:
-    """The lower end of the exact 95 % interval of a share (Clopper and Pearson 1934).
-
-    >>> round(least_share(40, 40), 3)
-    0.912
-    """
-    return float(special.betaincinv(won, n - won + 1, (1 - LEVEL) / 2)) if won else 0.0
-
-
 def sign_flip(sums: Array) -> float:
     """The two-sided p of clusters that would as soon have had the opposite sign.
 

@@ -6,6 +6,7 @@ import msgspec
 import pyarrow as pa
 
 from dataset_builder.tables import Table
+from finetune.gate import Gate
 
 GENERATIONS = Table(
     "generations",
@@ -86,17 +87,6 @@ COMPARISON = Table(
     ),
     ("arm", "metric", "limit", "is_pooled"),
 )
-
-
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a quality scorer ranks a relevant human reply above what wins trivially (rule 7)."""
-
-    metric: str
-    passed: bool
-    # limit, over (human_cut, other_human, one_word, base_cut), share of prompts won, n, low (of its
-    # interval), passed.
-    wins: list[dict[str, Any]]
-    reason: str  # one line for the reader
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import msgspec
 
 from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
 from dataset_builder.settings import as_stored
-from finetune import checkpoints, dpo, launch, reward, sft
+from finetune import checkpoints, dpo, grpo, launch, reward, sft
 from finetune.card import model_card
 from finetune.export import export_adapter
 from finetune.methods import METHODS
@@ -26,8 +26,13 @@ from finetune.trackers import ready_trackers
 
 # What makes the trainer of a method, what it does between its making and the first step, and what
 # it adds to the record once the held-out rows were read.
-_MAKERS = {"sft": sft.make_trainer, "dpo": dpo.make_trainer, "reward": reward.make_trainer}
-_BEGINNINGS = {"dpo": dpo.begin}
+_MAKERS = {
+    "sft": sft.make_trainer,
+    "dpo": dpo.make_trainer,
+    "reward": reward.make_trainer,
+    "grpo": grpo.make_trainer,
+}
+_BEGINNINGS = {"dpo": dpo.begin, "grpo": grpo.begin}
 _ENDINGS = {"reward": reward.finish}
 
 
@@ -164,6 +169,7 @@ def _train(
         terms=trainer.terms,
     )
     trainer.pauses, recorder.settle = recorder.pauses, trainer.settle
+    recorder.counted = trainer.counted or recorder.counted
     if launch.processes() > 1:
         trainer.add_callback(Together(plan.seed))
     if launch.is_first():
@@ -201,8 +207,8 @@ def _train(
         steps=plan.budget.steps,
         examples_seen=plan.budget.examples_seen,
         epochs=plan.budget.epochs,
-        trained_tokens=plan.budget.trained_tokens,
-        tokens=plan.budget.tokens,
+        trained_tokens=sum(step.trained_tokens for step in steps),
+        tokens=sum(step.tokens for step in steps),
         train_loss=sum(last) / len(last),
         validation_loss=validation.pop("loss", None),
         peak_memory=recorder.peak_memory(),
@@ -215,6 +221,7 @@ def _train(
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
             **({"validation": validation} if validation else {}),
             **notes,
+            **trainer.notes,
             "extra_token_ids": plan.extra_ids,
             "halvings": msgspec.to_builtins(pieces.halvings),
             "processes": launch.processes(),

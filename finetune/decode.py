@@ -7,9 +7,9 @@ can replay as a CUDA graph. Every row is greedy or drawn; the numbers that draw 
 outside, so that the same step asks chance the same thing however often a run was resumed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -35,6 +35,18 @@ class Wanted:
     ids: Sequence[int]  # the prompt's
     allowed: int  # tokens the answer may have
     chance: Sequence[float] = ()  # per token a number in [0, 1) that draws it; none: greedy
+
+
+class Asked(Protocol):
+    """What is known of an answer before it is made."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+    @property
+    def allowed(self) -> int: ...
+
+
+AnyAsked = TypeVar("AnyAsked", bound=Asked)
 
 
 class Slots:
@@ -72,10 +84,15 @@ class Decoding:
     """The state of one batch of answers, all of it in tensors of fixed shape."""
 
     def __init__(
-        self, model: Any, wanted: Sequence[Wanted], ends: Sequence[int], temperature: float
+        self,
+        model: Any,
+        wanted: Sequence[Wanted],
+        ends: Sequence[int],
+        temperature: float,
+        top: int | None = TOP,
     ) -> None:
         self.model = model
-        self.temperature = temperature
+        self.temperature, self.top = temperature, top
         self.device = next(model.parameters()).device
         self.width = max(len(each.ids) for each in wanted)
         self.most = max(each.allowed for each in wanted)
@@ -169,12 +186,14 @@ class Decoding:
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:
         chosen = logits.argmax(dim=-1)
         if self.drawn is not None:
-            likely = logits.index_select(0, self.drawn).topk(min(TOP, logits.shape[-1]))
-            values, tokens = likely.values, likely.indices
+            values, tokens = logits.index_select(0, self.drawn), None
+            if self.top is not None:
+                values, tokens = values.topk(min(self.top, values.shape[-1]))
             below = (values / self.temperature).softmax(dim=-1).cumsum(dim=-1)
             chance = self.chance.index_select(1, self.made) * below[:, -1:]
-            place = (below <= chance).sum(dim=-1, keepdim=True).clamp(max=tokens.shape[-1] - 1)
-            chosen.index_copy_(0, self.drawn, tokens.gather(1, place).squeeze(1))
+            place = (below <= chance).sum(dim=-1, keepdim=True).clamp(max=below.shape[-1] - 1)
+            found = place if tokens is None else tokens.gather(1, place)
+            chosen.index_copy_(0, self.drawn, found.squeeze(1))
         self.answers.index_copy_(1, self.made, chosen[:, None])
         self.made.add_(1)
         is_end = (chosen[:, None] == self.ends).any(dim=-1)
@@ -205,17 +224,18 @@ def decode(
     ends: Sequence[int],
     *,
     temperature: float = 1.0,
+    top: int | None = TOP,
     is_over: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """The ids of one answer to each prompt, in one batch, each with the end id that ended it.
 
-    A token of a drawn answer is drawn from the `TOP` most likely ones at `temperature`. `is_over`
-    may end an answer for what its ids say; it is asked every `LOOK` tokens, so such an answer runs
-    on by less than that. The rows are padded to one length, and each comes out as it would alone,
-    but for rounding.
+    A token of a drawn answer is drawn from the `top` most likely ones, or from all where that is
+    None, at `temperature`. `is_over` may end an answer for what its ids say; it is asked every
+    `LOOK` tokens, so such an answer runs on by less than that. The rows are padded to one length,
+    and each comes out as it would alone, but for rounding.
     """
     with torch.no_grad():
-        batch = Decoding(model, wanted, ends, temperature)
+        batch = Decoding(model, wanted, ends, temperature, top)
         batch.begin()
         advance: Callable[[], None] = batch.step
         made = 1
@@ -258,3 +278,43 @@ def _are_over(batch: Decoding, made: int, is_over: Callable[[list[int]], bool] |
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
     place = next((n + 1 for n, token in enumerate(ids) if token in ends), len(ids))
     return ids[:place]
+
+
+def batches(asked: Sequence[AnyAsked], tokens: int, rows: int) -> Iterator[list[AnyAsked]]:
+    """The questions in batches of at most `rows` answers and about `tokens` tokens, padding
+    counted; those of one cap stand together.
+    """
+    batch: list[AnyAsked] = []
+    prompt = allowed = 0
+    for question in sorted(asked, key=longest_first):
+        prompt, allowed = max(prompt, len(question.ids)), max(allowed, question.allowed)
+        size = len(batch) + 1
+        if batch and (size > rows or size * (prompt + allowed) > tokens):
+            yield batch
+            batch, prompt, allowed = [], len(question.ids), question.allowed
+        batch.append(question)
+    if batch:
+        yield batch
+
+
+def longest_first(question: Asked) -> tuple[int, int]:
+    """The order in which a batch holds little padding."""
+    return -question.allowed, -len(question.ids)
+
+
+def batch_tokens(model: Any) -> int:
+    """How many tokens of keys and values fit beside the model: two fifths of what the GPU has
+    free.
+    """
+    config = model.config
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return 16_384
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    held = getattr(config, "num_key_value_heads", None) or heads
+    size = 2 * config.num_hidden_layers * held * head * model.dtype.itemsize
+    free, _ = torch.cuda.mem_get_info(device)
+    # What the allocator keeps is free too.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, int(0.4 * free / size))

@@ -16,7 +16,7 @@ from dataset_builder.errors import InputError
 from finetune.base import ready_base
 from finetune.duration import T4, outlook
 from finetune.memory import BF16, Estimate
-from finetune.methods import METHODS
+from finetune.methods import sequences_of
 from finetune.preset import AUTO, Preset, load_preset, preset_names
 from finetune.route import Route, choose, routes
 
@@ -225,7 +225,7 @@ def _gigabytes(needed: Estimate) -> str:
 def _elsewhere(name: str, preset: Preset, directory: Path) -> Iterator[Finding]:
     """What a preset would take on the smallest card it is for, where that is not the one here."""
     examples = preset.training.examples
-    tokens = float(examples * METHODS[preset.method].sequences * preset.length)
+    tokens = float(examples * sequences_of(preset) * preset.length)
     line = outlook(directory, preset, T4, tokens=tokens, examples=examples)
     if line:
         yield Finding(True, f"preset {name}: {line}")

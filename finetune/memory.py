@@ -19,7 +19,7 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from finetune.launch import dealt
-from finetune.methods import METHODS
+from finetune.methods import sequences_of
 from finetune.preset import Preset
 from finetune.targets import ALL
 
@@ -83,7 +83,7 @@ def estimate(
     if is_checkpointed:
         hidden = max((min(shape) for shape in shapes.adapted), default=0)
         per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
-    sequences = dealt(preset.training, processes) * METHODS[preset.method].sequences
+    sequences = dealt(preset.training, processes) * sequences_of(preset)
     activations = sequences * preset.length * per_token
     unpacked = sum(2 * math.prod(shape) for shape in shapes.layers.values())
     # Beside the base's own weights, packed or not.

@@ -6,6 +6,8 @@ Nothing of the training is touched, and nothing that was bound to its modules co
 
 import copy
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +49,20 @@ def has_room(model: Any, dtype: torch.dtype) -> bool:
 
         free = psutil.virtual_memory().available
     return free > 2 * plain_size(model, dtype)
+
+
+@contextmanager
+def answering(
+    model: Any, dtype: torch.dtype, autocast: Callable[[], AbstractContextManager]
+) -> Iterator[Any]:
+    """The model that answers in place of `model`: a plain copy in `dtype` where there is room for
+    one; else itself, through the packed layers and the adapter, slower by an order of magnitude.
+    """
+    if has_room(model, dtype):
+        yield plain_copy(model, dtype)
+        return
+    with autocast():
+        yield model
 
 
 def _is_packed(module: Any) -> bool:

@@ -41,7 +41,7 @@ class Plan:
     template: Template
     tokenizer: Any  # with the preset's extra tokens
     extra_ids: list[int]
-    rows: list[Any]  # FittedRows or FittedPairs, as the method trains on
+    rows: list[Any]  # FittedRows, FittedPairs or FittedPrompts, as the method trains on
     fit: Fit
     validation_rows: list[Any]
     validation_fit: Fit

@@ -1,5 +1,6 @@
 """What a preset may say: base model, template, length, method, budget, hyper-parameters."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -7,6 +8,7 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from dataset_builder.settings import load_settings, settings_names
+from finetune.methods import METHODS
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -72,6 +74,24 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Of the squared sum of a pair's two rewards, added to its loss: only differences are learnt
     # otherwise, and rewards may drift (Eisenstein and others 2023, arXiv 2312.09244).
     center_rewards_coefficient: NotNegative = 0.0
+class Grpo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What group relative policy optimisation alone reads."""
+
+    group: Annotated[int, msgspec.Meta(ge=2)] = 8  # answers drawn to each prompt
+    # The tokens that an answer may have: so many to each word of its limit and some to spare, and
+    # never more than `tokens`. What is cut there is worth nothing.
+    tokens: Count
+    tokens_per_word: Positive = 2.0
+    spare_tokens: Annotated[int, msgspec.Meta(ge=0)] = 32
+    beta: NotNegative = 0.0  # the price of a nat of divergence from the start, per token
+    clip: Share = 0.2  # how far a token's ratio to the policy that drew it may pay
+    rollout_steps: Count = 1  # optimizer steps that are made of one rollout's answers
+
+    def allowed(self, limit: int | None) -> int:
+        """The tokens that an answer within `limit` words may have."""
+        if limit is None:
+            return self.tokens
+        return min(self.tokens, math.ceil(self.tokens_per_word * limit) + self.spare_tokens)
 
 
 class Previews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +109,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A preset as its TOML file says it."""
 
     title: str
-    method: Literal["sft", "dpo", "reward"] = "sft"
+    method: Literal["sft", "dpo", "reward", "grpo"] = "sft"
     # A name of dataset_builder.template, or auto: the tokenizer's chat template, `instruct` where
     # it has none.
     template: str = "auto"
@@ -104,6 +124,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # of before keep their digests.
     dpo: Dpo | msgspec.UnsetType = msgspec.UNSET
     reward: Reward | msgspec.UnsetType = msgspec.UNSET
+    grpo: Grpo | msgspec.UnsetType = msgspec.UNSET
 
 
 def load_preset(name: str) -> Preset:
@@ -126,30 +147,58 @@ def _check_method(preset: Preset, name: str) -> None:
     """Raise InputError where what the method needs is absent, or something stands that it would
     not read.
     """
-    for other, section in (("dpo", preset.dpo), ("reward", preset.reward)):
-        if section is not msgspec.UNSET and preset.method != other:
+    for method, hint in _SECTIONS.items():
+        section = getattr(preset, method)
+        if section is not msgspec.UNSET and preset.method != method:
             raise InputError(
-                f"preset `{name}`: the method `{preset.method}` does not read `[{other}]`",
-                f'take that section out, or set `method = "{other}"`',
+                f"preset `{name}`: the method `{preset.method}` does not read `[{method}]`",
+                f'take that section out, or set `method = "{method}"`',
+            )
+        if section is msgspec.UNSET and preset.method == method and hint:
+            raise InputError(
+                f"preset `{name}`: the method `{method}` wants a section `[{method}]`",
+                f"add it with {hint}",
             )
     if preset.method == "reward" and preset.extra_tokens:
         raise InputError(
             f"preset `{name}`: the method `reward` trains no `extra_tokens`",
             "take them out: a token of a policy is text to who reads its answers",
         )
-    if preset.method != "dpo":
-        return
-    if not preset.dpo:
+    if METHODS[preset.method].starts_from_run and preset.lora.dropout:
         raise InputError(
-            f"preset `{name}`: the method `dpo` wants a section `[dpo]`",
-            "add it with `beta = 0.1`, or another number above 0",
-        )
-    if preset.lora.dropout:
-        raise InputError(
-            f"preset `{name}`: the method `dpo` compares a model with its start, and dropout of"
-            f" {preset.lora.dropout} would be in the difference",
+            f"preset `{name}`: the method `{preset.method}` compares a model with its start, and"
+            f" dropout of {preset.lora.dropout} would be in the difference",
             "set `dropout = 0.0` in `[lora]`",
         )
+    if preset.grpo:
+        _check_rollouts(preset, preset.grpo, name)
+
+
+def _check_rollouts(preset: Preset, grpo: Grpo, name: str) -> None:
+    """Raise InputError where a resumed run would have to answer with a policy that is gone, or no
+    answer has room.
+    """
+    every = preset.training.checkpoint_steps
+    if every % grpo.rollout_steps:
+        raise InputError(
+            f"preset `{name}`: checkpoints every {every} steps would fall between the"
+            f" {grpo.rollout_steps} steps of a rollout",
+            "make `checkpoint_steps` a multiple of `rollout_steps`",
+        )
+    if grpo.tokens >= preset.length:
+        raise InputError(
+            f"preset `{name}`: answers of {grpo.tokens} tokens leave a prompt no room in"
+            f" {preset.length}",
+            "raise `length`, or lower `tokens` in [grpo]",
+        )
+
+
+# The methods' own sections, and what one that must stand is to be begun with.
+_SECTIONS = {
+    "dpo": "`beta = 0.1`, or another number above 0",
+    "reward": "",
+    "grpo": "`tokens = 256`, or as many as an answer may have",
+}
 
 
 def preset_names() -> list[str]:

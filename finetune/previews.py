@@ -36,7 +36,7 @@ from dataset_builder.wordings import state_limit
 from dataset_builder.words import count_words
 from finetune.decode import Wanted, decode
 from finetune.oom import in_parts
-from finetune.plain import has_room, plain_copy
+from finetune.plain import answering
 from finetune.preset import Previews
 
 # The wording most published work asks in (LIFT); no variant trains on it.
@@ -308,11 +308,8 @@ class Previewer(TrainerCallback):
 
     def answers(self, step: int, model: Any) -> list[Any]:
         """The lines of that step, before what came first is known."""
-        if has_room(model, self.dtype):
-            return self._asked(plain_copy(model, self.dtype), step)
-        # Through the packed layers and the adapter: slower by an order of magnitude.
-        with self.autocast():
-            return self._asked(model, step)
+        with answering(model, self.dtype, self.autocast) as answerer:
+            return self._asked(answerer, step)
 
     def _asked(self, model: Any, step: int) -> list[Preview]:
         def ask(part: Sequence[Question]) -> list[Preview]:

@@ -64,11 +64,16 @@ class Recorder(TrainerCallback):
         self.segments = [*(before.segments if before else []), segment]
         self._earlier_peak = (before.peak_memory or 0) if before else 0
         self.settle: Callable[[], None] = lambda: None  # tells of the step before, if it was not
+        self.counted = self._planned  # the tokens of a step, and those trained
         self._since: float | None = None  # since when training goes on without a pause
         self._told = self.seconds  # up to the last line
         self._tokens: deque[int] = deque(maxlen=log_steps)
         self._seconds: deque[float] = deque(maxlen=log_steps)
         self._has_told_cost = False
+
+    def _planned(self, step: int) -> tuple[int, int]:
+        place = step - 1
+        return self.budget.tokens_by_step[place], self.budget.trained_tokens_by_step[place]
 
     def peak_memory(self) -> int | None:
         """Bytes on the GPU, over all parts of the run; None on a CPU."""
@@ -117,7 +122,8 @@ class Recorder(TrainerCallback):
         place = state.global_step - 1
         spent = self._spent()
         self._seconds.append(spent - self._told)
-        self._tokens.append(self.budget.tokens_by_step[place])
+        tokens, trained = self.counted(state.global_step)
+        self._tokens.append(tokens)
         self._told = spent
         if not math.isfinite(logs["loss"]):
             raise InputError(
@@ -130,8 +136,8 @@ class Recorder(TrainerCallback):
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
             grad_norm=_finite(float(logs["grad_norm"])),
-            tokens=self.budget.tokens_by_step[place],
-            trained_tokens=self.budget.trained_tokens_by_step[place],
+            tokens=tokens,
+            trained_tokens=trained,
             tokens_per_second=round(rate, 1),
             peak_share=round(rate / self.peak_tokens, 4) if self.peak_tokens else None,
             examples_seen=state.global_step * self.batch,

@@ -21,7 +21,7 @@ from finetune.memory import (
     refuse_too_little,
     takes_fast_path,
 )
-from finetune.methods import METHODS
+from finetune.methods import sequences_of
 from finetune.preset import AUTO, Preset
 from finetune.rows import lengths_of
 
@@ -186,7 +186,7 @@ def foreseen(plan: "Plan", processes: int) -> list[str]:
         f" {taken.describe(plan.preset)}"
     ]
     lengths = [length for place in plan.order for length in lengths_of(plan.rows[place])]
-    sequences = METHODS[plan.preset.method].sequences
+    sequences = sequences_of(plan.preset)
     tokens = padded_tokens(lengths, plan.preset.training.micro_batch * sequences)
     line = outlook(
         plan.files.directory, plan.preset, T4, tokens=float(tokens), examples=len(plan.order)

@@ -8,8 +8,9 @@ what a step will see is known before it runs.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,15 @@ import numpy as np
 
 from dataset_builder.artifacts import hash_order
 from dataset_builder.errors import InputError
-from dataset_builder.fit import Fit, FittedPair, FittedRow, fit_pairs, fit_rows
+from dataset_builder.fit import (
+    Fit,
+    FittedPair,
+    FittedPrompt,
+    FittedRow,
+    fit_pairs,
+    fit_prompts,
+    fit_rows,
+)
 from dataset_builder.tables import FORMS, read_table
 from dataset_builder.template import Template
 from finetune.methods import METHODS
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # An example of any form; the sequences that it makes share its prompt.
-Fitted = FittedRow | FittedPair
+Fitted = FittedRow | FittedPair | FittedPrompt
 
 # The label of a position that carries no loss.
 IGNORED = -100
@@ -50,13 +59,13 @@ def read_rows(
     variant: Path, split: str, template: Template, tokenizer: Any, preset: Preset
 ) -> tuple[list[Any], Fit]:
     """The rows of `split` (train or validation) that fit the preset, and the account of the fit:
-    FittedRows or FittedPairs, as the preset's method trains on.
+    FittedRows, FittedPairs or FittedPrompts, as the preset's method trains on.
 
     Raises InputError where the variant has no row of `train`, or none of them fits.
     """
     form = METHODS[preset.method].form
     rows = read_table(variant / f"{split}.parquet", FORMS[form]).to_pylist()
-    fit_all = fit_pairs if form == "pairs" else fit_rows
+    fit_all = _fits(preset, form)
     fitted, fit = fit_all(rows, template, tokenizer, preset.length, preset.overflow)
     if split == "train" and not fitted:
         raise InputError(
@@ -65,6 +74,13 @@ def read_rows(
             "raise `length` in the preset, or choose another `overflow`",
         )
     return fitted, fit
+
+
+def _fits(preset: Preset, form: str) -> Callable[..., tuple[list[Any], Fit]]:
+    """What fits rows of that form as the preset says."""
+    if preset.grpo:
+        return partial(fit_prompts, allowed=preset.grpo.allowed, group=preset.grpo.group)
+    return fit_pairs if form == "pairs" else fit_rows
 
 
 def order_of(ids: Sequence[str], seed: int, examples: int) -> list[int]:
@@ -120,6 +136,6 @@ def token_digest(fitted: Sequence[Fitted], order: Sequence[int]) -> str:
     """The sha256 of every token in the order of training: of data, template and tokenizer."""
     digest = hashlib.sha256()
     for row in fitted:
-        digest.update(json.dumps([row.example_id, row.prompt_ids, *row.answers]).encode())
+        digest.update(json.dumps([row.example_id, row.prompt_ids, *row.known]).encode())
     digest.update(json.dumps(list(order)).encode())
     return digest.hexdigest()

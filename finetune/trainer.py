@@ -23,6 +23,13 @@ class Quiet(LateLogs):
     is_fast = False
     terms: Sequence[str] = ()  # what it logs of a step beside the loss
     validation: Any = None  # this process's share of the held-out rows
+    notes: dict[str, Any]  # what the method keeps in run.json
+    # The tokens of a step, and those trained, where they are not known before it is made.
+    counted: Callable[[int], tuple[int, int]] | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.notes = {}
+        super().__init__(*arguments, **named)
 
     def create_model_card(self, *arguments: Any, **named: Any) -> None:
         """None at a checkpoint: the finished run has its own."""

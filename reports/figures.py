@@ -7,7 +7,7 @@ Shares are 0 to 1 everywhere else; percentages exist only in reports.
 from dataclasses import dataclass
 
 from dataset_builder.printable import printable
-from evals.tables import Gate
+from finetune.gate import Gate
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"  # a number that does not exist

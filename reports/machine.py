@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from evals.tables import Gate
+from finetune.gate import Gate
 from reports.findings import (
     ArmFindings,
     Effect,

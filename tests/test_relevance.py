@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM
 from bench.relevance import Reading, answers_to, chosen_end, first_sentence, forms, low, table, wins
 from dataset_builder.template import completion_ids, find_template, prompt_ids
 from dataset_builder.words import count_words
-from evals.gate import LIMITED, gate
 from evals.prompts import Prompt
 from evals.relevance import log_likelihoods, other_prompts, relevances
 from evals.scorers import Relevance
 from evals.scoring import ONE_WORD, Answered, other_replies, reference_answers, score
 from evals.suite import Suite
+from finetune.gate import LIMITED, gate
 from tests.tiny import ANSWERS, QUESTIONS, tiny_llama, tiny_phi, tiny_tokenizer
 
 

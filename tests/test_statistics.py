@@ -11,7 +11,6 @@ from evals.statistics import (
     bootstrap_interval,
     cluster_variance,
     holm,
-    least_share,
     mcnemar,
     no_worse,
     paired,
@@ -19,6 +18,7 @@ from evals.statistics import (
     seed_variance,
     sign_flip,
 )
+from finetune.gate import least_share
 
 RANDOM = np.random.default_rng(7)
 

@@ -112,6 +112,7 @@ def tiny_preset(
     previews: str = "",
     dpo: str = "",
     reward: str = "",
+    grpo: str = "",
 ) -> Path:
     """A preset file at `out`; the texts are further lines of TOML for each section.
 
@@ -140,6 +141,7 @@ def tiny_preset(
         "previews": ("steps = 3", "prompts = 2", "limits = [5]", "tokens = 8", previews),
         **({"dpo": (dpo,)} if dpo else {}),
         **({"reward": (reward,)} if reward else {}),
+        **({"grpo": (grpo,)} if grpo else {}),
     }
     lines: list[str] = []
     for section, texts in sections.items():
@@ -196,6 +198,21 @@ def pair(
         "chosen_words": count_words(better),
         "rejected_words": count_words(worse),
     }
+
+
+def asked(n: int, *, limit: int | None = 5, question: str | None = None) -> dict:
+    """The n-th prompt without an answer, with its limit stated."""
+    made = example(n, question=question, limit=limit)
+    kept = ("example_id", "tree_id", "prompt_id", "lang", "turns", "rank", "reply_words", "limit")
+    return {key: made[key] for key in (*kept, "prompt")} | {"reply_id": f"p{n}-0"}
+
+
+def write_prompts(
+    name: str = "prompts", rows: list[dict] | None = None, validation: list[dict] | None = None
+) -> Path:
+    """The folder of a variant of prompts (ten by default), its tables beside it."""
+    held = [asked(n) for n in range(100, 103)] if validation is None else validation
+    return write_variant(name, rows or [asked(n) for n in range(10)], held, form="prompts")
 
 
 def write_pairs(

@@ -15,8 +15,8 @@ leans towards answers in the base's manner, and the reason says so.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.statistics import least_share
-from evals.tables import Gate
+import msgspec
+from scipy import special
 
 # The answers that a human reply must beat, in the order they are reported.
 LIMITED = ("human_cut", "other_human", "one_word")
@@ -27,6 +27,19 @@ BESIDE = ("base_cut",)
 
 # By answerer, prompt and limit: the score.
 Values = Mapping[tuple[str, str, int | None], float]
+
+LEVEL = 0.95  # of intervals
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a quality scorer ranks a relevant human reply above what wins trivially (rule 7)."""
+
+    metric: str
+    passed: bool
+    # limit, over (human_cut, other_human, one_word, base_cut), share of prompts won, n, low (of its
+    # interval), passed.
+    wins: list[dict[str, Any]]
+    reason: str  # one line for the reader
 
 
 def gate(
@@ -50,7 +63,8 @@ def gate(
     failed = [win for win in wins if not win["passed"] and win["over"] not in BESIDE]
     if not failed:
         reason = "the human reply scores above each trivial answer in more than half of the prompts"
-        lost = [win for win in wins if win["over"] in BESIDE and not win["passed"]]
+        tried = [win for win in wins if win["over"] in BESIDE and win["n"]]
+        lost = [win for win in tried if not win["passed"]]
         if lost:
             reason += f"; not so above {_NAMES['base_cut']}: it leans towards the base's manner"
         return Gate(metric=metric, passed=True, wins=wins, reason=reason)
@@ -105,3 +119,12 @@ def _wins(
         "low": low,
         "passed": low is not None and low > 0.5,
     }
+
+
+def least_share(won: int, n: int) -> float:
+    """The lower end of the exact 95 % interval of a share (Clopper and Pearson 1934).
+
+    >>> round(least_share(40, 40), 3)
+    0.912
+    """
+    return float(special.betaincinv(won, n - won + 1, (1 - LEVEL) / 2)) if won else 0.0
