@@ -76,10 +76,36 @@ def _start(run: Run) -> str:
     if run.parent is None:
         return ""
     parent = run.parent
+    before = " ".join(
+        f"That one had gone on from `{each.name}` of the method `{each.preset['method']}`."
+        for each in reversed(parent.lineage[:-1])
+    )
     return f"""
-By direct preference optimisation it went on from the adapter of `{parent.name}`, sha256
-`{parent.adapter_sha256}`, which is in it whole and was its reference: a supervised run on the
-variant `{parent.manifest.name}` ({parent.manifest.title}), digest `{parent.manifest.digest}`.
+By {_BY[run.method]} it went on from the adapter of `{parent.name}`, sha256
+`{parent.adapter_sha256}`, which is in it whole and was its reference: a run of the method
+`{parent.preset["method"]}` on the variant `{parent.manifest.name}` ({parent.manifest.title}),
+digest `{parent.manifest.digest}`. {before}
+{_rewards(run)}"""
+
+
+# How a run went on from another.
+_BY = {
+    "dpo": "direct preference optimisation",
+    "grpo": "group relative policy optimisation",
+}
+
+
+def _rewards(run: Run) -> str:
+    """What a policy's answers were rewarded for, and what is known of that."""
+    gate = run.notes.get("quality_gate")
+    if gate is None:
+        return ""
+    passed = "passed" if gate["passed"] else "did not pass"
+    return f"""
+Its answers were rewarded for keeping their limit in words and, under the model that it went on
+from, for being likelier after their own question than after others: a relative of the scores
+`relevance`, `relevance_total` and `relevance_controlled`, which are measured under the base. What
+looks better by these may be what was rewarded. That quality {passed} its gate: {gate["reason"]}.
 """
 
 

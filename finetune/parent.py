@@ -29,25 +29,20 @@ def find_parent(name: str, seed: int, preset: Preset, preset_name: str) -> tuple
             raise InputError(
                 f"preset `{preset_name}`: the method `{preset.method}` starts from the base, and"
                 f" `--from {name}` names a run",
-                "leave `--from` out, or choose a preset of the method `dpo`",
+                "leave `--from` out, or choose a preset of the method `dpo` or `grpo`",
             )
         return None
     if not name:
         raise InputError(
             f"preset `{preset_name}`: the method `{preset.method}` goes on with the adapter of a"
             " run, and none is named",
-            "add `--from RUN`, a run of the method `sft`; `just list` shows what there is",
+            "add `--from RUN`, such as one of the method `sft`; `just list` shows what there is",
         )
     directory = _one_of(find_runs(name), name, seed)
     run = load_run(directory)
     if not METHODS[run.method].answers:
         raise InputError(
             f"run `{run.name}` is a reward model, and gives no answers to go on from",
-            "name a run of the method `sft` with `--from`",
-        )
-    if METHODS[run.method].starts_from_run:
-        raise InputError(
-            f"run `{run.name}` is of the method `{run.method}`, and has a start of its own",
             "name a run of the method `sft` with `--from`",
         )
     _refuse_unlike(run, preset, preset_name)
@@ -84,6 +79,7 @@ def parent_record(run: Run) -> Parent:
         preset_name=run.preset_name,
         preset_digest=run.preset_digest,
         preset=run.preset,
+        parent=run.parent,
     )
 
 

@@ -274,9 +274,14 @@ def numbers(step: Step) -> str:
 
 def _told(terms: dict[str, float]) -> str:
     """Of a step's terms those that say most."""
-    if "reward_margin" not in terms:
-        return ""
-    return f"  margin {terms['reward_margin']:+.3f}  right {terms['reward_accuracy']:.0%}"
+    if "reward_margin" in terms:
+        return f"  margin {terms['reward_margin']:+.3f}  right {terms['reward_accuracy']:.0%}"
+    if "keeps_limit" in terms:
+        return (
+            f"  reward {terms['reward']:.3f}  limit kept {terms['keeps_limit']:.0%}"
+            f"  words {terms['words']:.0f}"
+        )
+    return ""
 
 
 def span(seconds: float) -> str:

@@ -79,6 +79,12 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True):
     preset_name: str
     preset_digest: str
     preset: dict[str, Any]  # whole
+    parent: "Parent | None" = None  # what it started from itself
+
+    @property
+    def lineage(self) -> tuple["Parent", ...]:
+        """The runs that led here, this one last."""
+        return (*(self.parent.lineage if self.parent else ()), self)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,14 +120,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def method(self) -> str:
-        """How it was trained: sft, dpo, reward."""
+        """How it was trained: sft, dpo, grpo, reward."""
         return str(self.preset.get("method", "sft"))
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
         """The variants that the model has seen rows of, in the order of training."""
-        earlier = (self.parent.manifest,) if self.parent else ()
-        return (*earlier, self.manifest)
+        earlier = self.parent.lineage if self.parent else ()
+        return (*(each.manifest for each in earlier), self.manifest)
 
 
 def runs_root() -> Path:
@@ -211,12 +217,17 @@ def arm_of(directory: Path) -> str:
     Of runs that started from others, `from` is followed by a digest of the parent's arm: seeds that
     each went on from another seed of one arm are one arm too.
     """
-    arm = without_seed(f"{directory.parent.name}/{directory.name}")
+    name = f"{directory.parent.name}/{directory.name}"
+    return _arm(name, load_run(directory).parent if "-from-" in name else None)
+
+
+def _arm(name: str, parent: Parent | None) -> str:
+    arm = without_seed(name)
     started = re.fullmatch(r"(.+-[0-9a-f]{12}-from-)[0-9a-f]{8}", arm)
-    parent = load_run(directory).parent if started else None
     if started is None or parent is None:
         return arm
-    return started[1] + hashlib.sha256(without_seed(parent.name).encode()).hexdigest()[:8]
+    start = _arm(parent.name, parent.parent)
+    return started[1] + hashlib.sha256(start.encode()).hexdigest()[:8]
 
 
 def without_seed(name: str) -> str:

@@ -67,7 +67,7 @@ def test_without_a_start_the_method_says_what_is_wanted(folder: Path, capsys):
     assert error == (
         "preset `dpo`: the method `dpo` goes on with the adapter of a run, and none is named"
     )
-    assert hint.startswith("add `--from RUN`, a run of the method `sft`")
+    assert hint.startswith("add `--from RUN`, such as one of the method `sft`")
 
 
 def test_supervised_tuning_takes_no_start(folder: Path, capsys):
