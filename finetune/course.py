@@ -165,7 +165,8 @@ def _train(
         started=started,
         segment=segment,
         log_steps=training.log_steps,
-        peak_tokens=peak * trainer.args.world_size / flops,
+        # Where answers are made too, time says little of how well the card multiplies.
+        peak_tokens=None if trainer.counted else peak * trainer.args.world_size / flops,
         terms=trainer.terms,
     )
     trainer.pauses, recorder.settle = recorder.pauses, trainer.settle

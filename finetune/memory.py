@@ -19,7 +19,7 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from finetune.launch import dealt
-from finetune.methods import sequences_of
+from finetune.methods import METHODS, sequences_of
 from finetune.preset import Preset
 from finetune.targets import ALL
 

@@ -74,6 +74,8 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Of the squared sum of a pair's two rewards, added to its loss: only differences are learnt
     # otherwise, and rewards may drift (Eisenstein and others 2023, arXiv 2312.09244).
     center_rewards_coefficient: NotNegative = 0.0
+
+
 class Grpo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What group relative policy optimisation alone reads."""
 
