@@ -113,7 +113,7 @@ class GroupTrainer(Quiet, GRPOTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
-        """The step's micro-batches, answered, and how many tokens their answers have in all."""
+        """The step's micro-batches, answered, and the tokens of its share in the rollout."""
         planned, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         step = self.state.global_step
         if step not in self._rolled:
@@ -121,7 +121,9 @@ class GroupTrainer(Quiet, GRPOTrainer):
         rolled = self._rolled[step]
         if [each["place"].tolist() for each in planned] != rolled.places:
             raise RuntimeError(f"step {step + 1}: other prompts than the rollout's are due")
-        return list(rolled.batches), torch.tensor(rolled.trained, device=device)
+        # As TRL counts: every token of a rollout weighs the same, in whichever of its steps.
+        share = sum(each.trained for each in self._rolled.values()) / len(self._rolled)
+        return list(rolled.batches), torch.tensor(share, device=device)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Only onto the device: there is nothing left to generate."""
@@ -201,7 +203,7 @@ class GroupTrainer(Quiet, GRPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss per token of the whole step's answers."""
+        """The loss per token of the step's share in the rollout's answers."""
         found = token_log_probabilities(model, inputs)
         ratio = (found - inputs.get("old", found.detach())).exp()
         advantage = inputs["advantages"][..., None]

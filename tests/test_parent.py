@@ -9,7 +9,6 @@ import pytest
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
 from finetune.__main__ import app
-from finetune.parent import find_parent
 from finetune.plan import find_target
 from finetune.preset import load_preset
 from finetune.run import arm_of, find_runs, load_run
@@ -220,13 +219,6 @@ def test_seeds_that_each_went_on_from_their_own_are_one_arm(folder: Path):
     assert [load_run(each).seed for each in find_runs("pairs")] == [0, 1]
     assert find_runs(f"{first.parent.name}/{first.name}") == [first]
     shutil.rmtree(runs / first.parent.name)
-
-
-def test_a_run_of_preferences_is_no_start(folder: Path):
-    directory = trained(folder / "dpo.toml", "pairs", seed=1, start="sft/tiny")
-    with pytest.raises(InputError, match="is of the method `dpo`, and has a start of its own"):
-        find_parent(str(directory), 0, load_preset(str(folder / "dpo.toml")), "dpo")
-    shutil.rmtree(directory)
 
 
 def test_the_plan_holds_its_parent(folder: Path):

@@ -239,7 +239,7 @@ def test_previews_where_there_is_no_room_for_a_copy_are_the_same(
     plan, model = adapted
     found = []
     for room in (True, False):
-        monkeypatch.setattr("finetune.previews.has_room", lambda *_, room=room: room)
+        monkeypatch.setattr("finetune.plain.has_room", lambda *_, room=room: room)
         rows: list[Preview] = []
         arguments = (plan.preset.previews, plan.template, plan.tokenizer)
         out = tmp_path / f"{room}.jsonl"
