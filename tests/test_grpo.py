@@ -173,7 +173,7 @@ def test_the_losses_and_the_adapter_are_those_of_trls_own_trainer(run, tmp_path,
     assert len(ours) == len(logged) == 6
     assert [step.loss for step in ours] == pytest.approx([one["loss"] for one in logged], abs=2e-4)
     for step, theirs in zip(ours, logged, strict=True):
-        assert step.grad_norm == pytest.approx(float(theirs["grad_norm"]), rel=1e-2)
+        assert step.grad_norm == pytest.approx(float(theirs["grad_norm"]), rel=5e-2)
         # Theirs is the mean of the means of micro-batches.
         assert step.terms["divergence"] == pytest.approx(theirs["kl"], rel=0.1, abs=1e-4)
     assert max(step.grad_norm for step in ours) > 0.01
