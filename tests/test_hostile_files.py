@@ -1,8 +1,7 @@
 """Ten and more cases of each kind of hostile file, in every packing where it applies: what is bad
 is refused with its reason, and all the rest is there.
 
-The kinds that are lines of JSON (UTF-8, NUL, surrogates, NaN, keys that stand twice, types, depth)
-stand in test_merge, and are packed here.
+Lines of JSON that are bad are read plain in test_merge, and packed here.
 """
 
 import gzip
@@ -12,9 +11,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import test_merge as rows_of_json
-from builders import lines, message, nested, prompt, reply, write
-from test_merge import least
+from builders import lines, nested, prompt, write
+from hostile_rows import (
+    ALTERNATION,
+    BOT,
+    CYCLES,
+    FOREST,
+    LINES,
+    NOT_UTF8,
+    ORPHANS,
+    ROOTS,
+    SELF_PARENTS,
+    SOUND,
+    USER,
+    zstd,
+)
 
 from dataset_builder import lines as lines_module
 from dataset_builder.errors import InputError
@@ -23,113 +34,14 @@ from dataset_builder.forest import join_exports
 from dataset_builder.threads import make_tables
 
 PACKINGS = ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
-SOUND = [each for n in range(30) for each in (prompt(f"s{n}"), reply(f"s{n}r", f"s{n}"))]
-USER, BOT = "prompter", "assistant"
-
-
-def chain(*roles, start=None):
-    """Messages below each other by these roles, called a, b, c ..."""
-    names = "abcdefghijkl"
-    above = [start, *names]
-    return [
-        message(name, up, role) for name, up, role in zip(names, above, roles, strict=False) if role
-    ]
-
-
-# Each: the rows, and which of them are refused.
-ALTERNATION = [
-    (chain(USER, USER), "b"),
-    (chain(USER, BOT, BOT), "c"),
-    (chain(BOT), "a"),
-    (chain(BOT, BOT), "ab"),
-    (chain(BOT, USER, BOT), "a"),
-    (chain(USER, USER, USER), "bc"),
-    (chain(USER, BOT, BOT, USER, USER), "ce"),
-    ([*chain(USER, BOT), message("x", "a", USER), message("y", "a", USER)], "xy"),
-    ([*chain(USER, BOT), message("x", "b", BOT), message("y", "x", BOT)], "xy"),
-    ([*chain(USER, BOT), message("x", "s0r", BOT)], "x"),
-    ([message("x", "s0", USER), message("y", "x", BOT)], "x"),
-]
-SELF_PARENTS = [([message("x", "x", role)], "x") for role in (USER, BOT)] + [
-    ([message("x", "x", USER), reply("y", "x")], "x"),
-    ([message("x", "x", BOT), prompt("y", "x")], "x"),
-    ([message(name, name, USER) for name in "xyz"], "xyz"),
-    ([prompt("a"), message("x", "x", BOT, rank=0)], "x"),
-    ([message("\u00e9", "\u00e9", USER)], "\u00e9"),
-    ([message(":", ":", USER)], ":"),
-    ([message(" ", " ", BOT)], " "),
-    ([message("x", "x", USER, deleted=True), message("y", "y", BOT, synthetic=True)], "xy"),
-    ([message("x", "x", USER, message_tree_id="x")], "x"),
-]
-CYCLES = [
-    (
-        [
-            message(f"{k}{n}", f"{k}{(n + 1) % length}", BOT if n % 2 else USER)
-            for k, length in enumerate(lengths)
-            for n in range(length)
-        ]
-        + tail,
-        [f"{k}{n}" for k, length in enumerate(lengths) for n in range(length)],
-    )
-    for lengths, tail in [
-        ([2], []),
-        ([3], []),
-        ([4], [message("t", "00", BOT)]),
-        ([7], []),
-        ([8], [message("t", "01", USER), reply("u", "t")]),
-        ([2, 2], []),
-        ([2, 3, 4], []),
-        ([9], [message("t", "08", USER)]),
-        ([5, 5], []),
-        ([10], []),
-    ]
-]
-ROOTS = [
-    ([prompt("a", message_tree_id="t"), prompt("b", message_tree_id="t")], "b"),
-    ([prompt("t"), prompt("a", message_tree_id="t")], "a"),
-    ([prompt(name, message_tree_id="t") for name in "cba"], "bc"),
-    ([prompt(name, message_tree_id="b") for name in "abc"], "ac"),
-    ([prompt("x", message_tree_id="s0")], "x"),
-    ([prompt(name, message_tree_id="s0") for name in "xyz"], "xyz"),
-    ([prompt(name, message_tree_id=tree) for name, tree in ("au", "bu", "cv", "dv")], "bd"),
-    ([prompt("a", message_tree_id=":"), prompt("b", message_tree_id=":")], "b"),
-    ([prompt("a", message_tree_id="t", deleted=True), prompt("b", message_tree_id="t")], "b"),
-    ([prompt("a", message_tree_id="b"), prompt("b", message_tree_id="a")], ""),
-    ([*chain(USER, BOT), prompt("x", message_tree_id="a"), reply("y", "x")], "x"),
-]
-ORPHANS = [
-    [prompt("x", "gone")],
-    [reply("x", "gone")],
-    [reply("x", "gone"), reply("y", "gone")],
-    [prompt("x", "gone"), reply("y", "x"), prompt("z", "y")],
-    [reply("x", "gone"), prompt("y", "x"), reply("z", "y")],
-    [reply("x", "")],
-    [reply("x", "S0")],
-    [reply("x", "s0 ")],
-    [reply("x", "s0\u200b")],
-    [reply("x", "gone", rank=0), reply("y", "elsewhere", rank=0)],
-    [prompt("x", "gone", message_tree_id="s0"), reply("y", "x", message_tree_id="s0")],
-]
 
 
 def forest_of(folder: Path, packing: str, rows):
     return join_exports([read_export(write(folder / f"x.{packing}", [*SOUND, *rows]))])
 
 
-CASES = [
-    (kind, rows, names)
-    for kind, cases in {
-        "alternation": ALTERNATION,
-        "self_parent": SELF_PARENTS,
-        "cycle": CYCLES,
-        "several_roots": ROOTS,
-    }.items()
-    for rows, names in cases
-]
-
-
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize(("kind", "rows", "names"), CASES)
+@pytest.mark.parametrize(("kind", "rows", "names"), FOREST)
 def test_what_does_not_hang_together_is_refused_with_its_reason(
     tmp_path, packing, kind, rows, names
 ):
@@ -164,45 +76,29 @@ def test_orphans_are_there_and_in_no_whole_conversation(tmp_path, packing):
 
 
 def test_every_kind_has_ten_cases():
-    kinds = [ALTERNATION, SELF_PARENTS, CYCLES, ROOTS, ORPHANS, LONG, BOMBS, *JSON.values()]
+    kinds = [ALTERNATION, SELF_PARENTS, CYCLES, ROOTS, ORPHANS, LONG, BOMBS, *LINES.values()]
     assert all(len(kind) >= 10 for kind in kinds)
 
 
 # ------------------------------------------------------------------------------ lines of JSON
 
 
-JSON = {
-    "duplicate_key": rows_of_json.TWICE,
-    "json": [least(f'"text": "a", "rank": {n}') for n in rows_of_json.NUMBERS],
-    "json ": [least(f'"text": "{text}"') for text in rows_of_json.SURROGATES],
-    "utf8": [least('"text": "?"').replace(b"?", text) for text in rows_of_json.NOT_UTF8],
-    "nul": [least(field) for field in rows_of_json.NULS],
-    "wrong_type": [least(field) for field in rows_of_json.TYPES],
-    "form": rows_of_json.SHAPES,
-    "too_deep": rows_of_json.DEEP,
-}
-
-
 @pytest.mark.parametrize("packing", PACKINGS[1:3])
-@pytest.mark.parametrize("kind", JSON)
+@pytest.mark.parametrize("kind", LINES)
 def test_hostile_lines_are_refused_in_a_packed_file_too(tmp_path, packing, kind):
     sound = lines(SOUND)
-    content = sound + b"".join(row + b"\n" for row in JSON[kind]) + lines([prompt("last")])
+    content = sound + b"".join(row + b"\n" for row in LINES[kind]) + lines([prompt("last")])
     pack = gzip.compress if packing == "jsonl.gz" else zstd
     (tmp_path / "x").write_bytes(pack(content))
     forest = join_exports([read_export(tmp_path / "x")])
     rejects = forest.rejects.to_pylist()
-    assert [row["reason"] for row in rejects] == [kind.strip()] * len(JSON[kind])
-    assert [row["line"] for row in rejects] == [*range(61, 61 + len(JSON[kind]))]
+    assert [row["reason"] for row in rejects] == [kind] * len(LINES[kind])
+    assert [row["line"] for row in rejects] == [*range(61, 61 + len(LINES[kind]))]
     offsets = [len(sound)]
-    for row in JSON[kind][:-1]:
+    for row in LINES[kind][:-1]:
         offsets.append(offsets[-1] + len(row) + 1)
     assert [row["byte_offset"] for row in rejects] == offsets
     assert forest.messages.num_rows == 61
-
-
-def zstd(content):
-    return pa.compress(content, "zstd", asbytes=True)
 
 
 LABEL = pa.struct([("value", pa.float64()), ("count", pa.int32())])
@@ -276,7 +172,7 @@ def test_hostile_values_in_parquet_cost_their_message_alone(tmp_path, reason, co
     assert export.met.num_rows == 8
 
 
-@pytest.mark.parametrize("text", rows_of_json.NOT_UTF8)
+@pytest.mark.parametrize("text", NOT_UTF8)
 def test_parquet_whose_text_is_not_utf8_is_refused_whole(tmp_path, text):
     texts = pa.array([b"a", text]).view(pa.string())
     columns = {"message_id": ["a", "b"], "role": [USER] * 2, "text": texts}

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import lines, message, nested, prompt, reply, write
+from hostile_rows import LINES, least
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
@@ -41,10 +42,6 @@ def threads(rows):
             path.insert(0, by_id[path[0]["parent_id"]])
         found.append({"thread_id": row["message_id"], "thread": {"messages": path}})
     return found
-
-
-def least(text: str) -> bytes:
-    return ('{"message_id": "x", "role": "prompter", ' + text + "}").encode()
 
 
 # ---------------------------------------------------------------------------------- the forms
@@ -233,68 +230,10 @@ def test_what_is_no_number_is_refused_in_parquet_as_in_json(tmp_path, value, for
 
 # --------------------------------------------------------------------------------- the border
 
-TWICE = [
-    least('"text": "a", "text": "b"'),
-    least('"text": null, "text": "b"'),
-    least('"text": "a: b", "rank": 1, "rank": null'),
-    least('"text": "a", "message_id": "y"'),
-    least('"text": "a", "role": "assistant"'),
-    least('"text": "a", "labels": {"spam": {"value": 1}, "spam": {"value": 0}}'),
-    least('"text": "a", "labels": {"spam": {"value": 1, "value": 0}}'),
-    least('"text": "a", "emojis": {"+1": 1, "+1": 2}'),
-    least('"text" : "a", "te\\u0078t": "\\u003a"'),
-    least('"text": "a", "of another tool": {"a": [{"b": 1, "b": 1}]}'),
-    b'{"prompt": {"message_id": "x", "role": "prompter", "replies": [], "replies": []}}',
-    b'{"thread_id": "x", "thread": [{"message_id": "x", "message_id": "x"}]}',
-    b'{"message_id": 3, "message_id": "x"}',
-]
-NUMBERS = ["NaN", "Infinity", "-Infinity", "nan", "1e", "01", "+1", "1_0", "0x1", ".5"]
-SURROGATES = ["\\ud800", "\\udfff", "\\ud800x", "\\ud800\\u0041", "\\udc00\\ud800", "a\\udbff"]
-SURROGATES += ["\\uDEAD", "\\ud83d", "\\ud83d\\ud83d", "\\ud83d "]
-NOT_UTF8 = [b"\xff", b"\xc3", b"\xe9", b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf8\x88\x80\x80"]
-NOT_UTF8 += [b"\xfe\xff", b"\xe2\x82", b"\xf4\x90\x80\x80"]
-NULS = [f'"text": "a", "{name}": "x\\u0000"' for name in ("parent_id", "lang", "model_name")]
-NULS += [f'"text": "a", "{name}": "\\u0000"' for name in ("created_date", "message_tree_id")]
-NULS += ['"text": "\\u0000"', '"text": "a\\u0000b"', '"text": "a", "tree_state": "\\u0000"']
-NULS += ['"text": "a", "labels": {"\\u0000": null}', '"text": "a", "emojis": {"\\u0000": 1}']
-TYPES = ['"text": 1', '"text": ["a"]', '"text": "a", "rank": "0"', '"text": "a", "rank": -1']
-TYPES += ['"text": "a", "deleted": 1', '"text": "a", "labels": {"spam": [1]}']
-TYPES += ['"text": "a", "labels": {"name": ["a", "b"], "value": [1.0], "count": [1, 1]}']
-TYPES += ['"text": "a", "labels": {"name": [1], "value": [1.0], "count": [1]}']
-TYPES += ['"text": "a", "emojis": {"name": ["a"], "count": ["b"]}', '"text": "a", "emojis": "+1"']
-TYPES += [
-    '"text": "a", "labels": {"name": ["a"], "count": [2147483648]}',
-    '"text": "a", "lang": {}',
-]
-SHAPES = [
-    b"[]",
-    b"null",
-    b"1",
-    b'"a"',
-    b"true",
-    b"{}",
-    b"[[]]",
-    b'{"prompt": null}',
-    b'{"replies": []}',
-]
-SHAPES += [b'{"thread_id": "t", "thread": {}}', b'{"message_tree_id": "t"}']
-DEEP = [opening * 5000 for opening in (b"[", b'{"a":', b'[{"a":', b'{"replies":[')]
-DEEP += [b'{"prompt":' * 3000, b'{"message_id": "x", "replies": [' * 3000, b"[[" * 9999]
-DEEP += [b'{"labels":' * 2000, b'{"thread":{"messages":[' * 2000, b' { "events" : [ ' * 3000]
-
 
 @pytest.mark.parametrize(
     ("row", "reason"),
-    [
-        *((row, "duplicate_key") for row in TWICE),
-        *((least(f'"text": "a", "rank": {n}'), "json") for n in NUMBERS),
-        *((least(f'"text": "{text}"'), "json") for text in SURROGATES),
-        *((least('"text": "?"').replace(b"?", text), "utf8") for text in NOT_UTF8),
-        *((least(field), "nul") for field in NULS),
-        *((least(field), "wrong_type") for field in TYPES),
-        *((row, "form") for row in SHAPES),
-        *((row, "too_deep") for row in DEEP),
-    ],
+    [(row, reason) for reason, rows in LINES.items() for row in rows],
 )
 def test_hostile_rows_cost_themselves_alone_and_stand_among_the_rejects(tmp_path, row, reason):
     before, after = (lines([message(f"{side}{n}") for n in range(3)]) for side in "ab")
