@@ -721,7 +721,7 @@ least twice the runs of any pair. */
 void compare_runs(const uint64_t *hashes, const int64_t *offsets, const int64_t *pairs, int64_t n, uint64_t *table,
                   unsigned char *sides, int64_t room, int64_t *counts) {
     for (int64_t pair = 0; pair < n; pair++, counts += 3) {
-        int64_t total = 0, here = 4;
+        int64_t total = 0, here = 1;
         for (int side = 0; side < 2; side++) {
             int64_t text = pairs[2 * pair + side];
             total += offsets[text + 1] - offsets[text];
