@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plain_forest import plain_forest
 from real import real
 from test_export import read, reasons
+from usual_lines import SCORES
 
 from dataset_builder import lines as lines_module
 from dataset_builder import shards
@@ -172,10 +173,6 @@ def test_real_files_are_read_by_the_batch_as_line_by_line(name):
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(shards, "read_row")  # no line is left over
         read_export(path)
-
-
-SCORES = ("toxicity", "severe_toxicity", "obscene", "identity_attack", "insult", "threat")
-SCORES += ("sexual_explicit",)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from builders import lines, message, nested, prompt, reply
+from builders import lines, nested, prompt, reply
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
-from test_columns import SCORES, assert_same, contents, leave_all
+from test_columns import assert_same, contents, leave_all
+from usual_lines import USUAL
 
 from dataset_builder import compiled, shards, words
 from dataset_builder.export import read_export
@@ -27,19 +28,6 @@ relaxed = settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-ROWS = [
-    *nested(
-        [
-            prompt("a", text='line\n"two" \\ é Я 漢 \U0001f600 \u2028', user_id="u"),
-            reply("b", "a", labels={"spam": {"value": 1 / 3, "count": 2}}, emojis={"+1": 3}),
-            prompt("c", "b", detoxify=dict.fromkeys(SCORES, 7.5e-05)),
-            reply("d", "c", rank=1, review_count=3, model_name="m"),
-        ]
-    ),
-    message("e", labels={"quality": {"value": 0.25, "count": 1}}, created_date="2023-01-01"),
-    reply("f", "e"),
-]
-WHOLE = [json.dumps(row, ensure_ascii=n % 2 == 1).encode() for n, row in enumerate(ROWS * 2)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,7 +76,7 @@ edits = st.lists(
 
 
 @relaxed
-@given(st.lists(st.tuples(st.sampled_from(WHOLE), edits), min_size=1, max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(USUAL), edits), min_size=1, max_size=6))
 def test_lines_with_any_fault_are_read_as_each_on_its_own(tmp_path, parts):
     path = tmp_path / "x.jsonl"
     # Behind a blank line: at the start of a file, some edits make it gzip.
@@ -106,9 +94,9 @@ def test_files_of_every_kind_are_read_as_line_by_line(tmp_path, parts, size):
 
 def test_usual_lines_are_all_taken(tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\n".join(WHOLE) + b"\n\n \t\r\n")
+    path.write_bytes(b"\n".join(USUAL) + b"\n\n \t\r\n")
     taken = found(path)
-    assert (len(taken.forms), taken.left, taken.lines) == (len(WHOLE), [], len(WHOLE) + 2)
+    assert (len(taken.forms), taken.left, taken.lines) == (len(USUAL), [], len(USUAL) + 2)
     for name in ("laion_en_100.trees.jsonl", "oasst2_animals.trees.jsonl"):
         assert found(real(f"oasst/{name}")).left == []
 
@@ -212,7 +200,7 @@ def script(path: Path, *steps: str) -> Path:
 
 def test_without_a_compiler_the_tables_are_the_same(tmp_path, monkeypatch, anew):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\n".join(WHOLE))
+    path.write_bytes(b"\n".join(USUAL))
     fast = read_export(path)
     assert anew(tmp_path / "empty", cc=tmp_path / "no compiler") is None
     monkeypatch.setattr(shards, "COMPILED_BYTES", 0)
