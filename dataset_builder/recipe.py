@@ -5,7 +5,6 @@ ready, or machine-written unless asked for. A null fails a rule.
 """
 
 import difflib
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Union
@@ -14,7 +13,7 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from dataset_builder.labels import Labels, bounds
-from dataset_builder.settings import load_settings, settings_names, settings_path
+from dataset_builder.settings import load_settings, read_settings, settings_names, settings_path
 from dataset_builder.strata import Stratum
 from dataset_builder.wordings import TRAINING, WORDINGS
 
@@ -185,7 +184,7 @@ def _controlled(name: str, recipe: Recipe, control: Control) -> Recipe:
     than which control it is.
     """
     path = settings_path(name, RECIPES, "recipe")
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    table = read_settings(path)
     more = [f"[{key}]" for key in table if key not in ("title", "control")]
     more += ["control.recipe"] if control.recipe is not None else []
     if more:

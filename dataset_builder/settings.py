@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -18,25 +19,51 @@ from dataset_builder.errors import InputError
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
+# No recipe, preset or suite comes near it; a stranger's file might never end.
+SETTINGS_CHARACTERS = 2**20
+
 
 def load_settings(name: str, folder: Path, kind: str, struct: type[Settings]) -> Settings:
     """The `struct` that `name` stands for: a file of `folder` without its ending, or the path of a
     TOML file.
 
-    Raises InputError for an unknown name (listing the known ones), an unreadable file, broken TOML,
-    an unknown key or a value of the wrong type. `kind` is the word for the thing: recipe, preset or
+    Raises InputError for an unknown name (listing the known ones), as `read_settings` does, for an
+    unknown key or a value of the wrong type. `kind` is the word for the thing: recipe, preset or
     suite.
     """
     path = settings_path(name, folder, kind)
+    return parse_settings(read_settings(path), struct, path.name)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The tables and keys of the TOML file at `path`. Raises InputError where it cannot be read, is
+    too long or not valid, or where a number has more bits than TOML's.
+    """
+    hint = "compare it with one that ships"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(SETTINGS_CHARACTERS + 1)
+        if len(text) > SETTINGS_CHARACTERS:
+            raise InputError(f"{path}: more than {SETTINGS_CHARACTERS:,} characters", hint)
+        table = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            f"{path}: not valid TOML: {error}", "compare it with one that ships"
-        ) from error
-    return parse_settings(table, struct, path.name)
+    except RecursionError as error:
+        raise InputError(f"{path}: not valid TOML: nested too deeply", hint) from error
+    except ValueError as error:  # no UTF-8, no TOML, or a number of thousands of digits
+        raise InputError(f"{path}: not valid TOML: {error}", hint) from error
+    for number in _integers(table):
+        if not -(2**63) <= number < 2**63:
+            raise InputError(f"{path}: {number} has more than the 64 bits of TOML's integers", hint)
+    return table
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from _integers(inside)
 
 
 def settings_path(name: str, folder: Path, kind: str) -> Path:

@@ -83,3 +83,28 @@ def test_the_digest_is_of_values_not_of_their_order(tmp_path: Path):
     second = load(tmp_path, 'title = "x"\n[keep]\nnames = ["a"]\nmax_rank = 0\n')
     other = load(tmp_path, 'title = "x"\n[keep]\nnames = ["a"]\nmax_rank = 1\n')
     assert settings_digest(first) == settings_digest(second) != settings_digest(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = " + "[" * 50_000, "not valid TOML: nested too deeply"),
+        ("title = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
+        ("title = \xff", "not valid TOML: 'utf-8' codec"),
+        ('title = "x"\n#' + "a" * 2**20, "more than 1,048,576 characters"),
+        (f'title = "x"\n[keep]\nmax_rank = {2**63}', f"{2**63} has more than the 64 bits"),
+        (f"title = [0, [{{a = -{2**63 + 1}}}]]", f"-{2**63 + 1} has more than the 64 bits"),
+    ],
+    ids=range(6),
+)
+def test_a_strangers_file_is_refused_by_one_line(tmp_path: Path, text: str, message: str):
+    (tmp_path / "one.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError) as caught:
+        load_settings("one", tmp_path, "recipe", Outer)
+    assert str(caught.value).startswith(f"{tmp_path / 'one.toml'}: {message}")
+    assert caught.value.hint == "compare it with one that ships"
+
+
+def test_integers_may_have_64_bits(tmp_path: Path):
+    for rank in (2**63 - 1, -(2**63)):
+        assert load(tmp_path, f'title = "x"\n[keep]\nmax_rank = {rank}').keep.max_rank == rank
