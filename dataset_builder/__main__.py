@@ -48,10 +48,10 @@ def build(
         Share of root prompts that no variant trains on.
     text
         Also write train.jsonl and val.jsonl as `{"text": …}` under this template: one that ships,
-        or the chat template of a tokenizer, as its directory or a model of the Hub.
+        or the chat template of a tokenizer, as its directory or OWNER/NAME@COMMIT of the Hub.
     fit
         Also report what a length would do to the rows under this tokenizer: a directory, a
-        `tokenizer.json`, or a model of the Hub such as `microsoft/phi-2`.
+        `tokenizer.json`, or a model of the Hub as OWNER/NAME@COMMIT.
     fit_template
         The template of that report.
     fit_length

@@ -62,7 +62,7 @@ def read_json(path: Path, struct: type[Record]) -> Record:
         return msgspec.json.decode(path.read_bytes(), type=struct)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"{path}: not what treetune wrote: {error}", "delete its folder and build it again"
         ) from error

@@ -15,7 +15,13 @@ import msgspec
 from dataset_builder.artifacts import building, file_digest, read_json, write_json, write_text
 from dataset_builder.errors import InputError
 from dataset_builder.template import TEMPLATES, Message, text
-from dataset_builder.tokenizer import DAY, asks_for_the_day, chat_template, open_tokenizer
+from dataset_builder.tokenizer import (
+    DAY,
+    TEMPLATE_FAULTS,
+    asks_for_the_day,
+    chat_template,
+    open_tokenizer,
+)
 from dataset_builder.variant import Plan
 
 
@@ -36,7 +42,7 @@ class TextFormat(NamedTuple):
 
 def text_format(name: str) -> TextFormat:
     """The template that ships as `name`, or the chat template of the tokenizer that `name` is: a
-    directory, or a model of the Hub.
+    directory, or a model of the Hub with its commit.
 
     Raises InputError where it is neither, or the tokenizer has no chat template.
     """
@@ -44,7 +50,9 @@ def text_format(name: str) -> TextFormat:
         return TextFormat(name, partial(text, TEMPLATES[name]))
     if "/" not in name and not Path(name).exists():
         near = difflib.get_close_matches(name, TEMPLATES, n=1)
-        known = f"known: {', '.join(TEMPLATES)}; or name a tokenizer's directory, or OWNER/MODEL"
+        known = (
+            f"known: {', '.join(TEMPLATES)}; or name a tokenizer's directory, or OWNER/NAME@COMMIT"
+        )
         raise InputError(
             f"unknown template `{name}`", f"did you mean `{near[0]}`?" if near else known
         )
@@ -112,13 +120,11 @@ def _stands(out: Path, exported: Exported) -> bool:
 
 
 def _rendered(tokenizer: Any, template: str, name: str, messages: Sequence[Message]) -> str:
-    from jinja2.exceptions import TemplateError
-
     try:
         return str(
             tokenizer.apply_chat_template(list(messages), tokenize=False, chat_template=template)
         )
-    except TemplateError as error:
+    except TEMPLATE_FAULTS as error:
         raise InputError(
             f"the chat template of `{name}` refuses a conversation: {error}",
             f"name a template that ships: {', '.join(TEMPLATES)}",

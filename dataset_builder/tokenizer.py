@@ -5,12 +5,22 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+
 from dataset_builder.errors import InputError
 
 # A chat template may ask for the day and write it into every conversation. It is told this one, so
 # that the same rows give the same text tomorrow, and two runs the same prompts; it is the day that
 # Llama's templates fall back on.
 DAY = date(2024, 7, 26)
+
+# A chat template is a stranger's program: beside refusing, it dies of what programs die of.
+TEMPLATE_FAULTS = (
+    TemplateError,
+    *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+)
+
+_HUB, _COMMIT = re.compile(r"[\w.-]+/[\w.-]+"), re.compile("[0-9a-f]{40}")
 
 _ASKS = re.compile(r"strftime_now\s*\(")
 _ASKS_PLAINLY = re.compile(r"strftime_now\s*\(\s*(['\"])(.*?)\1\s*\)")
@@ -39,9 +49,10 @@ def chat_template(tokenizer: Any) -> str:
 
 
 def open_tokenizer(name: str) -> Any:
-    """The tokenizer in a directory or a `tokenizer.json`, or of a model on the Hub.
+    """The tokenizer in a directory or a `tokenizer.json`, or of a model on the Hub at a commit,
+    OWNER/NAME@COMMIT.
 
-    Raises InputError where there is none or the Hub cannot be reached.
+    Raises InputError where there is none, no commit is named or the Hub cannot be reached.
     """
     from huggingface_hub.errors import HFValidationError
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -50,9 +61,19 @@ def open_tokenizer(name: str) -> Any:
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        return AutoTokenizer.from_pretrained(name)
+        if path.exists():
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model, _, commit = name.partition("@")
+        if _HUB.fullmatch(model) and not _COMMIT.fullmatch(commit):
+            raise InputError(
+                f"the tokenizer `{name}` is named without its commit",
+                f"`{model}@COMMIT`: 40 hexadecimal digits, or a directory on this disk",
+            )
+        return AutoTokenizer.from_pretrained(
+            model, revision=commit or None, trust_remote_code=False
+        )
     except (OSError, ValueError, HFValidationError) as error:
         raise InputError(
             f"no tokenizer `{name}` on this disk, and none was had from the Hub",
-            "name a directory that holds `tokenizer.json`, or a model of the Hub while online",
+            "name a directory that holds `tokenizer.json`, or OWNER/NAME@COMMIT while online",
         ) from error

@@ -18,7 +18,7 @@ from dataset_builder.words import count_words
 from finetune.base import BaseFiles, ready_base
 from finetune.chat import template_of
 from finetune.preset import Preset
-from finetune.run import Run, load_run
+from finetune.run import Run, load_run, refuse_changed_adapter
 
 if TYPE_CHECKING:
     from evals.plan import Watcher
@@ -51,6 +51,7 @@ def answers(
     seen: set[tuple[str, str]] = set()
     for directory in run_directories:
         run = load_run(directory)
+        refuse_changed_adapter(directory, run)
         preset = parse_settings(run.preset, Preset, f"{directory / 'run.json'}: preset")
         files = ready_base(preset.base, watcher.say)
         base = (files.digest, template_of(preset, files).name)

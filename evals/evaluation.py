@@ -294,6 +294,7 @@ def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
     from transformers import AutoConfig
 
     from evals.generate import Asked, window
+    from finetune.foreign import NO_CODE
     from finetune.model import load_tokenizer
 
     # A run may have tokens of its own.
@@ -306,7 +307,7 @@ def _asked(each: Planned) -> "tuple[list[Asked], dict[str, int], Any]":
         tokenizer,
         ([{"role": "user", "content": question.text}] for question in each.questions),
     )
-    room = window(AutoConfig.from_pretrained(str(each.files.directory)))
+    room = window(AutoConfig.from_pretrained(str(each.files.directory), **NO_CODE))
     asked = [
         Asked(_key(question), tuple(ids), each.suite.allowed(question.limit, question.wording))
         for question, ids in zip(each.questions, encoded, strict=True)

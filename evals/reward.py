@@ -21,6 +21,7 @@ from dataset_builder.template import encode_completions, encode_prompts
 from evals.prompts import Prompt
 from finetune.base import context_of, ready_base
 from finetune.chat import template_of
+from finetune.foreign import NO_CODE, NO_PICKLES, reading, weights_of
 from finetune.methods import METHODS
 from finetune.parent import refuse_other_base
 from finetune.preset import Preset
@@ -177,16 +178,10 @@ def read_reward_model(directory: Path) -> Any:
     where = f"reward model `{directory}`"
     if not (directory / "config.json").is_file():
         raise InputError(f"{where}: no config.json there", "give a directory that holds a model")
-    if not list(directory.glob("*.safetensors")):
-        raise InputError(f"{where}: it has no safetensors", "pickled weights are not loaded")
-    try:
-        labels = AutoConfig.from_pretrained(str(directory)).num_labels
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory))
-    except (OSError, ValueError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{where}: cannot be read: {said}", "give what `save_pretrained` wrote"
-        ) from error
+    weights_of(directory, where)
+    with reading(where):
+        labels = AutoConfig.from_pretrained(str(directory), **NO_CODE).num_labels
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory), **NO_CODE)
     if labels != 1:
         raise InputError(f"{where}: {labels} labels", "a reward is one number")
     if not tokenizer.chat_template:
@@ -202,7 +197,7 @@ def _of_directory(directory: Path, device: Any) -> Scorer:
     where = f"reward model `{directory}`"
     tokenizer = read_reward_model(directory)
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        str(directory), use_safetensors=True, output_loading_info=True
+        str(directory), output_loading_info=True, **NO_PICKLES
     )
     if info["missing_keys"]:
         raise InputError(

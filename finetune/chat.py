@@ -21,8 +21,9 @@ from dataset_builder.template import (
     prompt_ids,
     token_id,
 )
-from dataset_builder.tokenizer import chat_template
+from dataset_builder.tokenizer import TEMPLATE_FAULTS, chat_template
 from finetune.base import BaseFiles
+from finetune.foreign import NO_CODE, reading
 from finetune.preset import Preset
 
 AUTO = "auto"
@@ -39,7 +40,9 @@ def template_of(preset: Preset, files: BaseFiles) -> Template:
         return find_template(preset.template)
     from transformers import AutoTokenizer
 
-    return own_template(AutoTokenizer.from_pretrained(str(files.directory)), files.model)
+    with reading(f"the tokenizer of `{files.model}`"):
+        tokenizer = AutoTokenizer.from_pretrained(str(files.directory), **NO_CODE)
+    return own_template(tokenizer, files.model)
 
 
 def own_template(tokenizer: Any, model: str) -> Template:
@@ -132,8 +135,6 @@ def _system(
 
 
 def _render(tokenizer: Any, turns: Sequence[tuple[str, str]], invites: bool) -> str | None:
-    from jinja2.exceptions import TemplateError
-
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
         text: str = tokenizer.apply_chat_template(
@@ -142,7 +143,7 @@ def _render(tokenizer: Any, turns: Sequence[tuple[str, str]], invites: bool) -> 
             add_generation_prompt=invites,
             chat_template=chat_template(tokenizer),
         )
-    except TemplateError:  # a template's own refusal, of system messages for one
+    except TEMPLATE_FAULTS:  # its own refusal, of system messages for one, or a fault
         return None
     return text
 

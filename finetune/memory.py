@@ -9,7 +9,6 @@ Logits are made in tiles and do not count. Previews: the 4-bit weights unpacked 
 keys and values of all answers; they unpack only where there is room for it.
 """
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dataset_builder.errors import InputError
+from finetune.foreign import configuration, tensor_shapes
 from finetune.launch import dealt
 from finetune.methods import METHODS, sequences_of
 from finetune.preset import Preset
@@ -108,7 +108,7 @@ def takes_fast_path(preset: Preset, capability: tuple[int, int] | None, director
     """
     return (
         preset.training.fast
-        and _config(directory).get("model_type") in FAST_TYPES
+        and configuration(directory).get("model_type") in FAST_TYPES
         and not preset.extra_tokens
         and capability is not None
         and capability >= BF16
@@ -160,7 +160,7 @@ class Shapes(NamedTuple):
 
 def shapes_of(directory: Path, preset: Preset) -> Shapes:
     """What estimates are made from, of the base in `directory` under `preset`."""
-    tensors = _tensors(directory)
+    tensors = tensor_shapes(directory)
     matrices = {name: shape for name, shape in tensors.items() if len(shape) == 2}
     layers = {n: matrices[n] for n in sorted(matrices) if ".layers." in n or ".h." in n}
     targets = preset.lora.targets
@@ -169,7 +169,7 @@ def shapes_of(directory: Path, preset: Preset) -> Shapes:
         for name, shape in layers.items()
         if name.endswith(".weight") and (targets == ALL or name.split(".")[-2] in targets)
     ]
-    config = _config(directory)
+    config = configuration(directory)
     heads = [math.prod(shape) for name, shape in matrices.items() if name.endswith(_HEADS)]
     narrowest = min((min(shape) for shape in matrices.values()), default=0)
     outside = [math.prod(shape) for name, shape in matrices.items() if name not in layers]
@@ -196,24 +196,6 @@ def _cached(shapes: Shapes, preset: Preset) -> float:
     if preset.previews.temperature:
         rows *= 2  # a drawn answer beside each greedy one
     return rows * (preset.length + preset.previews.tokens) * shapes.depth * 2 * width * 2.0
-
-
-def _config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    config: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
-    return config
-
-
-def _tensors(directory: Path) -> dict[str, list[int]]:
-    """The shape of every tensor in the directory's safetensors files, read from their headers."""
-    shapes: dict[str, list[int]] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        shapes |= {
-            name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"
-        }
-    return shapes
 
 
 def _layer(name: str) -> str:

@@ -3,7 +3,6 @@ weight was loaded.
 """
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from transformers import (
 from dataset_builder.errors import InputError
 from dataset_builder.template import Template, end_id, token_id
 from finetune.base import BaseFiles
+from finetune.foreign import NO_CODE, NO_PICKLES, adapter_of, reading, tensor_shapes
 from finetune.oom import one_line
 from finetune.preset import Base
 from finetune.run import BaseModel
@@ -68,7 +68,8 @@ def load_tokenizer(files: BaseFiles, template: Template, directory: Path | None 
     pads: labels come from the completion mask and never from the padding id, so end-of-text is
     still learnt.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(directory or files.directory))
+    with reading(f"the tokenizer of `{files.model}`"):
+        tokenizer = AutoTokenizer.from_pretrained(str(directory or files.directory), **NO_CODE)
     if token_id(tokenizer, template.end) is None:
         end_id(template, tokenizer)  # raises with the reason
     tokenizer.eos_token = template.end
@@ -116,9 +117,9 @@ def load_base(
     kind: Any = AutoModelForCausalLM
     if not answers:
         kind, options["num_labels"] = AutoModelForSequenceClassification, 1
-    with quiet_loading():
+    with quiet_loading(), reading(f"base model `{files.model}`"):
         model, info = kind.from_pretrained(
-            str(files.directory), output_loading_info=True, **options
+            str(files.directory), output_loading_info=True, **options, **NO_PICKLES
         )
     record = _loaded(files, model, info)
     if not answers:
@@ -163,8 +164,10 @@ def load_merged(
 
         model = model.to(torch.float32)
         model = _grown(model, adapter)
-        with quiet_loading():
-            model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+        with quiet_loading(), reading(f"{adapter}"):
+            model = PeftModel.from_pretrained(
+                model, adapter_of(adapter), autocast_adapter_dtype=False
+            )
             model = model.merge_and_unload()
     model = model.to(precision)
     if not answers:
@@ -259,12 +262,12 @@ def _grown(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """`model` with the rows that the adapter's extra tokens need."""
     path = adapter / "tokenizer.json"
     if path.exists():
-        grow_embeddings(model, len(AutoTokenizer.from_pretrained(str(adapter))))
+        grow_embeddings(model, len(AutoTokenizer.from_pretrained(str(adapter), **NO_CODE)))
     return model
 
 
 def _loaded(files: BaseFiles, model: PreTrainedModel, info: dict[str, Any]) -> BaseModel:
-    stored = _stored_weights(files.directory)
+    stored = set(tensor_shapes(files.directory))
     unexpected = sorted(info.get("unexpected_keys") or [])
     return BaseModel(
         model=files.model,
@@ -289,16 +292,6 @@ def _without_word_head(record: BaseModel) -> BaseModel:
         unexpected=[name for name in record.unexpected if name not in of_words],
         unused=of_words,
     )
-
-
-def _stored_weights(directory: Path) -> set[str]:
-    """The names of all tensors in the directory's safetensors files, read from their headers."""
-    names: set[str] = set()
-    for path in directory.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        names |= set(header) - {"__metadata__"}
-    return names
 
 
 def _parameters(model: PreTrainedModel) -> int:

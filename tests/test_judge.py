@@ -207,7 +207,7 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path):
         rewards(find_reward_model(folder), [(PROMPT, "Air.")])
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    with pytest.raises(InputError, match="it has no safetensors"):
+    with pytest.raises(InputError, match="no safetensors in"):
         rewards(find_reward_model(folder), [(PROMPT, "Air.")])
 
 
