@@ -32,6 +32,29 @@ def count_file_operations(root: Path) -> list[int]:
     return done
 
 
+def killed(code: str, count: int) -> str:
+    """The one line `code`, dying at its `count`-th operation on a file of the artefacts."""
+    return f"""
+import os
+from tests.kills import file_operations_until_killed
+file_operations_until_killed({count}, os.environ["ARTIFACTS"])
+{code}
+"""
+
+
+def counted(code: str) -> str:
+    """The one line `code`; the last word printed is how many such operations it made."""
+    return f"""
+import os
+from tests.kills import count_file_operations
+done = count_file_operations(os.environ["ARTIFACTS"])
+try:
+    {code}
+finally:
+    print(f"\\n{{done[0]}}")
+"""
+
+
 def _watch(met: Callable[[], None], root: Path) -> None:
     def watch(event: str, arguments: tuple) -> None:
         if event in OPERATIONS and str(arguments[0]).startswith(str(root)):

@@ -24,11 +24,13 @@ SECONDS = 300  # that the libraries, or what a test started, may take on a busy 
 
 # It is asked a line at a time: what to start, or how that ended.
 SERVER = """
-import importlib, json, os, signal, socket, sys, traceback
+import gc, importlib, json, os, signal, socket, sys, traceback
 
 place, owner, names = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 for name in names:
     importlib.import_module(name)
+gc.collect()
+gc.freeze()  # a million objects, none of them garbage, which every child would look through
 
 
 def look(*_):
@@ -86,6 +88,9 @@ while True:
 
 # `python -m dataset_builder`, where its modules are there but `__main__`.
 DATASET_BUILDER = "import runpy; runpy.run_module('dataset_builder', run_name='__main__')"
+
+FINETUNE = DATASET_BUILDER.replace("dataset_builder", "finetune")
+EVALS = DATASET_BUILDER.replace("dataset_builder", "evals")
 
 # What building variants imports, and what training does.
 DATA = [f"dataset_builder.{file.stem}" for file in (ROOT / "dataset_builder").glob("[!_]*.py")]

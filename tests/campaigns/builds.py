@@ -14,23 +14,9 @@ import pytest
 from dataset_builder.manifest import find_variant
 from tests.builds import assert_same_files, assert_whole, build, files_of, halves
 from tests.campaign import Attempt, Campaign, Outcome
+from tests.kills import counted, killed
 from tests.warm import DATA, DATASET_BUILDER, Warm
 
-COUNTED = f"""
-import os
-from tests.kills import count_file_operations
-done = count_file_operations(os.environ["ARTIFACTS"])
-try:
-    {DATASET_BUILDER}
-finally:
-    print(f"\\n{{done[0]}}")
-"""
-KILLED = f"""
-import os
-from tests.kills import file_operations_until_killed
-file_operations_until_killed({{count}}, os.environ["ARTIFACTS"])
-{DATASET_BUILDER}
-"""
 POINTER = "variants/full.json"
 KILLS = 3  # before a build is left to end
 
@@ -43,9 +29,9 @@ def prepare(shared: Path) -> Iterator[Attempt]:
     before, wanted = shared / "before", shared / "wanted"
     assert build(process, before, one).wait() == 0
     shutil.copytree(before, wanted)
-    counted = build(process, wanted, two, COUNTED)
-    assert counted.wait() == 0
-    operations = int(counted.printed().split()[-1])
+    done = build(process, wanted, two, counted(DATASET_BUILDER))
+    assert done.wait() == 0
+    operations = int(done.printed().split()[-1])
     began = time.monotonic()
     assert build(process, shared / "timed", two).wait() == 0
     seconds = time.monotonic() - began
@@ -59,10 +45,10 @@ def prepare(shared: Path) -> Iterator[Attempt]:
         for at in range(KILLS):
             if (seed + at) % 2:
                 running = build(process, artifacts, two)
-                time.sleep(seconds * chance.uniform(0, 1.05))
-                running.kill_all() if chance.random() < 0.5 else running.kill()
+                if running.is_running(seconds * chance.uniform(0, 1.05)):
+                    running.kill_all() if chance.random() < 0.5 else running.kill()
             else:
-                code = KILLED.format(count=chance.randint(1, operations))
+                code = killed(DATASET_BUILDER, chance.randint(1, operations))
                 running = build(process, artifacts, two, code)
             kills += running.wait() == -signal.SIGKILL
             with pytest.MonkeyPatch.context() as patch:
