@@ -4,10 +4,12 @@ A directory is built under a temporary name, flushed, given its JSON last, and r
 JSON it does not exist.
 """
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +26,12 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 BUILDING = ".building-"
 # What a system says where there is no more room: on the disk, for this user, for one file.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# And where a disk is not to be written, or cannot be.
+DISK = {*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 # And so ends the name of one that another is about to take the place of.
 _REPLACED = "~"
+# As Linux has it: paths from the current folder, and two names exchanged.
+_HERE, _EXCHANGE = -100, 2
 # Of a file that is written: no `*.json` is to find it.
 _TEXT = ".tmp"
 
@@ -45,15 +51,64 @@ def write_json(record: Any, out: Path) -> None:
 
 def write_text(text: str, out: Path) -> None:
     """Write `text` to `out`: whole or not at all, and flushed to disk. What a kill left in that
-    folder goes.
+    folder goes. Raises InputError where the disk refuses.
     """
-    sweep(out.parent)
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """The path of a file that takes the place of `out`, flushed, when the block ends well, and is
+    removed when it does not. Raises InputError where the disk refuses.
+    """
     temporary = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}{_TEXT}")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, out)
+    with writing(out):
+        sweep(out.parent)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, out)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Makes an InputError, with path and cause, of what the disk refuses to the block, which writes
+    `out` or below it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        cause = _refusal(error)
+        if cause is None:
+            raise
+        raise InputError(
+            f"{out}: cannot be written: {os.strerror(cause)}",
+            "make room, or let ARTIFACTS name a folder with more"
+            if cause in _FULL
+            else "look at the disk and its permissions, or let ARTIFACTS name another folder",
+        ) from error
+
+
+def _refusal(error: Exception) -> int | None:
+    """What a disk said, as a number of errno; None where it was something else.
+
+    Libraries in Rust pass on the number in words alone, and torch says something else about what
+    Python had told it.
+    """
+    if isinstance(error, OSError):
+        return error.errno if error.errno in DISK else None
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        return _refusal(error.__context__)
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found and int(found[1]) in DISK else None
 
 
 def read_json(path: Path, struct: type[Record]) -> Record:
@@ -76,36 +131,34 @@ def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     The block writes the directory's JSON last. A finished `out` is never overwritten: where one
     stands already, the new one is dropped, since names carry digests and equal names hold equal
     rows. With `replaces`, for a name that a user gave, the new one takes the place of the old one:
-    whole, and where that is interrupted, the old one stands again after the next `sweep`.
+    whole, and where that is interrupted, the old one stands again after the next `sweep`. Raises
+    InputError where the disk refuses; then nothing is left.
     """
     new = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sweep(out.parent)
     temporary = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)  # another builder that failed may just have taken its folder away
     try:
-        yield temporary
-        flush(temporary)
-        is_finished = out.exists() and any(out.glob("*.json"))
-        if is_finished and not replaces:
-            shutil.rmtree(temporary)
-        elif is_finished:
-            _replace(temporary, out)
-        else:
-            shutil.rmtree(out, ignore_errors=True)  # without its JSON it does not exist
-            os.rename(temporary, out)
-            flush_directory(out.parent)
-    except BaseException as error:
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            sweep(out.parent)
+            shutil.rmtree(temporary, ignore_errors=True)
+            # With its parents: another builder that failed may just have taken its folder away.
+            temporary.mkdir(parents=True)
+            yield temporary
+            flush(temporary)
+            is_finished = out.exists() and any(out.glob("*.json"))
+            if is_finished and not replaces:
+                shutil.rmtree(temporary)
+            elif is_finished:
+                _replace(temporary, out)
+            else:
+                shutil.rmtree(out, ignore_errors=True)  # without its JSON it does not exist
+                os.rename(temporary, out)
+                flush_directory(out.parent)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in new:  # nor are folders left that were made for it, unless another uses them
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise InputError(
-                f"{out}: cannot be written: {os.strerror(error.errno)}",
-                "make room, or let ARTIFACTS name a folder with more; nothing was left there",
-            ) from error
         raise
 
 
@@ -166,18 +219,43 @@ def hash_share(salt: str, key: str) -> float:
 
 
 def _replace(new: Path, out: Path) -> None:
-    """Put the directory `new` in the place of `out`. No directory can be renamed over another that
-    holds something, so the old one is moved aside first, under a name that `sweep` brings back.
+    """Put the directory `new` in the place of `out`: at one moment, where the system can do that.
+
+    Elsewhere no directory can be renamed over another that holds something, so the old one is moved
+    aside first, under a name that `sweep` brings back.
     """
     old = out.with_name(f"{BUILDING}{os.getpid()}-{out.name}{_REPLACED}")
+    if _exchange(new, out):
+        try:
+            flush_directory(out.parent)
+        except OSError:
+            _exchange(new, out)
+            raise
+        shutil.rmtree(new, ignore_errors=True)
+        return
     os.rename(out, old)
     try:
         os.rename(new, out)
+        flush_directory(out.parent)
     except BaseException:
+        if out.exists():
+            os.rename(out, new)
         os.rename(old, out)
         raise
-    flush_directory(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Gives each the name of the other, which Linux does at one moment; False where it cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if not renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
+        return True
+    cause = ctypes.get_errno()
+    if cause in DISK:
+        raise OSError(cause, os.strerror(cause), str(other))
+    return False
 
 
 def _alive(pid: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Never
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 from rich.console import Console
 
+from dataset_builder.artifacts import DISK
 from dataset_builder.errors import InputError
 from dataset_builder.printable import printable
 
@@ -32,6 +33,11 @@ def run(app: App, arguments: list[str] | None = None) -> Never:
         sys.exit(2)
     except CycloptsError as error:
         _tell(*usage(error))
+        sys.exit(2)
+    except OSError as error:  # of a file that no part of us expected to be refused
+        if error.errno not in DISK or error.filename is None:
+            raise
+        _tell(f"{error.filename}: {error.strerror}", "look at that disk and the permissions there")
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
-from dataset_builder.artifacts import write_text
+from dataset_builder.artifacts import write_text, writing
 from dataset_builder.errors import InputError
 from dataset_builder.template import (
     Template,
@@ -111,14 +111,14 @@ class Partial:
     def begin(self, kept: dict[str, Answer]) -> None:
         """Write the file anew with the answers that are kept, so that what follows stands on whole
         lines."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        temporary.write_bytes(
-            self.header + b"".join(msgspec.json.encode(answer) + b"\n" for answer in kept.values())
-        )
-        temporary.replace(self.path)
-        for path in self._others:  # what they held is among those kept
-            path.unlink()
+        lines = b"".join(msgspec.json.encode(answer) + b"\n" for answer in kept.values())
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_name(f"{self.path.name}.tmp")
+            temporary.write_bytes(self.header + lines)
+            temporary.replace(self.path)
+            for path in self._others:  # what they held is among those kept
+                path.unlink()
 
     def resume(self) -> dict[str, Answer]:
         """The answers stored so far, which from here on stand in one file."""
@@ -130,7 +130,7 @@ class Partial:
         """Append a batch."""
         own = self.path.with_suffix(f".{launch.rank()}.jsonl") if launch.rank() else self.path
         lines = b"".join(msgspec.json.encode(answer) + b"\n" for answer in answers)
-        with own.open("ab") as file:
+        with writing(own), own.open("ab") as file:
             file.write(lines if file.tell() else self.header + lines)
 
     def count(self) -> int:

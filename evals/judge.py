@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dataset_builder.artifacts import artifacts_root
+from dataset_builder.artifacts import artifacts_root, writing
 from dataset_builder.errors import InputError
 from evals.prompts import Prompt
 
@@ -180,7 +180,7 @@ def _read(path: Path) -> list[Judgement]:
 
 def _add(path: Path, judgement: Judgement) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with writing(path), path.open("a+b") as file:
         file.seek(0, os.SEEK_END)
         if file.tell():
             file.seek(-1, os.SEEK_END)

@@ -12,7 +12,14 @@ from typing import Any
 
 import msgspec
 
-from dataset_builder.artifacts import file_digest, flush, flush_directory, write_json, write_text
+from dataset_builder.artifacts import (
+    file_digest,
+    flush,
+    flush_directory,
+    write_json,
+    write_text,
+    writing,
+)
 from dataset_builder.settings import as_stored
 from finetune import checkpoints, dpo, grpo, launch, reward, sft
 from finetune.card import model_card
@@ -48,8 +55,15 @@ def train(
 
     A killed run is continued with `resume`, from its last whole checkpoint to the same adapter an
     uninterrupted one ends in. Raises InputError where the GPU has too little memory, a weight of
-    the base is missing, or an unfinished run is in the way.
+    the base is missing, an unfinished run is in the way, or the disk refuses to be written.
     """
+    with writing(plan.unfinished):
+        return _train_whole(plan, watcher, resume=resume, restart=restart, report_to=report_to)
+
+
+def _train_whole(
+    plan: Plan, watcher: Watcher, *, resume: bool, restart: bool, report_to: Sequence[str]
+) -> Path:
     from finetune.model import load_base, pick_device
 
     first = launch.is_first()

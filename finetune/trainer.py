@@ -1,6 +1,8 @@
 """TRL's trainer on packed rows, where the model is computed the fast way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,8 +40,30 @@ class Quiet(LateLogs):
         """None are counted: the trainer would go through all weights at every step to do so."""
         return 0
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with opened_by_python():
+            super()._save_checkpoint(model, trial)
+
     def forget(self) -> None:
         """What was noted of the step that is being made: it is made again."""
+
+
+@contextmanager
+def opened_by_python() -> Iterator[None]:
+    """`torch.save` writes through files of Python: its own streams say that a disk refused, and
+    never why.
+    """
+    save = torch.save
+
+    def saved(thing: Any, out: Any, *arguments: Any, **named: Any) -> None:
+        with open(out, "wb") if isinstance(out, str | Path) else nullcontext(out) as file:
+            save(thing, file, *arguments, **named)
+
+    torch.save = saved
+    try:
+        yield
+    finally:
+        torch.save = save
 
 
 class PackedTrainer(Quiet, SFTTrainer):

@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_builder.artifacts import write_text
+from dataset_builder.artifacts import replacing, write_text
 from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of
 from evals.tables import COMPARISON
@@ -71,9 +71,12 @@ def write_export(findings: Findings, table: str, out: Path) -> None:
         elif out.suffix == ".csv":
             write_text(csv_text(found.column_names, found.to_pylist()), out)
         else:
-            pq.write_table(found, out)
+            with replacing(out) as temporary:
+                pq.write_table(found, temporary)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}") from error
+        raise InputError(
+            f"{out}: cannot be written: {error.strerror}", "name a file in a folder that exists"
+        ) from error
 
 
 def differences(findings: Findings) -> pa.Table:

@@ -2,6 +2,7 @@
 rows.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -76,6 +77,7 @@ def test_a_replacement_that_fails_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ):
     replaced(tmp_path / "one", "first")
+    monkeypatch.setattr(artifacts, "_exchange", lambda one, other: False)
     rename, calls = os.rename, []
 
     def fails(source: Path, target: Path) -> None:
@@ -89,6 +91,46 @@ def test_a_replacement_that_fails_leaves_the_old_one(
         replaced(tmp_path / "one", "second")
     assert (tmp_path / "one" / "rows.txt").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems exchange no names")
+def test_a_name_always_stands_while_what_it_names_is_replaced(tmp_path: Path, monkeypatch):
+    replaced(tmp_path / "one", "first")
+    monkeypatch.setattr(artifacts.os, "rename", None)  # which would take it away for a moment
+    replaced(tmp_path / "one", "second")
+    assert (tmp_path / "one" / "rows.txt").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("cause", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_what_a_disk_refuses_names_path_and_cause(tmp_path: Path, cause: int):
+    def refused(error: Exception) -> None:
+        with artifacts.building(tmp_path / "deep" / "one") as out:
+            (out / "rows.txt").write_text("x")
+            raise error
+
+    said = f"{tmp_path}/deep/one: cannot be written: {os.strerror(cause)}"
+    rust = f"Error while serializing: I/O error: {os.strerror(cause)} (os error {cause})"
+    for error in (OSError(cause, "in other words"), RuntimeError(rust)):
+        with pytest.raises(InputError) as told:
+            refused(error)
+        assert str(told.value) == said
+        assert told.value.hint
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError):  # that is no refusal, and ours to mend
+        refused(FileNotFoundError(errno.ENOENT, "none"))
+
+
+def test_a_text_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch):
+    artifacts.write_text("first", tmp_path / "one.txt")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(artifacts.os, "fsync", full)
+    with pytest.raises(InputError, match=r"one.txt: cannot be written: No space left"):
+        artifacts.write_text("second", tmp_path / "one.txt")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["first"]
 
 
 def test_what_a_kill_left_of_a_text_goes_with_the_next_one(tmp_path: Path):
@@ -145,6 +187,7 @@ def counted(*paths):
     rename(*paths)
 
 os.rename = counted
+artifacts._exchange = lambda one, other: False  # as where the system cannot
 with artifacts.building(Path({str(tmp_path / "one")!r}), replaces=True) as out:
     (out / "rows.txt").write_text("second")
     artifacts.write_json({{}}, out / "export.json")

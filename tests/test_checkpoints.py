@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 from pathlib import Path
 
@@ -153,6 +154,25 @@ def test_kills_at_any_file_operation_cost_nothing(plan, folder: Path, whole: Pat
 
     assert kills >= 2
     assert_same_run(plan.directory, whole)
+
+
+# Of an adapter's size: too little for its own file, which Rust writes, or for the optimizer's,
+# which torch does.
+@pytest.mark.parametrize("room", [0.7, 1.3])
+def test_a_disk_without_room_for_a_checkpoint_is_named_and_the_run_resumes(
+    plan, whole: Path, room: float
+):
+    size = (whole / "adapter" / "adapter_model.safetensors").stat().st_size
+    was, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size * room), most))
+    try:
+        with pytest.raises(InputError) as error:
+            course.train(plan, Memory())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (was, most))
+
+    assert str(error.value) == f"{plan.unfinished}: cannot be written: File too large"
+    assert_same_run(course.train(plan, Memory(), resume=True), whole)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(plan, whole: Path):
