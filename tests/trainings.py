@@ -1,6 +1,5 @@
 """Trainings of tiny models by the command, in processes of their own, to be stopped and resumed."""
 
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,8 @@ import pytest
 
 from tests.tiny import tiny_llama, tiny_preset, write_pairs, write_variant
 from tests.training import assert_same_run, trained
-from tests.warm import FINETUNE, TRAINING, Started, Warm
+from tests.warm import FINETUNE, Started, Warm
 
-COURSE = ["__main__", "course", "previews", "recorder", "oom", "peak", "trainer", "reference"]
-STEPS = 6
 LIGHT = 'quantization = "none"\nprecision = "fp32"'
 
 
@@ -41,15 +38,11 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def training_warm(place: Path) -> Warm:
-    """A process that has imported all of a training, to be forked."""
-    return Warm(place, os.getpid(), [*TRAINING, *(f"finetune.{name}" for name in COURSE)])
-
-
 def courses(process: Warm, shared: Path) -> list[Course]:
     """A supervised run with dropout, and a preference run that goes on from another one; each ended
     once.
     """
+    shared.mkdir(exist_ok=True)
     before = shared / "artifacts"
     sft, dpo = shared / "sft.toml", shared / "dpo.toml"
     with pytest.MonkeyPatch.context() as patch:

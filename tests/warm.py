@@ -91,6 +91,7 @@ DATASET_BUILDER = "import runpy; runpy.run_module('dataset_builder', run_name='_
 
 FINETUNE = DATASET_BUILDER.replace("dataset_builder", "finetune")
 EVALS = DATASET_BUILDER.replace("dataset_builder", "evals")
+REPORTS = DATASET_BUILDER.replace("dataset_builder", "reports")
 
 # What building variants imports, and what training does.
 DATA = [f"dataset_builder.{file.stem}" for file in (ROOT / "dataset_builder").glob("[!_]*.py")]
@@ -104,13 +105,24 @@ TRAINING = [
     "datasets",
     "pyarrow.parquet",
 ]
+# And what commands import beside that.
+_COURSE = ["__main__", "course", "previews", "recorder", "oom", "peak", "trainer", "reference"]
+_EVALUATION = ["__main__", "evaluation", "generate", "scoring", "relevance", "compare"]
+_REPORTS = ["__main__", "html", "findings", "terminal", "export", "card", "listing"]
+COURSE = [*TRAINING, *(f"finetune.{name}" for name in _COURSE)]
+ALL = [
+    *DATA,
+    *COURSE,
+    *(f"evals.{name}" for name in _EVALUATION),
+    *(f"reports.{name}" for name in _REPORTS),
+]
 
 
 class Warm:
     """The process that is forked."""
 
-    def __init__(self, place: Path, owner: int, names: Sequence[str]) -> None:
-        self.place = place
+    def __init__(self, place: Path, owner: int, names: Sequence[str], **environment: str) -> None:
+        self.place, self.environment = place, environment
         place.mkdir(exist_ok=True)
         with (place / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -123,6 +135,7 @@ class Warm:
             server = subprocess.Popen(
                 command,
                 cwd=ROOT,
+                env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

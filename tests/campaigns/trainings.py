@@ -2,6 +2,7 @@
 by the same command until they end.
 """
 
+import os
 import random
 import shutil
 import signal
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from tests.campaign import Attempt, Campaign, Outcome
 from tests.kills import counted, killed
-from tests.trainings import courses, training_warm
-from tests.warm import FINETUNE
+from tests.trainings import courses
+from tests.warm import COURSE, FINETUNE, Warm
 
 KILLS = 3  # before a run is left to end
 
@@ -21,7 +22,7 @@ KILLS = 3  # before a run is left to end
 @contextmanager
 def prepare(shared: Path) -> Iterator[Attempt]:
     """What is killed is a supervised run and a preference run, in turn."""
-    process = training_warm(shared / "warm")
+    process = Warm(shared / "warm", os.getpid(), COURSE)
     runs = courses(process, shared)
     seconds, operations = [], []
     for course in runs:
