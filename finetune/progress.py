@@ -227,8 +227,10 @@ def preview_line(rows: "list[Preview]") -> str:
 
 def pair_table(rows: "list[PairPreview]") -> Table:
     """The scores of one step's held-out pairs: a line each, the chosen reply first."""
+    right = sum(row.is_right for row in rows)
     table = Table(
-        title=f"{pair_line(rows)}; beside yes or no, the first step of a yes",
+        title=f"Scores at step {rows[0].step}, {right} of {len(rows)} right;"
+        " beside yes or no, the first step of a yes",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

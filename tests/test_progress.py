@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from dataset_builder.fit import Fit
+from finetune.pair_previews import PairPreview, with_first_right
 from finetune.previews import Preview
 from finetune.progress import (
     Display,
@@ -212,6 +213,51 @@ def test_a_log_gets_every_answer_as_a_line():
         "  drawn [3 words; limit 5 broken; cut at 9 tokens] Honey and \\x1b[31mwax.",
         "  What do bees make? [3 words; cut at 9 tokens] Honey and \\x1b[31mwax.",
         "  drawn [3 words; stopped, stopped first at step 10] Honey and \\x1b[31mwax.",
+    ]
+
+
+def scored(name: str, step: int, chosen: float, rejected: float) -> PairPreview:
+    return PairPreview(
+        step=step,
+        example_id=name,
+        prompt="What do bees make, and why do they, and who has it then? " * 2,
+        chosen="Honey\nand \x1b[31mwax.",
+        rejected="Milk.",
+        chosen_words=3,
+        rejected_words=1,
+        chosen_reward=chosen,
+        rejected_reward=rejected,
+        is_right=chosen > rejected,
+    )
+
+
+def test_scored_pairs_are_told_with_the_first_step_at_which_each_was_right():
+    first = with_first_right([], [scored("a", 0, 0.5, -0.25), scored("b", 0, -1.5, 2.0)])
+    rows = with_first_right(first, [scored("a", 9, -0.5, 0.25), scored("b", 9, 1.0, 0.5)])
+    made, out = console(terminal=False, width=40)
+    Display(made, log_steps=1).previewed(rows)
+
+    assert [row.first_right for row in [*first, *rows]] == [0, None, 0, 9]
+    assert out.getvalue().splitlines() == [
+        "previews at step 9: right about 1 of 2 held-out pairs",
+        "  What do bees make, and why do they, and… [wrong, right first at step 0]"
+        " chosen -0.500 (3 words) Honey and \\x1b[31mwax. | rejected +0.250 (1 words) Milk.",
+        "  What do bees make, and why do they, and… [right, right first at step 9]"
+        " chosen +1.000 (3 words) Honey and \\x1b[31mwax. | rejected +0.500 (1 words) Milk.",
+    ]
+
+
+def test_a_terminal_shows_scored_pairs_a_line_each():
+    rows = with_first_right([], [scored("a", 9, 0.5, -0.25), scored("b", 9, -1.5, 2.0)])
+    made, out = console(terminal=True, width=80)
+    with Display(made, log_steps=1) as display:
+        display.previewed(rows)
+    lines = [line.split() for line in out.getvalue().splitlines() if "What do bees" in line]
+
+    assert "Scores at step 9, 1 of 2 right; beside yes or no, the first step" in out.getvalue()
+    assert [line[-6:] for line in lines] == [
+        ["yes", "9", "+0.500", "3", "-0.250", "1"],
+        [lines[1][-6], "no", "-1.500", "3", "+2.000", "1"],
     ]
 
 
