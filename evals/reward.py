@@ -89,7 +89,8 @@ def refuse_no_head(adapter: Path, run: Run) -> None:
 
     from finetune.scoring import HEAD, STORED
 
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as tensors:
+    path = adapter / "adapter_model.safetensors"
+    with reading(f"{path}"), safe_open(path, "pt") as tensors:
         names = set(tensors.keys())
         head = tensors.get_tensor(STORED) if STORED in names else None
     if head is None:

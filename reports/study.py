@@ -205,12 +205,19 @@ def _check_scored(study: Study, suites: Iterable[Suite], where: str) -> None:
 
 
 def _check_starts(arms: dict[str, LocatedArm], where: str) -> None:
-    """Raise InputError where an arm starts from what is not there, or its method wants otherwise.
+    """Raise InputError where an arm starts from what is not there, its method wants otherwise, or
+    it would not answer.
 
     A start stands before what starts from it, so that none goes round in a circle.
     """
     before: list[str] = []
     for label, arm in arms.items():
+        if not METHODS[arm.preset.method].answers:
+            raise InputError(
+                f"{where}: `[arms.{label}]`: the method `{arm.preset.method}` makes a reward model,"
+                " which gives no answers to compare",
+                "train it by itself; `just eval RUN --reward RUN` scores answers by it",
+            )
         wants = METHODS[arm.preset.method].starts_from_run
         if wants != (arm.start is not None):
             raise InputError(

@@ -125,6 +125,12 @@ def test_files_are_looked_for_beside_the_study_and_its_data_where_they_are_said_
             "leave `from` out",
         ),
         (
+            ('preset = "smollm2-demo"', 'preset = "smollm2-reward-demo"'),
+            "study.toml: `[arms.full]`: the method `reward` makes a reward model, which gives no"
+            " answers to compare",
+            "train it by itself; `just eval RUN --reward RUN` scores answers by it",
+        ),
+        (
             ("at_most = 0.05", "at_most = 0.05\nat_least = 0.01"),
             "study.toml: the aim of `violation` wants one bound",
             "give `at_most` or `at_least`",
