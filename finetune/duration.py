@@ -69,7 +69,7 @@ def flops_per_token(shapes: Shapes, preset: Preset, *, is_checkpointed: bool) ->
     adapters = preset.lora.r * sum(sum(shape) for shape in shapes.adapted)
     attention = 2.0 * preset.length * shapes.hidden * shapes.depth
     layers = 2.0 * linears + attention + 2.0 * adapters
-    head = 2.0 * shapes.head
+    head = 2.0 * shapes.head * METHODS[preset.method].answers
     backward = 2.0 * linears + head + 2.5 * attention + 4.0 * adapters
     return layers + head + backward + (layers if is_checkpointed else 0.0)
 

@@ -34,8 +34,6 @@ class Pairwise(Quiet):
         # logged.
         self._noted: list[torch.Tensor] = []
         super().__init__(*arguments, **named)
-        # Losses are means over pairs, and no count of labels divides them.
-        self.model_accepts_loss_kwargs = False
 
     def losses_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Each pair's loss, and its `TERMS`: (pairs,) and (pairs, terms)."""

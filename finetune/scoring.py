@@ -76,7 +76,7 @@ def rewards_of(
         width = max(map(len, part))
         ids = [[*each, *[padding_id] * (width - len(each))] for each in part]
         seen = [[1] * len(each) + [0] * (width - len(each)) for each in part]
-        with torch.inference_mode():
+        with torch.no_grad():
             output = model(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(seen, device=device),

@@ -11,9 +11,11 @@ import torch
 
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
+from dataset_builder.tables import read_table
 from finetune import course, launch
 from finetune.__main__ import app
 from finetune.checkpoints import newest
+from finetune.held_pairs import FILE, SCORED_PAIRS
 from finetune.launch import Hosts, check_gpus, dealt
 from finetune.plan import Plan
 from finetune.preset import load_preset
@@ -21,6 +23,7 @@ from finetune.progress import read_steps
 from finetune.run import load_run
 from tests.processes import in_processes
 from tests.test_dpo import DPO
+from tests.test_reward import REWARD
 from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_pairs, write_variant
 from tests.training import Memory, planned
 
@@ -137,6 +140,31 @@ def test_two_processes_prefer_as_one_does(folder: Path, runs):
     assert after.resumed == [4]
     assert after.validation_loss == pytest.approx(before.validation_loss, abs=1e-4)
     assert after.notes["validation"] == pytest.approx(before.notes["validation"], abs=1e-3)
+
+
+def test_two_processes_score_held_out_pairs_as_one_does(folder: Path):
+    """Each reads its share of them, and every one is stored in its place."""
+    write_pairs()
+    preset = tiny_preset(
+        folder / "reward.toml",
+        tiny_llama(folder / "judging"),
+        base='precision = "fp32"',
+        training="micro_batch = 1\nexamples = 8",
+        **REWARD,
+    )
+    plan = planned(preset, "pairs")
+    one = course.train(plan, Memory()).rename(folder / "one of scores")
+    assert together(plan, folder / "scored") == [0, 0]
+    found, wanted = (
+        read_table(directory / FILE, SCORED_PAIRS).to_pylist()
+        for directory in (plan.directory, one)
+    )
+
+    assert [row["example_id"] for row in found] == [row["example_id"] for row in wanted]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours["chosen_reward"] == pytest.approx(theirs["chosen_reward"], abs=1e-4)
+        assert ours["rejected_reward"] == pytest.approx(theirs["rejected_reward"], abs=1e-4)
+    assert load_run(plan.directory).notes["processes"] == 2
 
 
 def test_files_are_written_once_and_say_how_many_trained(runs):
