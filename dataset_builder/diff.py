@@ -108,6 +108,14 @@ def kinds(a: Mapping[str, Row], b: Mapping[str, Row]) -> Kinds:
     )
 
 
+def train_kinds(a: Path, b: Path, form: str) -> Kinds:
+    """Where the rows of two files of one form stand, such as the train.parquet of two variants.
+
+    Raises InputError where one is damaged.
+    """
+    return kinds(_rows(a, form), _rows(b, form))
+
+
 # What is compared as numbers, and as values: each a function of a row, by the form of the rows.
 _Of = Callable[[Row], Any]
 

@@ -19,6 +19,7 @@ import numpy as np
 from dataset_builder.artifacts import artifacts_root, building, file_digest, write_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of, write_table
+from evals.aims import Aim, aim_rows
 from evals.arms import (
     BASE,
     LoadedArm,
@@ -30,6 +31,7 @@ from evals.arms import (
     load_arms,
     primary_metrics,
 )
+from evals.beside import controlled, matched_in, overlap
 from evals.combined import wins
 from evals.conditions import differing, warnings, without_own_reward
 from evals.curve import limit_curves, limit_slopes
@@ -49,14 +51,17 @@ def compare(
     margins: Mapping[str, float] | None = None,
     add: Callable[[Path], None] | None = None,
     labels: Sequence[str] | None = None,
+    aims: Sequence[Aim] = (),
+    doubts: Sequence[str] = (),
 ) -> Path:
     """Compare the arms, the first of them the baseline; the directory of what came of it.
 
     Each arm is the directories of its runs, one per seed. `margins` say by metric, in its own unit,
     how much worse is still no worse; without them, the suite's do. `add` writes more into the
     directory, such as a page, before it stands under its name. `labels` are what the arms are
-    called, where their variants' names will not do. Raises InputError where a run was not evaluated
-    on the suite, no prompt is shared, or a margin is of nothing that was scored.
+    called, where their variants' names will not do, `aims` what each is to reach, `doubts` further
+    lines of warning. Raises InputError where a run was not evaluated on the suite, no prompt is
+    shared, or a margin is of nothing that was scored.
     """
     if name is not None and not re.fullmatch(r"\w[\w. -]*", name):
         raise InputError(
@@ -102,16 +107,18 @@ def compare(
             baseline.label, arm.label, verdicts[arm.label], decisive, seeds[arm.label]
         )
     trees = len({baseline.seeds[0].trees[prompt] for prompt in prompts})
-    doubts = warnings(everyone, trees, gates, has_one_judge)
+    found_doubts = [*doubts, *warnings(everyone, trees, gates, has_one_judge)]
     if base is None:
-        doubts.append("the base model was not evaluated: its row and the trivial ones are missing")
+        found_doubts.append(
+            "the base model was not evaluated: its row and the trivial ones are missing"
+        )
     found = Comparison(
         name=name or _name(everyone),
         suite=evaluation.suite_name,
         suite_digest=evaluation.suite_digest,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sentence=" ".join(sentences.values()) or f"`{baseline.label}` stands alone.",
-        warnings=doubts,
+        warnings=found_doubts,
         arms=[described(arm, is_baseline=arm is baseline) for arm in everyone],
         trivial=trivial_rows(base, prompts) if base else [],
         limits=limits,
@@ -121,6 +128,9 @@ def compare(
         curves=limit_curves(everyone, prompts),
         slopes=limit_slopes(everyone, prompts),
         margins=allowed,
+        controls=_controls(loaded, prompts, limits, headline),
+        overlaps=[each for arm in loaded[1:] if (each := overlap(arm, baseline))],
+        aims=aim_rows(everyone, prompts, limits, aims),
         notes={
             "verdicts": verdicts,
             "sentences": sentences,
@@ -148,8 +158,10 @@ def comparison_rows(
     prompts: Sequence[str],
     limits: Sequence[int | None],
     quality: str | None = None,
+    only: Sequence[str] | None = None,
 ) -> list[Row]:
-    """A row per arm but the baseline, metric, and limit, and one pooled over the stated limits.
+    """A row per arm but the baseline, metric (or those of `only`), and limit, and one pooled over
+    the stated limits.
 
     With `quality`, a score whose gate passed, also of the metric `combined`: who wins against whom.
     """
@@ -158,6 +170,7 @@ def comparison_rows(
     stated = [limit for limit in limits if limit is not None]
     ways = directions(baseline.seeds[0].evaluation)
     metrics = [metric for metric in ways if metric in baseline.seeds[0].values]
+    metrics = [metric for metric in metrics if only is None or metric in only]
     rows = []
     for arm in arms[1:]:
         # Of each row: metric, limit, whether it is pooled, the arm's values and the baseline's.
@@ -244,6 +257,21 @@ def write_comparison(
         if add is not None:
             add(made)
     return directory
+
+
+def _controls(
+    arms: Sequence[LoadedArm],
+    prompts: Sequence[str],
+    limits: Sequence[int | None],
+    headline: Sequence[str],
+) -> list[Row]:
+    """Each controlled arm less its control, in the metrics of the verdict, as the table's rows."""
+    found = []
+    for arm, control in controlled(arms):
+        for row in comparison_rows([control, arm], prompts, limits, only=headline):
+            said = {"control": control.label, "match": matched_in(control)}
+            found.append(said | {key: row[key] for key in row if key != "baseline"})
+    return found
 
 
 def _pooled(

@@ -107,8 +107,8 @@ def paired(
     if (gaps == gaps[0]).all() and not _seeds_vary(arm, baseline):
         # No two prompts differ: there is no spread to measure an interval by.
         shown = LEAST_TREES / count if is_share and count >= LEAST_TREES else None
-        unseen = _unseen(count) if is_share and not gaps[0] else None
-        return Difference(*means, None, None, sign_flip(sums), shown, unseen and -unseen, unseen)
+        most = unseen(count) if is_share and not gaps[0] else None
+        return Difference(*means, None, None, sign_flip(sums), shown, most and -most, most)
     if arm.shape[0] == baseline.shape[0] == 1:
         is_mcnemar = count == n and bool(np.isin([arm, baseline], (0, 1)).all())
         return Difference(*means, *_of_one_seed(sums, sizes, gaps if is_mcnemar else None))
@@ -363,7 +363,7 @@ def _freedom(parts: Sequence[tuple[float, float]]) -> float:
     return max(least, total**2 / below - MENDED) if below else least
 
 
-def _unseen(count: int) -> float:
+def unseen(count: int) -> float:
     """The largest share of trees that may differ where none of `count` did: the upper end of the
     one-sided 95 % interval, about 3 / count (Hanley and Lippman-Hand 1983, JAMA 249)."""
     return float(1 - 0.05 ** (1 / count))

@@ -155,4 +155,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     # the words on the log of the limit: 1 follows the limit, 0 ignores it), low, high (95 %).
     slopes: list[dict[str, Any]] = []
     margins: dict[str, float] = {}  # metric -> the margin given beforehand
+    # Each arm less the random draw that controls it, in the metrics of the verdict: arm, control,
+    # match (rows or words), and what a row of the table `comparison` has. Each by itself: no
+    # verdict rests on them.
+    controls: list[dict[str, Any]] = []
+    # In how many training rows each arm's variant and the baseline's differ: arm, baseline, rows,
+    # baseline_rows, same, rewritten (the same row, written otherwise), only_arm, only_baseline; or
+    # the reason why that is not known.
+    overlaps: list[dict[str, Any]] = []
+    # What was aimed at before the first run: metric, bound (at_most, at_least), wanted, arm, limit,
+    # mean, low, high (95 %), prompts, found (reached, missed, open).
+    aims: list[dict[str, Any]] = []
     notes: dict[str, Any] = {}

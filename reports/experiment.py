@@ -193,7 +193,18 @@ def _compared(
         margins or None,
         write_page,
         labels=ordered,
+        aims=[aim for aim in located.study.aims if aim.metric in scored],
+        doubts=_changed_aims(located),
     )
+
+
+def _changed_aims(located: Located) -> list[str]:
+    """A line where the study aims at something else than before its first run."""
+    first = stated_first(located)
+    now = (located.study.margins, [as_stored(aim) for aim in located.study.aims])
+    if (first.margins, first.aims) == now:
+        return []
+    return [f"margins or aims are not those of {first.stated[:10]}, before the first run"]
 
 
 def _evaluated(grid: Grid, arm: str, suite: str) -> list[Path]:

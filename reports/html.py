@@ -23,6 +23,7 @@ from dataset_builder.printable import printable
 from dataset_builder.words import WORD_COUNTER
 from reports import figures
 from reports.answers import HUMAN
+from reports.beside import beside
 from reports.blocks import Blocks, pack
 from reports.chart import forest, words_chart
 from reports.curves import length_plots, training_plots
@@ -123,6 +124,7 @@ def comparison_page(findings: Findings, blocks: Blocks | None = None) -> str:
             tradeoffs=tradeoffs(findings),
             places=metric_places(findings, True),
             groups=_groups(findings),
+            besides=beside(findings),
             looks=looks,
             marked_looks=list(dict.fromkeys(looks.values())),
             # Of a task that picks among choices the base has numbers alone, and no answer to read.

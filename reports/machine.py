@@ -156,6 +156,25 @@ class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
     margins: Annotated[
         dict[str, float], Meta(description="by metric, what was called no worse beforehand")
     ]
+    controls: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            description=(
+                "arm less the control that was drawn for it, in the verdict's metrics; each by "
+                "itself, uncorrected"
+            )
+        ),
+    ]
+    overlaps: Annotated[
+        list[dict[str, Any]],
+        Meta(description="training rows that an arm's variant shares with the baseline's"),
+    ]
+    aims: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            description="what was aimed at before the first run, by arm and limit, and if it is so"
+        ),
+    ]
     gates: list[Gate]
     differing: Annotated[
         dict[str, dict[str, Any]],
@@ -200,6 +219,9 @@ def comparison_record(findings: Findings) -> ComparisonReport:
         curves=comparison.curves,
         slopes=comparison.slopes,
         margins=comparison.margins,
+        controls=comparison.controls,
+        overlaps=comparison.overlaps,
+        aims=comparison.aims,
         gates=comparison.gates,
         differing=comparison.differing,
         warnings=doubts(findings),

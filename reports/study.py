@@ -15,6 +15,7 @@ import msgspec
 from dataset_builder.artifacts import artifacts_root
 from dataset_builder.errors import InputError
 from dataset_builder.settings import parse_settings, settings_names, settings_path
+from evals.aims import Aim
 from evals.arms import BASE
 from evals.margins import refuse_margins
 from evals.suite import Suite, load_suite, suite_label
@@ -33,15 +34,6 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sources: tuple[str, ...] = ()  # exports; none is OASST1 from the Hub
     held_out: Share = 0.1
     decontaminate: tuple[str, ...] = ()  # prompt files whose prompts no row may hold
-
-
-class Aim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A value that an arm is to reach, at each limit by itself."""
-
-    metric: str
-    at_most: float | None = None  # in the metric's own unit: 0.05 is 5 % of the limits broken
-    at_least: float | None = None
-    limits: tuple[int, ...] = ()  # of the suite's limits; none means all that are stated
 
 
 class StudyArm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

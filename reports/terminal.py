@@ -15,12 +15,14 @@ from rich.text import Text
 from evals.arms import BASE
 from reports import figures
 from reports.answers import Answer
+from reports.beside import beside
 from reports.figures import METRICS
 from reports.findings import Findings, doubts, headlines, limits_stated, reasons
 from reports.plots import limit_curve, loss_plot
 from reports.rows import metric_places, task_metrics
 from reports.text_tables import (
     apart_table,
+    beside_table,
     differing_table,
     following_table,
     metric_table,
@@ -114,6 +116,8 @@ def _parts(findings: Findings, width: int) -> Iterable[RenderableType]:
     if any(answer.is_stopped is not None for answer in _answers(findings)):
         yield stopped_table(findings)
     yield from quality_parts(findings, width)
+    for table in beside(findings):
+        yield beside_table(table)
     losses = loss_plot(findings, width)
     if losses is not None:
         yield titled("Loss", "of the trained tokens (up) by step (across), all seeds", losses)

@@ -13,6 +13,7 @@ from dataset_builder.wordings import FAMILIES, UNIT_FAMILIES
 from evals.arms import BASE
 from evals.scorers import apart
 from reports import figures
+from reports.beside import Beside
 from reports.figures import METRICS, MINUS, NOTHING, TRIVIAL, Metric
 from reports.findings import (
     ArmFindings,
@@ -233,6 +234,17 @@ def rows_table(arms: Sequence[ArmFindings], width: int) -> RenderableType:
         parts.append(table)
     about = "from threads to rows to training; of an arm's first seed"
     return titled("Where the rows went", about, Group(*parts))
+
+
+def beside_table(found: Beside) -> RenderableType:
+    """Controls, rows that differ or aims."""
+    table = _table()
+    table.add_column("", min_width=NAMES, overflow="fold")
+    for column in found.columns:
+        table.add_column(shown(column), justify="right", overflow="fold", min_width=NUMBER)
+    for of, cells in found.rows:
+        table.add_row(shown(of), *map(shown, cells))
+    return titled(found.title, found.about, table, found.note)
 
 
 def answerer_table(places: Sequence[Place], has_verdict: bool = False) -> Table:
