@@ -19,6 +19,7 @@ SCHEMES = ("light", "dark")
 # What is brought to the top of the window, by the name of the shot.
 PARTS = {
     "head": "body",
+    "beside": "#beside",
     "quality": "#quality",
     "words": "#words",
     "lengths": "#lengths",

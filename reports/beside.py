@@ -15,7 +15,7 @@ class BesideRow(NamedTuple):
     """What a row is of, and its cells."""
 
     of: str
-    cells: tuple[str, ...]
+    cells: tuple[str, ...]  # of one line or two
 
 
 @dataclass(frozen=True)
@@ -90,31 +90,27 @@ def _aims(findings: Findings) -> Iterator[Beside]:
         rows: list[BesideRow] = []
         for arm in dict.fromkeys(row["arm"] for row in chosen):
             found = {row["limit"]: row for row in chosen if row["arm"] == arm}
-            of = [found.get(limit) for limit in limits]
-            rows.append(
-                BesideRow(TRIVIAL.get(arm, arm), tuple(_value(metric, each) for each in of))
-            )
-            rows.append(BesideRow("  95 % interval", tuple(_range(metric, each) for each in of)))
+            cells = tuple(_reached(metric, found.get(limit)) for limit in limits)
+            rows.append(BesideRow(TRIVIAL.get(arm, arm), cells))
         way = "at most" if bound == "at_most" else "at least"
         yield Beside(
             "Aims",
             f"{metric.title} of {way} {figures.value(metric, wanted)}, stated before the first run",
             tuple(figures.limit_name(limit) for limit in limits),
             rows,
+            "reached or missed where all of the 95 % interval below it is; else open",
         )
 
 
-def _value(metric: Metric, row: dict[str, Any] | None) -> str:
-    return NOTHING if row is None else f"{figures.value(metric, row['mean'])} {row['found']}"
-
-
-def _range(metric: Metric, row: dict[str, Any] | None) -> str:
-    if row is None or row["low"] is None:
+def _reached(metric: Metric, row: dict[str, Any] | None) -> str:
+    """A mean and whether it reaches the aim, below it the interval."""
+    if row is None:
         return NOTHING
-    low, high = (
-        figures.value(metric, row[end]).removesuffix(metric.suffix) for end in ("low", "high")
-    )
-    return f"{low}…{high}"
+    said = f"{figures.value(metric, row['mean'])} {row['found']}"
+    if row["low"] is None:
+        return said
+    ends = [figures.value(metric, row[end]).removesuffix(metric.suffix) for end in ("low", "high")]
+    return f"{said}\n{'…'.join(ends)}"
 
 
 def _each_once(rows: Sequence[BesideRow]) -> list[BesideRow]:

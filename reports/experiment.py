@@ -22,6 +22,7 @@ from dataset_builder.settings import as_stored
 from evals.suite import load_suite
 from finetune.progress import span
 from reports.cells import Cell, Grid, write_built
+from reports.forecast import stage_lines
 from reports.study import Build, Located, LocatedArm
 from reports.workers import do_cells
 
@@ -91,6 +92,8 @@ def train(located: Located, jobs: int, say: Say) -> bool:
     began = time.perf_counter()
     outcome = do_cells(grid, cells, jobs, say)
     say(f"{len(outcome.done)} cells done in {span(time.perf_counter() - began)}")
+    for line in stage_lines(grid):
+        say(line)
     for failure in outcome.failures:
         say(f"failed: {failure.cell.name}: {failure.reason} (see {failure.log})")
     if outcome.waiting:
@@ -152,7 +155,8 @@ def compare(located: Located, say: Say) -> list[Path]:
                 say(f"{suite}: nothing to compare `{first}` with yet")
                 continue
             suffix = "" if build_name == located.arms[first].build else f"-{build_name}"
-            made.append(_compared(located, grid, suite, there, f"{located.name}-{suite}{suffix}"))
+            name = f"{located.name}-{suite}{suffix}"
+            made.append(_compared(located, grid, suite, there, name, say))
     return made
 
 
@@ -173,10 +177,15 @@ def beside_targets(labels: Sequence[str], manifests: Mapping[str, Manifest | Non
 
 
 def _compared(
-    located: Located, grid: Grid, suite: str, runs: Mapping[str, list[Path]], name: str
+    located: Located,
+    grid: Grid,
+    suite: str,
+    runs: Mapping[str, list[Path]],
+    name: str,
+    say: Say,
 ) -> Path:
     from evals.compare import compare as compare_arms
-    from reports.findings import read_findings
+    from reports.findings import headlines, read_findings
     from reports.html import write_report
 
     ordered = beside_targets(list(runs), grid.manifests)
@@ -184,7 +193,10 @@ def _compared(
     margins = {key: value for key, value in located.study.margins.items() if key in scored}
 
     def write_page(made: Path) -> None:
-        write_report(read_findings(made), made / "report.html")
+        findings = read_findings(made)
+        write_report(findings, made / "report.html")
+        for said in headlines(findings):
+            say(said.verdict)
 
     return compare_arms(
         [runs[label] for label in ordered],

@@ -1,6 +1,7 @@
 """One comparison with all that a report shows of it, read from its files and nothing else."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -232,6 +233,14 @@ def headlines_of(comparison: Comparison) -> list[Headline]:
         Headline(arm, f"{verdict}." if because else verdict, because[:1].upper() + because[1:])
         for arm, (verdict, _, because) in parts.items()
     ]
+
+
+def tally(findings: Findings) -> str:
+    """How many arms got each verdict, in one sentence, where there are too many to say each."""
+    verdicts = Counter(findings.comparison.notes.get("verdicts", {}).values())
+    said = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
+    baseline = next((arm.label for arm in findings.arms if arm.arm.is_baseline), "")
+    return f"{verdicts.total()} arms against `{baseline}`: {said}."
 
 
 def reasons(said: Sequence[Headline]) -> list[tuple[list[Headline], str]]:

@@ -67,6 +67,18 @@ def expectation(grid: Grid) -> Callable[[Cell], Expected]:
     return expected
 
 
+def stage_lines(grid: Grid) -> list[str]:
+    """How long each stage has taken in all, processes' starts included, over all that was done."""
+    taken: dict[str, list[float]] = {}
+    for took in read_times(grid):
+        if took.code == 0:
+            taken.setdefault(took.cell.suite or "train", []).append(took.seconds)
+    return [
+        f"{stage}: {len(each)} cells, {span(sum(each))} in all, {span(fmean(each))} each"
+        for stage, each in taken.items()
+    ]
+
+
 def cells_table(grid: Grid, jobs: int) -> RenderableType:
     """Every cell with its state and what it is expected to take, and the sum of what is left."""
     expected = expectation(grid)

@@ -41,6 +41,7 @@ from reports.findings import (
     prompts_compared,
     reasons,
     stopped_share,
+    tally,
     trivial_answerers,
     verdict,
 )
@@ -49,6 +50,9 @@ from reports.tradeoff import tradeoffs
 from reports.training import Training, read_training
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+# More arms than this are counted in the headline, and each spoken of below it.
+MANY = 6
 
 # An answerer's look goes by its place; there are so many in the style sheet.
 LOOKS = 6
@@ -114,6 +118,8 @@ def comparison_page(findings: Findings, blocks: Blocks | None = None) -> str:
             forests=[forest(metric, findings.effects) for metric in shown_metrics],
             cards=_cards(findings),
             headlines=headlines(findings),
+            # So many sentences are no headline.
+            tally=tally(findings) if len(findings.arms) > MANY else "",
             reasons=reasons(headlines(findings)),
             headline=findings.comparison.notes.get("headline", ["violation"]),
             violation=METRICS["violation"],
@@ -210,8 +216,19 @@ def _is_shown(findings: Findings, metric: Metric) -> bool:
 
 def _looks(findings: Findings) -> dict[str, str]:
     """The mark and colour of every answerer: of an arm by its place, of the others their own."""
-    arms = {arm.label: f"look-{place % LOOKS}" for place, arm in enumerate(findings.arms)}
+    arms = {arm.label: _look(place) for place, arm in enumerate(findings.arms)}
     return {name: f"look-{name}" for name in TRIVIAL} | arms
+
+
+def _look(place: int) -> str:
+    """The colour of an arm and its mark, which go by its place; where colours begin again, each
+    with another mark.
+
+    >>> _look(1), _look(7)
+    ('look-1', 'look-1-2')
+    """
+    again, colour = divmod(place, LOOKS)
+    return f"look-{colour}-{(colour + again) % LOOKS}" if again else f"look-{colour}"
 
 
 def _names(findings: Findings) -> dict[str, str]:

@@ -243,8 +243,13 @@ def beside_table(found: Beside) -> RenderableType:
     for column in found.columns:
         table.add_column(shown(column), justify="right", overflow="fold", min_width=NUMBER)
     for of, cells in found.rows:
-        table.add_row(shown(of), *map(shown, cells))
+        table.add_row(shown(of), *(_lines(cell) for cell in cells))
     return titled(found.title, found.about, table, found.note)
+
+
+def _lines(cell: str) -> Text:
+    """A cell of one line or two, each cleaned."""
+    return Text("\n").join(shown(line) for line in cell.split("\n"))
 
 
 def answerer_table(places: Sequence[Place], has_verdict: bool = False) -> Table:
