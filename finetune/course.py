@@ -83,7 +83,7 @@ def _train_whole(
         watcher.say(f"loading {plan.files.model}")
         answers = METHODS[plan.preset.method].answers
         model, base = load_base(plan.files, plan.preset.base, device, answers=answers)
-        watcher.say(_proof(base))
+        watcher.say(_proof(base, answers=answers))
         found = launch.of_first(lambda: _begun(plan, watcher, restart))
         _train(plan, model, base, device, found, watcher, trackers, route)
         if first:
@@ -266,11 +266,12 @@ def _tell_differences(before: Segment, now: Segment, watcher: Watcher) -> None:
         )
 
 
-def _proof(base: BaseModel) -> str:
-    head = ", but the head over words: a fresh one gives a number" if base.unused else ""
+def _proof(base: BaseModel, *, answers: bool) -> str:
+    aside = ", those of its head over words aside" if base.unused else ""
+    head = "" if answers else "; the head that gives a number is new"
     return (
         f"{base.model}: {base.parameters:,} weights, all {base.matched} tensors of the files"
-        f" loaded; none missing, unexpected or mismatched{head}"
+        f" loaded{aside}; none missing, unexpected or mismatched{head}"
     )
 
 

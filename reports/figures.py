@@ -63,6 +63,14 @@ METRICS = {
             "relevance", "Relevance per token", _RELEVANCE, "nats", decimals=2, is_more_better=True
         ),
         Metric(
+            "reward",
+            "Reward",
+            "what the reward model gives an answer that keeps its limit; higher is better",
+            "reward",
+            decimals=2,
+            is_more_better=True,
+        ),
+        Metric(
             "combined",
             "Wins",
             "against the baseline's answers, a violation being a loss; higher is better",
