@@ -169,9 +169,10 @@ def load_merged(
                 model, adapter_of(adapter), autocast_adapter_dtype=False
             )
             model = model.merge_and_unload()
+    head = None if answers else model.score.weight.detach().float()
     model = model.to(precision)
-    if not answers:
-        model.score.float()
+    if head is not None:
+        model.score.weight = torch.nn.Parameter(head)  # whole, whatever the rest is rounded to
         read_at_end(model)  # a copy would read the model that it was made from
     model.eval()
     model.requires_grad_(False)
