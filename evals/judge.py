@@ -125,6 +125,19 @@ def refuse_no_address(address: str) -> None:
         raise InputError(f"judge `{address}`: not an address", "wanted: http://… or https://…")
 
 
+_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: the key would go along to wherever a redirect leads."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """No other request."""
+
+
+_OPENER = urllib.request.build_opener(_Stay)
+
+
 def ask(address: str, request: dict[str, Any], wait: float = 1.0) -> str:
     """What the address says to the request, after a few tries where it is busy.
 
@@ -139,7 +152,7 @@ def ask(address: str, request: dict[str, Any], wait: float = 1.0) -> str:
     for tried in range(1, TRIES + 1):
         try:
             sent = urllib.request.Request(url, body, headers)
-            with urllib.request.urlopen(sent, timeout=SECONDS) as reply:
+            with _OPENER.open(sent, timeout=SECONDS) as reply:
                 return _text_of(address, reply.read(REPLY_BYTES))
         except urllib.error.HTTPError as error:
             error.close()
@@ -161,7 +174,7 @@ def ask(address: str, request: dict[str, Any], wait: float = 1.0) -> str:
 def _text_of(address: str, reply: bytes) -> str:
     try:
         found = msgspec.json.decode(reply)["choices"][0]["message"]["content"]
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
+    except (*_FAULTS, KeyError, IndexError, TypeError) as error:
         raise InputError(
             f"judge `{address}`: its reply is none of an OpenAI-compatible address",
             "the address ends before `/chat/completions`, often in `/v1`",

@@ -8,13 +8,17 @@ from reports import blocks
 from reports.findings import read_findings
 from reports.html import write_report
 from tests.browser import Tab
-from tests.payloads import PAYLOADS
+from tests.hostile_pages import (
+    HOSTILE,
+    attack_answers,
+    attack_names,
+    hostile_answers,
+    hostile_findings,
+    opened,
+)
 from tests.reports_fixture import PROMPTS, World, write_artifacts
-from tests.test_html import HOSTILE, hostile_answers, hostile_findings
 
 pytestmark = pytest.mark.browser
-
-READY = "document.documentElement.dataset.ready !== undefined"
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +54,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def opened(tab: Tab, page: Path, width: int = 1280, scheme: str = "light", link: str = "") -> None:
-    """Open the page and wait until all of it is unpacked."""
-    tab.open(page, width, scheme, link)
-    tab.wait(READY)
-
-
 def count(tab: Tab) -> str:
     return tab.run("document.getElementById('filter-count').textContent")
 
@@ -85,76 +83,13 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(tab: Tab, report: Pa
     assert tab.run("document.title") == "demo · treetune"
 
 
-# What a page is made of, and what no part of it may carry.
-FOREIGN = """(() => {
-  const known = new Set(`html head meta title style body header p b h1 span code div ul li dl dt dd
-    time nav a main section h2 h3 h4 table caption thead tbody tr th td small details summary figure
-    figcaption svg symbol use rect circle path line text g article output label input fieldset
-    legend select option button mark noscript dialog kbd footer template script`.split(/\\s+/));
-  return [...document.querySelectorAll("*")].flatMap((e) => [
-    ...(known.has(e.localName) ? [] : [e.localName]),
-    ...[...e.attributes].map((a) => a.name).filter((name) => /^(on|src|action|form)/.test(name)),
-  ]).join();
-})()"""
-
-# Whatever waits for an event gets it.
-PROVOKE = """(elements) => elements.forEach((e) => {
-  for (const kind of ["mouseover", "focus", "toggle", "load", "error", "begin", "beforeprint"])
-    e.dispatchEvent(new Event(kind));
-})"""
-
-
 def test_no_name_or_sentence_runs_or_asks_for_anything(tab: Tab, hostile: Path):
-    opened(tab, hostile)
-    title = tab.run("document.title")
-    tab.run(f"({PROVOKE})(document.querySelectorAll('body *'))")
-    tab.run("dispatchEvent(new Event('beforeprint'))")
-    assert tab.run(FOREIGN) == ""
-    assert tab.run("document.title") == title
-    assert "OWNED" in title  # the name of the comparison, as text
-    assert_untouched(tab, hostile)
-    tab.run("dispatchEvent(new Event('afterprint'))")
+    attack_names(tab, hostile)
 
 
 def test_no_prompt_or_answer_runs_or_asks_for_anything(tab: Tab, tmp_path: Path):
-    page = tmp_path / "report.html"
-    write_report(hostile_answers(tmp_path), page)
-    opened(tab, page, link="#q1-1")
-    # Every prompt is read, with the mark past its limit of one word.
-    read = tab.run(
-        f"""(async () => {{
-          const detail = document.getElementById("detail");
-          // A low list: what is tested here is what is read.
-          Object.assign(document.getElementById("list").style, {{ flex: "none", height: "4rem" }});
-          // The address names a prompt by its number; to change it takes longer than all else here.
-          history.replaceState = () => {{}};
-          let read = "";
-          for (let prompt = 0; prompt < {len(HOSTILE)}; prompt += 1) {{
-            read += detail.textContent;
-            ({PROVOKE})(detail.querySelectorAll(".text, .id, h3, mark"));
-            if (prompt % 40 === 0) await new Promise(requestAnimationFrame);
-            document.getElementById("after").click();
-          }}
-          return read;
-        }})()"""
-    )
-    for number, payload in enumerate(PAYLOADS):
-        if payload.replace("\n", " ").replace("\t", " ").isprintable():
-            for said in (*(f"{answerer} {payload}" for answerer in range(4)), f"{payload} id"):
-                assert said in read, number
-    tab.run("dispatchEvent(new Event('beforeprint'))")
-    tab.wait("document.querySelectorAll('#paper .question').length === 200")
-    assert tab.run(FOREIGN) == ""
-    assert tab.run("document.title") == "demo · treetune"
-    assert_untouched(tab, page)
-
-
-def assert_untouched(tab: Tab, page: Path) -> None:
-    assert tab.run("document.scripts.length") == 1
-    assert tab.requests == [page.as_uri()]
-    assert tab.complaints == []
-    assert tab.run("getComputedStyle(document.body).display") == "block"
-    assert tab.run("Object.keys(Object.prototype).length") == 0
+    write_report(hostile_answers(tmp_path), tmp_path / "report.html")
+    attack_answers(tab, tmp_path / "report.html", HOSTILE)
 
 
 def test_a_script_from_elsewhere_is_refused_by_the_policy(tab: Tab, report: Path, tmp_path: Path):

@@ -26,6 +26,7 @@ from dataset_builder.split import letters_and_digits
 from dataset_builder.summary import variants_table
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
+from tests.campaigns import leaks
 from tests.test_variant import recipe
 
 ASKED = "How do I keep the bread that I bake at home from getting a hard crust?"
@@ -347,3 +348,9 @@ def test_a_laion_variant_loses_the_six_validation_roots(tmp_path):
     (file,) = made.manifest.notes["contamination"]["files"]
     assert file["met"]["exact"] == 6
     assert sum(file["usable_rows"].values()) == made.manifest.funnel["contamination"] > 0
+
+
+def test_leaks_that_were_planted_are_found_and_nothing_else_is_taken_for_one(tmp_path):
+    planted, missed, others, alarms = leaks.plant(0, tmp_path)
+    assert (planted, missed, alarms) == (120, 0, 0)
+    assert others > 200

@@ -13,13 +13,12 @@ from msgspec.structs import replace as replaced
 
 from dataset_builder.printable import printable
 from dataset_builder.words import count_words
-from reports.answers import Asked as Answers
-from reports.answers import Question, split_at_limit
+from reports.answers import split_at_limit
 from reports.chart import Scale, forest, tick_step, words_chart
 from reports.figures import METRICS
 from reports.findings import Findings, read_findings
 from reports.html import TEMPLATES, comparison_page, write_report
-from tests.hostile import TERMINAL
+from tests.hostile_pages import hostile_answers, hostile_findings
 from tests.page import Page
 from tests.payloads import PAYLOADS
 from tests.reports_fixture import Asked, World, real_world, write_artifacts
@@ -33,97 +32,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Findings:
 @pytest.fixture(scope="module")
 def page(demo: Findings) -> Page:
     return Page(comparison_page(demo))
-
-
-HOSTILE = [*PAYLOADS, *(payload for payload in TERMINAL if "\ud800" not in payload)]
-
-
-def hostile_findings(folder: Path) -> Findings:
-    """A comparison whose every name, number's name and sentence holds every payload."""
-    payloads, every = HOSTILE, " ".join(HOSTILE)
-    world = World(
-        [Asked("Why?", "Because.", ("It is so.",))],
-        (1, None),
-        recipes={
-            name: {"title": every, "keep": {every: every if name == "full" else 1}}
-            for name in ("full", "concise_best")
-        },
-        warnings=(*payloads, every),
-    )
-    directory = write_artifacts(folder, world, lambda asked, *_: asked.answers[0])
-    findings = read_findings(directory)
-    labels = {"full": f"full {every}", "concise_best": f"best {every}", "base": "base"}
-    arms = [
-        dataclasses.replace(
-            arm,
-            arm=replaced(arm.arm, label=labels[arm.label], arm=every),
-            runs=[
-                replaced(run, manifest=replaced(run.manifest, funnel={every: 3, "kept": 2}))
-                for run in arm.runs
-            ],
-        )
-        for arm in findings.arms
-    ]
-    comparison = replaced(
-        findings.comparison,
-        name=every,
-        suite=every,
-        suite_digest=every,
-        created=every,
-        sentence=every,
-        arms=[arm.arm for arm in arms],
-        gates=[replaced(gate, reason=every) for gate in findings.comparison.gates],
-        trivial=[row | {"answerer": every} for row in findings.comparison.trivial],
-        slopes=[{"arm": every, "seed": 0, "slope": 0.5, "low": 0.4, "high": 0.6}],
-        differing={every: dict.fromkeys(labels.values(), every)},
-        notes={
-            "sentences": {labels["concise_best"]: f"{every}: {every}"},
-            "verdicts": {labels["concise_best"]: every},
-            "headline": ["violation", "relevance"],
-        },
-    )
-    effects = [
-        dataclasses.replace(
-            row,
-            arm=labels[row.arm],
-            baseline=labels[row.baseline],
-            verdict=every,
-            equivalence=every,
-            margin=1.0,
-        )
-        for row in findings.effects
-    ]
-    questions = hostile_questions([every], [*labels.values(), "human"])
-    return Findings(findings.directory, comparison, effects, arms, questions)
-
-
-def hostile_answers(folder: Path) -> Findings:
-    """A comparison with plain names and a prompt per payload, which everybody answers with it."""
-    findings = read_findings(write_artifacts(folder, World([], (1, None))))
-    questions = hostile_questions(HOSTILE, ["full", "concise_best", "base", "human"])
-    return dataclasses.replace(findings, questions=questions)
-
-
-def hostile_questions(payloads: list[str], answerers: list[str]) -> list[Question]:
-    return [
-        Question(
-            f"{payload} id",
-            f"{payload} origin",
-            f"{payload} language",
-            payload,
-            {
-                limit: Answers(
-                    limit,
-                    {
-                        name: [split_at_limit(f"{number} {payload}", limit)]
-                        for number, name in enumerate(answerers)
-                    },
-                )
-                for limit in (1, None)
-            },
-        )
-        for payload in payloads
-    ]
 
 
 def test_the_page_is_one_file_that_names_no_other(page: Page):

@@ -49,8 +49,15 @@ class Server:
                     outer.replies.pop(0) if outer.replies else (200, json.dumps(said).encode())
                 )
                 self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", f"{outer.address}/elsewhere")
                 self.end_headers()
                 self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                outer.asked.append({"path": self.path})
+                self.send_response(200)
+                self.end_headers()
 
             def log_message(self, *_: Any) -> None: ...
 
@@ -68,6 +75,20 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     yield made
     made.http.shutdown()
     made.http.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [(302, b"", "HTTP 302"), (200, b"\xff", "its reply"), (200, b"[" * 100_000, "its reply")],
+)
+def test_a_judge_is_neither_followed_elsewhere_nor_believed(
+    server: Server, status: int, body: bytes, said: str
+):
+    """A key goes to the address that was given and to no other."""
+    server.replies = [(status, body)]
+    with pytest.raises(InputError, match=f"judge `{server.address}`: .*{said}"):
+        judging.ask(server.address, {})
+    assert [each["path"] for each in server.asked] == ["/v1/chat/completions"]
 
 
 def test_each_answer_is_asked_about_once_and_its_grade_stays(server: Server, tmp_path: Path):

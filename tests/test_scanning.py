@@ -17,11 +17,13 @@ from test_columns import assert_same, contents, leave_all
 from usual_lines import USUAL
 
 from dataset_builder import compiled, shards, words
+from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.lines import block_of
 from dataset_builder.messages import NAME
 from dataset_builder.scanning import scanned
 from dataset_builder.shards import Part, joined, read_shard, shards_of
+from tests.campaigns import fuzz_scan
 
 relaxed = settings(
     deadline=None,
@@ -328,3 +330,13 @@ def test_what_a_line_says_once_is_not_held_once_for_each_reply(tmp_path, monkeyp
     reasons = Counter(each.reason for each in part.refusals)
     assert reasons == ({"too_long": 1, "parent": 2**12} if key == "named" else {"too_long": 4097})
     assert sum(len(each.detail) for each in part.refusals) < 2**22
+
+
+def test_compiled_code_keeps_to_its_room_under_the_sanitizers(tmp_path):
+    """The campaign `fuzz_scan`, for a second."""
+    (tmp_path / "shared").mkdir()
+    try:
+        with fuzz_scan.prepare(tmp_path / "shared", runs=3000) as attempt:
+            assert attempt(0, tmp_path).tried == 3000
+    except InputError as error:
+        pytest.skip(f"{error}; {error.hint}")

@@ -1,0 +1,184 @@
+"""What is fed to each part that meets foreign bytes, and what it promises of them.
+
+    python -m tests.fuzz_targets TARGET [LIBFUZZER'S OPTIONS]
+
+Needs atheris, which follows the branches of our Python as libFuzzer follows those of C.
+"""
+
+import csv
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
+
+import atheris
+
+with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", "tomllib"]):
+    import pyarrow as pa
+
+    from dataset_builder.errors import InputError
+    from dataset_builder.export import read_export
+    from dataset_builder.flags import has_control_tokens, has_personal_data
+    from dataset_builder.folds import fold_codes
+    from dataset_builder.lines import Place, lines_of
+    from dataset_builder.pages import page_environment
+    from dataset_builder.printable import printable
+    from dataset_builder.recipe import load_recipe
+    from dataset_builder.recipe_file import recipe_files
+    from dataset_builder.rows import Met, Refusal, read_row
+    from dataset_builder.settings import as_stored
+    from dataset_builder.shards import _of_packed
+    from dataset_builder.shingles import shingles_of
+    from dataset_builder.split import normalised
+    from dataset_builder.words import (
+        count_words,
+        first_words,
+        word_counts,
+        words_of,
+    )
+    from evals.units import count_paragraphs, count_sentences
+    from reports.answers import split_at_limit
+    from reports.export import FORMULA, csv_text, guarded
+    from reports.markdown import code, plain
+
+# On a file system in memory, where there is one.
+PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+
+# What neither a terminal nor a page may be given.
+STEERS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+# Tables take a hundred times as long as what is told of one line or text, so that few are made.
+RARELY = 32
+
+
+def reader(content: bytes) -> None:
+    """Lines: each is messages or refused, and by compiled code as on its own."""
+    for lines in lines_of(io.BytesIO(content)):
+        found = []
+        for number, line in enumerate(lines.contents):
+            if line is not None and line.strip():
+                each = read_row(line, Place(number + 1, lines.offsets[number]))[1]
+                assert each or b'"' in line  # only a thread or a tree may hold nothing
+                found += each
+        if len(content) % RARELY == 0:
+            part = _of_packed(lines)
+            assert part.refusals == [each for each in found if isinstance(each, Refusal)]
+            columns = (part.met[name].to_pylist() for name in ("line", "message_id", "text"))
+            assert list(zip(*columns, strict=True)) == [
+                (each.at.line, each.message.message_id, each.message.text)
+                for each in found
+                if isinstance(each, Met)
+            ]
+
+
+def files(content: bytes) -> None:
+    """A file of any kind: what it holds is counted, or it is refused."""
+    path = PLACE / "export"
+    path.write_bytes(content)
+    try:
+        export = read_export(path)
+    except InputError:
+        return
+    assert export.rows
+    assert export.met.num_rows + len(export.refusals)
+
+
+def recipe(content: bytes) -> None:
+    """A recipe: it is one, and the same when it is written again, or it is refused by one line."""
+    path = PLACE / "fuzzed.toml"
+    path.write_bytes(content)
+    try:
+        loaded = load_recipe(str(path))
+    except InputError:
+        return
+    stored = as_stored(loaded)
+    for name, text in recipe_files("fuzzed", stored).items():
+        (PLACE / name).write_text(text, encoding="utf-8")
+    assert as_stored(load_recipe(str(path))) == stored
+
+
+def words(content: bytes) -> None:
+    """A text: it is counted, cut, folded and looked through in one way, compiled or not."""
+    text = content.decode("utf-8", "ignore")
+    n, limit = count_words(text), len(content) % 7 + 1
+    assert len(words_of(text)) == n
+    first = first_words(text, limit)
+    assert text.startswith(first)
+    assert count_words(first) == min(n, limit)
+    answer = split_at_limit(text, limit)
+    assert answer.within + answer.beyond == text
+    assert answer.excess == max(0, n - limit)
+    assert count_sentences(text) <= n
+    assert count_paragraphs(text) >= 0
+    assert has_personal_data(text) in (True, False)
+    assert has_control_tokens(text) in (True, False)
+    if len(content) % RARELY == 0:
+        half = text[: len(text) // 2]
+        texts = pa.array([text, "", half])
+        assert word_counts(texts).tolist() == [n, 0, count_words(half)]
+        assert shingles_of(texts, 3).words.tolist() == [n, 0, count_words(half)]
+        codes = fold_codes(pa.array([text, normalised(text)]))
+        assert codes[0] == codes[1]
+
+
+def escapers(content: bytes) -> None:
+    """A text on its way to a terminal, a page, a spreadsheet or Markdown: it is text there."""
+    text = content.decode("utf-8", "surrogateescape")
+    shown = printable(text)
+    assert not STEERS.search(shown)
+    assert printable(shown) == shown
+    page = _Read()
+    page.feed(_PAGE.render(x=text))
+    page.close()
+    assert page.tags == [("p", [("title", _visible(text))])]
+    assert page.text == _visible(text)
+    if "\0" not in text:  # which csv writes and does not read
+        cell = guarded(text)
+        assert not cell.startswith(FORMULA)
+        read = csv.reader(io.StringIO(csv_text([text], [{text: text}]), newline=""), strict=True)
+        assert list(read) == [[text], [cell]]
+    for written in (plain(text), code(text)):
+        assert "\n" not in written
+        assert not STEERS.search(written)
+    assert not re.search(r"(?<!\\)<", re.sub(r"`[^`]*`", "", plain(text)))
+
+
+_PAGE = page_environment(Path("/")).from_string('<p title="{{ x }}">{{ x }}</p>')
+
+
+def _visible(text: str) -> str:
+    return printable(text.replace("\r\n", "\n"))
+
+
+class _Read(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, list]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, attrs))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each for each in (reader, files, recipe, words, escapers)
+}
+
+
+if __name__ == "__main__":
+    name, *options = sys.argv[1:]
+    atheris.Setup([name, *options], TARGETS[name])
+    atheris.Fuzz()
