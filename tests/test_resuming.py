@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder.artifacts import read_json
@@ -21,24 +20,12 @@ from evals.plan import Silent, plan
 from evals.tables import Evaluation
 from finetune import launch
 from finetune.decode import TOP
+from tests.evaluations import SUITE, not_evaluated, runs_in, tables
 from tests.processes import in_processes
-from tests.runs import tiny_run
-from tests.tiny import example, tiny_llama, tiny_preset, write_variant
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-# More in a campaign: TREETUNE_KILLS=200 just test tests/test_resuming.py
-KILLS = max(5, int(os.environ.get("TREETUNE_KILLS", "5")))
-SUITE = """
-title = "a handful"
-limits = [3, 8]
-tokens_per_word = 1
-spare_tokens = 2
-unlimited_tokens = 9
-temperature = 0.8
-scorers = ["violation", "words", "relevance_controlled", "prefers_better", "human_likelihood"]
-relevance_others = 1
-"""
+KILLS = 5  # more of them: just campaign evaluations
 QUESTIONS = 3 * 3  # prompts, two limits and none
 
 
@@ -66,15 +53,7 @@ class Stored(Silent):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Artefacts with a run that is not evaluated yet, and a suite."""
-    folder = tmp_path_factory.mktemp("shared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARTIFACTS", str(folder / "artifacts"))
-        write_variant(rows=[example(n, question=f"Row {n}?") for n in range(4)])
-        base = 'quantization = "none"'
-        tiny_run(tiny_preset(folder / "tiny.toml", tiny_llama(folder / "model"), base=base))
-    (folder / "small.toml").write_text(SUITE)
-    return folder / "artifacts", folder / "small.toml"
+    return not_evaluated(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture(scope="module")
@@ -89,34 +68,6 @@ def alone(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     gc.collect()
     gc.freeze()
     return tables(artifacts)
-
-
-def runs_in(artifacts: Path) -> list[Path]:
-    return [path.parent for path in artifacts.glob("runs/*/*/run.json")]
-
-
-def tables(artifacts: Path) -> list[Any]:
-    """All rows of the run's evaluation and the base's but for the seconds, scores to four places:
-    batches of other sizes add up in another order. Nothing else lies there."""
-    found = []
-    homes = [*runs_in(artifacts), *(artifacts / "bases").iterdir()]
-    assert len(homes) == 2
-    for home in homes:
-        (directory,) = (home / "evals").iterdir()
-        assert directory.name.startswith("small-")
-        for name in ("generations", "scores", "likelihoods"):
-            table = pq.read_table(directory / f"{name}.parquet").to_pylist()
-            for row in table:
-                row.pop("seconds", None)
-                for key in ("value", "log_likelihood"):
-                    if key in row:
-                        row[key] = pytest.approx(row[key], abs=1e-4)
-            found.append(table)
-        names = {path.name for path in directory.iterdir()}
-        assert names == {f"{name}.parquet" for name in ("generations", "scores", "likelihoods")} | {
-            "eval.json"
-        }
-    return found
 
 
 def started(run: Path, suite: Path) -> int:

@@ -10,6 +10,7 @@ from tests.tiny import tiny_llama, tiny_preset, write_pairs, write_variant
 from tests.training import assert_same_run, trained
 from tests.warm import FINETUNE, Started, Warm
 
+STEPS = 6  # of a tiny preset
 LIGHT = 'quantization = "none"\nprecision = "fp32"'
 
 
