@@ -30,6 +30,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK = {*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 # And so ends the name of one that another is about to take the place of.
 _REPLACED = "~"
+# How a struct's JSON ends, and the line that vouches for what stands before it.
+_END = "\n}\n"
+_CHECKSUM = re.compile(rb',\n  "checksum": "([0-9a-f]{64})"\n}\n\Z')
 # As Linux has it: paths from the current folder, and two names exchanged.
 _HERE, _EXCHANGE = -100, 2
 # Of a file that is written: no `*.json` is to find it.
@@ -43,9 +46,12 @@ def artifacts_root() -> Path:
 
 def write_json(record: Any, out: Path) -> None:
     """Write `record` (a struct, a dict, a list) to `out` as indented JSON: whole or not at all, and
-    flushed.
+    flushed. A struct's last line is the checksum of the others.
     """
     text = json.dumps(msgspec.to_builtins(record), indent=2, ensure_ascii=False) + "\n"
+    if isinstance(record, msgspec.Struct) and text.endswith(_END):
+        checksum = hashlib.sha256(text.encode()).hexdigest()
+        text = f'{text.removesuffix(_END)},\n  "checksum": "{checksum}"{_END}'
     write_text(text, out)
 
 
@@ -112,12 +118,24 @@ def _refusal(error: Exception) -> int | None:
 
 
 def read_json(path: Path, struct: type[Record]) -> Record:
-    """The `struct` stored at `path`. Raises InputError where it is absent or is not one."""
+    """The `struct` stored at `path`. Raises InputError where it is absent, is not one, or does not
+    have the checksum that its last line says.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=struct)
+        stored = path.read_bytes()
+        found = _CHECKSUM.search(stored)
+        if found:
+            stored = stored[: found.start()] + _END.encode()
+            if hashlib.sha256(stored).hexdigest() != found[1].decode():
+                raise InputError(
+                    f"{path}: changed since it was written",
+                    "bring it back or make it again; or take its line `checksum` out, if you "
+                    "changed it yourself",
+                )
+        return msgspec.json.decode(stored, type=struct)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not what treetune wrote: {error}", "delete its folder and build it again"
         ) from error

@@ -245,20 +245,24 @@ REJECTS = Table(
 )
 
 
+# A flipped bit is noticed by the checksum of its page.
+_FORM = {"compression": "zstd", "store_schema": False, "write_page_checksum": True}
+
+
 def write_table(table: pa.Table, declared: Table, out: Path) -> None:
     """Write `table` as Parquet to `out`, checked against `declared`.
 
     Raises ValueError (our bug) on a missing or extra column, a type that does not cast, or a
     repeated key.
     """
-    pq.write_table(checked(table, declared), out, compression="zstd", store_schema=False)
+    pq.write_table(checked(table, declared), out, **_FORM)
 
 
 def write_batches(batches: Iterable[pa.Table], declared: Table, out: Path) -> None:
     """The same for a table that comes some rows at a time, the keys of which are known to be
     unlike.
     """
-    with pq.ParquetWriter(out, declared.schema, compression="zstd", store_schema=False) as writer:
+    with pq.ParquetWriter(out, declared.schema, **_FORM) as writer:
         for batch in batches:
             writer.write_table(batch)
 
@@ -279,7 +283,7 @@ def read_table(path: Path, declared: Table) -> pa.Table:
     try:
         # Opened as a file, so that a name with `*` in it is a name.
         with path.open("rb") as file:
-            return checked(pq.read_table(file), declared)
+            return checked(pq.read_table(file, page_checksum_verification=True), declared)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}", "build it again") from error
     except (pa.ArrowInvalid, ValueError) as error:

@@ -28,7 +28,7 @@ from finetune.methods import METHODS
 from finetune.plan import Plan
 from finetune.progress import Watcher, read_steps, without_known_noise
 from finetune.route import Route, preflight
-from finetune.run import BaseModel, Run, Segment
+from finetune.run import BaseModel, Run, Segment, files_beside
 from finetune.trackers import ready_trackers
 
 # What makes the trainer of a method, what it does between its making and the first step, and what
@@ -233,6 +233,7 @@ def _train(
         resumed=recorder.resumed,
         segments=recorder.until(plan.budget.steps),
         notes={
+            "adapter_files": files_beside(folder / "adapter"),
             "validation_fit": msgspec.to_builtins(plan.validation_fit),
             **({"validation": validation} if validation else {}),
             **notes,

@@ -251,3 +251,20 @@ def refuse_changed_adapter(directory: Path, run: Run) -> None:
             f"{path}: not the adapter that run.json names",
             "bring back the file, or train the run again",
         )
+    for name, sha256 in run.notes.get("adapter_files", {}).items():
+        beside = path.with_name(name)
+        if not beside.is_file() or file_digest(beside) != sha256:
+            raise InputError(
+                f"{beside}: not what the run wrote", "bring back the file, or train the run again"
+            )
+
+
+def files_beside(adapter: Path) -> dict[str, str]:
+    """The sha256 of what else says how an adapter answers, its configuration and tokenizer, by
+    name; the card says nothing of that, and is refreshed.
+    """
+    return {
+        path.name: file_digest(path)
+        for path in sorted(adapter.iterdir())
+        if path.name not in ("adapter_model.safetensors", "README.md")
+    }

@@ -6,10 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from dataset_builder.errors import InputError
 from finetune import course
 from finetune.base import BaseFiles
 from finetune.card import merged_card, model_card
-from finetune.run import load_run
+from finetune.run import load_run, refuse_changed_adapter
 from tests.tiny import tiny_llama, tiny_preset, write_variant
 from tests.training import Memory, Stopped, planned
 
@@ -40,6 +41,19 @@ def test_nothing_that_a_run_leaves_holds_the_users_token(left):
         assert TOKEN.encode() not in content, path
     assert not [p for p in ended if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
     assert not [p for p in unfinished if p.name == "training_args.bin"]
+
+
+def test_an_adapter_whose_scale_was_changed_is_refused(left):
+    _, _, directory = left
+    path = directory / "adapter" / "adapter_config.json"
+    was = path.read_text(encoding="utf-8")
+    refuse_changed_adapter(directory, load_run(directory))
+    path.write_text(was.replace('"lora_alpha": 8', '"lora_alpha": 9'), encoding="utf-8")
+    try:
+        with pytest.raises(InputError, match=r"adapter_config\.json: not what the run wrote"):
+            refuse_changed_adapter(directory, load_run(directory))
+    finally:
+        path.write_text(was, encoding="utf-8")
 
 
 def test_the_adapter_of_a_hub_model_names_it_by_id_and_revision(left, tmp_path: Path):

@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataset_builder import artifacts
 from dataset_builder.errors import InputError
+from dataset_builder.manifest import Pointer
 from dataset_builder.tables import LEDGER, read_table, table_of, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +214,40 @@ def test_a_table_that_is_not_as_declared_is_refused(tmp_path: Path):
         table_of([ROWS[0], ROWS[0]], LEDGER)
     write_table(table, LEDGER, tmp_path / "with * star.parquet")
     assert read_table(tmp_path / "with * star.parquet", LEDGER).to_pylist() == ROWS
+
+
+def flipped(path: Path, load: Callable[[], Any]) -> tuple[int, int]:
+    """Bits of `path` that, one at a time, made `load` refuse it, and those that changed what it
+    gives.
+    """
+    wanted, whole, refused, unnoticed = load(), path.read_bytes(), 0, 0
+    for at in range(0, 8 * len(whole), 53):
+        changed = bytearray(whole)
+        changed[at // 8] ^= 1 << at % 8
+        path.write_bytes(changed)
+        try:
+            unnoticed += load() != wanted
+        except InputError:
+            refused += 1
+    return refused, unnoticed
+
+
+def test_a_flipped_bit_of_a_record_is_noticed_or_changes_nothing(tmp_path: Path):
+    artifacts.write_json(Pointer("full-0123456789ab"), tmp_path / "full.json")
+    path = tmp_path / "full.json"
+    refused, unnoticed = flipped(path, lambda: artifacts.read_json(path, Pointer))
+    assert (refused > 10, unnoticed) == (True, 0)
+    # One that was written before there were checksums, or mended by hand, is what it says.
+    path.write_text('{"build": "other"}')
+    assert artifacts.read_json(path, Pointer) == Pointer("other")
+
+
+def test_a_flipped_bit_of_a_table_is_noticed_or_changes_nothing(tmp_path: Path):
+    rows = [ROWS[0] | {"thread_id": f"thread {n}", "dropped_by": "rank"} for n in range(50)]
+    path = tmp_path / "ledger.parquet"
+    write_table(table_of(rows, LEDGER), LEDGER, path)
+    refused, unnoticed = flipped(path, lambda: read_table(path, LEDGER))
+    assert (refused > 10, unnoticed) == (True, 0)
 
 
 def test_a_damaged_or_absent_table_is_the_users_to_mend(tmp_path: Path):

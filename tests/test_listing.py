@@ -2,9 +2,11 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from dataset_builder.artifacts import BUILDING
+from dataset_builder.artifacts import BUILDING, read_json, write_json
+from dataset_builder.manifest import Manifest
 from dataset_builder.printable import printable
 from finetune.checkpoints import UNFINISHED
 from reports.__main__ import app
@@ -79,9 +81,9 @@ def test_an_old_build_of_a_variant_is_told_from_the_current_one(tmp_path: Path):
     build = next((tmp_path / "variants").glob("full-*"))
     old = build.with_name("full-000000000000")
     old.mkdir()
-    text = (build / "manifest.json").read_text(encoding="utf-8")
+    manifest = read_json(build / "manifest.json", Manifest)
     digest = build.name.removeprefix("full-")
-    (old / "manifest.json").write_text(text.replace(digest, "0" * 12), encoding="utf-8")
+    write_json(msgspec.structs.replace(manifest, digest="0" * 64), old / "manifest.json")
     builds = [row[1] for row in read_listing(tmp_path).rows["Variants"] if row[0] == "full"]
     assert builds == ["000000000000 (old)", digest]
 
