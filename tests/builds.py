@@ -10,6 +10,46 @@ from dataset_builder.tables import EXAMPLES, read_table
 from tests.warm import DATASET_BUILDER, ROOT, Started, Warm
 
 SAMPLE = ROOT / "dataset_builder" / "sample" / "forest.trees.jsonl"
+RECIPES = ["capped", "control_words", "pairs_flipped"]
+
+# Several builds in one process, each in its own time zone and locale, with the sources and recipes
+# in either order; with so many threads of Polars, DuckDB, Arrow and everything by OpenMP.
+MANY = """
+import json, locale, os, sys, time
+threads, places = int(sys.argv[1]), json.loads(sys.argv[2])
+import duckdb, pyarrow
+connect = duckdb.connect
+met = []
+
+def connected(*arguments):
+    connection = connect(*arguments, config={"threads": threads})
+    met.append(connection.sql("select current_setting('threads')").fetchall()[0][0])
+    return connection
+
+duckdb.connect = connected
+pyarrow.set_cpu_count(threads)
+pyarrow.set_io_thread_count(threads)
+import polars
+from dataset_builder.__main__ import app
+from dataset_builder.command_line import run
+for number, artifacts in places:
+    os.environ["TZ"] = ("UTC", "Asia/Kathmandu", "America/St_Johns")[number // 3 % 3]
+    time.tzset()
+    for name in (("C", "C.UTF-8", "tr_TR.UTF-8", "de_DE.UTF-8")[number % 4], "C.UTF-8"):
+        try:
+            locale.setlocale(locale.LC_ALL, name)
+            break
+        except locale.Error:  # not on this machine
+            pass
+    os.environ["ARTIFACTS"] = artifacts
+    sources, recipes = (json.loads(each)[:: (-1) ** number] for each in sys.argv[3:5])
+    try:
+        run(app, ["build", *recipes, "--held-out", "0.3", "--source", *sources])
+    except SystemExit as end:
+        assert not end.code
+assert set(met) == {threads}
+assert polars.thread_pool_size() == threads
+"""
 
 
 def build(process: Warm, artifacts: Path, source: Path, code: str = DATASET_BUILDER) -> Started:

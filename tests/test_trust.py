@@ -14,57 +14,16 @@ from pathlib import Path
 from dataset_builder.export import read_export
 from dataset_builder.manifest import find_variant
 from dataset_builder.threads import make_tables
-from tests.builds import assert_whole, build, files_of, halves
+from tests.builds import MANY, RECIPES, assert_whole, build, files_of, halves
 from tests.real import real
 from tests.warm import DATASET_BUILDER, ROOT, Warm
 
 BUILDS = 20  # more of them: just campaign same
-RECIPES = ["capped", "control_words", "pairs_flipped"]
 
 
 # No file may be longer: what a full disk does, without filling one.
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)); "
 LIMITED += DATASET_BUILDER
-
-
-# Several builds in one process, each in its own time zone and locale, with the sources and recipes
-# in either order; with so many threads of Polars, DuckDB, Arrow and everything by OpenMP.
-MANY = """
-import json, locale, os, sys, time
-threads, places = int(sys.argv[1]), json.loads(sys.argv[2])
-import duckdb, pyarrow
-connect = duckdb.connect
-met = []
-
-def connected(*arguments):
-    connection = connect(*arguments, config={"threads": threads})
-    met.append(connection.sql("select current_setting('threads')").fetchall()[0][0])
-    return connection
-
-duckdb.connect = connected
-pyarrow.set_cpu_count(threads)
-pyarrow.set_io_thread_count(threads)
-import polars
-from dataset_builder.__main__ import app
-from dataset_builder.command_line import run
-for number, artifacts in places:
-    os.environ["TZ"] = ("UTC", "Asia/Kathmandu", "America/St_Johns")[number // 3 % 3]
-    time.tzset()
-    for name in (("C", "C.UTF-8", "tr_TR.UTF-8", "de_DE.UTF-8")[number % 4], "C.UTF-8"):
-        try:
-            locale.setlocale(locale.LC_ALL, name)
-            break
-        except locale.Error:  # not on this machine
-            pass
-    os.environ["ARTIFACTS"] = artifacts
-    sources, recipes = (json.loads(each)[:: (-1) ** number] for each in sys.argv[3:5])
-    try:
-        run(app, ["build", *recipes, "--held-out", "0.3", "--source", *sources])
-    except SystemExit as end:
-        assert not end.code
-assert set(met) == {threads}
-assert polars.thread_pool_size() == threads
-"""
 
 
 def test_every_build_of_the_same_sources_is_the_same_bytes(tmp_path: Path):

@@ -106,9 +106,9 @@ TRAINING = [
     "pyarrow.parquet",
 ]
 # And what commands import beside that.
-_COURSE = ["__main__", "course", "previews", "recorder", "oom", "peak", "trainer", "reference"]
-_EVALUATION = ["__main__", "evaluation", "generate", "scoring", "relevance", "compare"]
-_REPORTS = ["__main__", "html", "findings", "terminal", "export", "card", "listing"]
+_COURSE = ["course", "previews", "recorder", "oom", "peak", "trainer", "reference"]
+_EVALUATION = ["evaluation", "generate", "scoring", "relevance", "compare"]
+_REPORTS = ["html", "findings", "terminal", "export", "card", "listing"]
 COURSE = [*TRAINING, *(f"finetune.{name}" for name in _COURSE)]
 ALL = [
     *DATA,
