@@ -75,8 +75,10 @@ def do_cells(
     for thread in threads:
         thread.start()
     try:
-        for thread in threads:
-            thread.join()
+        # By moments: a wait without an end was seen to sleep through Ctrl-C.
+        while any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(timeout=0.2)
     except KeyboardInterrupt:
         board.stop()
         raise
