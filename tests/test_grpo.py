@@ -488,7 +488,7 @@ def test_a_variant_of_another_form_is_refused(folder: Path):
 def test_the_tokens_of_an_answer_follow_its_limit():
     settings = load_preset("smollm2-grpo").grpo
     assert settings.allowed(None) == settings.allowed(10**6) == settings.tokens
-    assert settings.allowed(50) == 132
+    assert settings.allowed(50) == 112
     assert count_words("one two") == 2
 
 
