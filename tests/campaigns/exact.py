@@ -26,6 +26,7 @@ def stop(self, step, steps):
         os.kill(os.getpid(), signal.{{name}})
 
 Display.stepped = stop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
 {FINETUNE}
 """
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
