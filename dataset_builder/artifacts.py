@@ -163,15 +163,10 @@ def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             flush(temporary)
-            is_finished = out.exists() and any(out.glob("*.json"))
-            if is_finished and not replaces:
-                shutil.rmtree(temporary)
-            elif is_finished:
+            if replaces and _is_finished(out):
                 _replace(temporary, out)
             else:
-                shutil.rmtree(out, ignore_errors=True)  # without its JSON it does not exist
-                os.rename(temporary, out)
-                flush_directory(out.parent)
+                _take_place(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in new:  # nor are folders left that were made for it, unless another uses them
@@ -190,7 +185,8 @@ def sweep(folder: Path) -> None:
             continue
         place = folder / name.removesuffix(_REPLACED)
         if name.endswith(_REPLACED) and not place.exists():
-            os.rename(left, place)
+            with suppress(FileNotFoundError):  # another one sweeps here too
+                os.rename(left, place)
         elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
@@ -234,6 +230,25 @@ def hash_order(salt: str, key: str) -> str:
 def hash_share(salt: str, key: str) -> float:
     """A number in [0, 1) that `salt` and `key` fix, uniform over keys."""
     return int(hash_order(salt, key)[:13], 16) / 16**13
+
+
+def _is_finished(directory: Path) -> bool:
+    return directory.exists() and any(directory.glob("*.json"))
+
+
+def _take_place(new: Path, out: Path) -> None:
+    """Give the directory `new` its name, unless another builder has just finished one of it."""
+    try:
+        os.rename(new, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if _is_finished(out):
+            shutil.rmtree(new)
+            return
+        shutil.rmtree(out)  # without its JSON it does not exist
+        os.rename(new, out)
+    flush_directory(out.parent)
 
 
 def _replace(new: Path, out: Path) -> None:

@@ -52,6 +52,24 @@ def test_a_finished_directory_is_never_overwritten(tmp_path: Path):
     assert (tmp_path / "one" / "rows.txt").read_text() == "first"
 
 
+def test_a_builder_that_another_one_overtakes_at_the_last_moment_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rename = os.rename
+
+    def overtaken(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "rows.txt").write_text("first")
+        (target / "manifest.json").write_text("{}")
+        rename(source, target)
+
+    monkeypatch.setattr(artifacts.os, "rename", overtaken)
+    with artifacts.building(tmp_path / "one") as out:
+        (out / "rows.txt").write_text("second")
+    assert (tmp_path / "one" / "rows.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
 def test_a_directory_without_its_json_gives_way(tmp_path: Path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "rows.txt").write_text("torn")
