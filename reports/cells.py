@@ -203,15 +203,20 @@ def write_built(located: Located, variants: dict[str, str]) -> Built:
 
 
 def _read_built(located: Located) -> Built | None:
-    """What was built for the study; None where nothing was. Raises InputError where the study has
-    changed since.
+    """What was built for the study, of those arms whose variant and sources are still the same;
+    None where nothing was.
     """
     path = located.home / "built.json"
     if not path.is_file():
         return None
-    built = read_json(path, Built)
-    is_same = built.builds == _said(located)
-    return built if is_same and built.variants.keys() == located.arms.keys() else None
+    built, said = read_json(path, Built), _said(located)
+    variants = {
+        arm.name: build
+        for arm in located.arms.values()
+        if (build := built.variants.get(arm.name, "")).rpartition("-")[0] == arm.variant
+        and built.builds.get(arm.build) == said[arm.build]
+    }
+    return msgspec.structs.replace(built, variants=variants)
 
 
 def _said(located: Located) -> dict[str, dict]:

@@ -1,5 +1,5 @@
-"""How long the cells of a study will take, by what was measured here, and how much memory, by the
-estimate: for its dry run.
+"""How long the cells of a study will take and how much memory, for its dry run: by what was
+measured here, else by what a T4 would take, an estimate that nobody ran.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 import msgspec
+import pyarrow.parquet as pq
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,20 +16,25 @@ from rich.text import Text
 from dataset_builder.artifacts import artifacts_root, read_json
 from dataset_builder.errors import InputError
 from finetune.base import PACKAGE, BaseRecord
+from finetune.duration import T4, duration
 from finetune.memory import BF16
+from finetune.methods import sequences_of
 from finetune.preset import Base
 from finetune.progress import span
-from finetune.route import MARGIN, routes
+from finetune.route import MARGIN, choose, routes
 from finetune.run import load_run
 from reports.cells import Cell, Grid
 from reports.figures import NOTHING
 from reports.workers import Time
+
+LETTERS = 4.2  # that a token of English has, about
 
 
 class Expected(NamedTuple):
     """What a cell is expected to take."""
 
     seconds: float | None  # None: nothing like it was done here yet
+    on_t4: float | None  # seconds of training alone; None where that cannot be estimated
     memory: float | None  # bytes; None: the base model is not on this disk
 
 
@@ -56,13 +62,12 @@ def expectation(grid: Grid) -> Callable[[Cell], Expected]:
             run = load_run(directory)
             for key in _keys(grid, cell):
                 seconds.setdefault(key, []).append(run.seconds + run.preview_seconds)
-    memory = {name: _memory(grid, name) for name in grid.located.arms}
+    needed = {name: _needed(grid, name) for name in grid.located.arms}
 
     def expected(cell: Cell) -> Expected:
         known = [seconds[key] for key in _keys(grid, cell) if key in seconds]
-        return Expected(
-            fmean(known[0]) if known else None, memory[cell.arm] if cell.suite is None else None
-        )
+        on_t4, memory = needed[cell.arm] if cell.suite is None else (None, None)
+        return Expected(fmean(known[0]) if known else None, on_t4, memory)
 
     return expected
 
@@ -104,13 +109,23 @@ def cells_table(grid: Grid, jobs: int) -> RenderableType:
                 str(cell.seed) if cell.suite is None else "",
                 cell.suite or "train",
                 state + step,
-                NOTHING if state == "there" or found.seconds is None else span(found.seconds),
-                NOTHING
-                if state == "there" or found.memory is None
-                else f"{found.memory / 1e9:.1f} GB",
+                *(("", "") if state == "there" else (_time(found), _gigabytes(found.memory))),
             )
             before = label
-    return Group(table, Text(), *(Text(line) for line in _sums(left, jobs)))
+    unbuilt = [arm for arm, manifest in grid.manifests.items() if manifest is None]
+    lines = [f"not built as the study says now: {', '.join(unbuilt)}"] if unbuilt else []
+    return Group(table, Text(), *(Text(line) for line in [*lines, *_sums(left, jobs)]))
+
+
+def _time(found: Expected) -> str:
+    """A time as a person reads it, by the best that is known."""
+    if found.seconds is not None:
+        return span(found.seconds)
+    return NOTHING if found.on_t4 is None else f"T4: {span(found.on_t4)}"
+
+
+def _gigabytes(size: float | None) -> str:
+    return NOTHING if size is None else f"{size / 1e9:.1f} GB"
 
 
 def _sums(left: list[Expected], jobs: int) -> Iterator[str]:
@@ -120,7 +135,9 @@ def _sums(left: list[Expected], jobs: int) -> Iterator[str]:
         total = fmean(known) * len(left)
         yield f"about {span(total)} one after another, by what cells like them took here"
     elif left:
-        yield "how long they take is known once a cell of their kind was done"
+        yield "how long they take here is known once a cell of their kind was done"
+    if any(each.seconds is None and each.on_t4 is not None for each in left):
+        yield "T4: what training alone would take on such a card, an estimate that was not run"
     memory = max((each.memory or 0 for each in left), default=0)
     if memory and jobs > 1:
         yield f"{jobs} at once on a card want up to {jobs * memory / 1e9:.1f} GB of it"
@@ -133,15 +150,47 @@ def _keys(grid: Grid, cell: Cell) -> list[tuple[str, ...]]:
     return [("train", cell.arm), ("train", "preset", grid.located.arms[cell.arm].preset_file)]
 
 
-def _memory(grid: Grid, arm: str) -> float | None:
-    """Bytes on a card that multiplies in bf16, on the quickest way that its preset allows."""
+def _needed(grid: Grid, arm: str) -> tuple[float | None, float | None]:
+    """Seconds of training on a T4, and bytes on a card that multiplies in bf16, each on the
+    quickest way that the preset allows.
+    """
     preset = grid.located.arms[arm].preset
     directory = _base_directory(preset.base)
     if directory is None:
-        return None
+        return None, None
     needed = routes(directory, preset, BF16)[0].needed
     assert needed is not None
-    return needed.total * MARGIN
+    tokens = _tokens(grid, arm)
+    if tokens is None:
+        return None, needed.total * MARGIN
+    taken = choose(routes(directory, preset, None), T4.memory)
+    estimated = duration(
+        directory,
+        preset,
+        T4,
+        tokens=tokens,
+        micro_batches=preset.training.examples / preset.training.micro_batch,
+        is_checkpointed=taken.is_checkpointed,
+    )
+    return estimated.total, needed.total * MARGIN
+
+
+def _tokens(grid: Grid, arm: str) -> float | None:
+    """About how many tokens an arm's training reads, by the letters of its rows; None where its
+    variant is not built, or answers are drawn while it trains.
+    """
+    preset, manifest = grid.located.arms[arm].preset, grid.manifests[arm]
+    if manifest is None or preset.grpo:
+        return None
+    build = f"{manifest.name}-{manifest.digest[:12]}"
+    path = artifacts_root() / "variants" / build / "train.parquet"
+    answer = "completion" if manifest.form == "answers" else "chosen"
+    lengths = [
+        sum(len(turn["content"]) for turn in [*row["prompt"], *row[answer]]) / LETTERS
+        for row in pq.read_table(path, columns=["prompt", answer]).to_pylist()
+    ]
+    mean = fmean(min(length, preset.length) for length in lengths)
+    return mean * preset.training.examples * sequences_of(preset)
 
 
 def _base_directory(base: Base) -> Path | None:

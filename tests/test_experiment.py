@@ -17,11 +17,12 @@ from dataset_builder.artifacts import artifacts_root
 from dataset_builder.manifest import find_variant
 from finetune.parent import parent_record
 from finetune.run import load_run
-from reports import experiment, workers
+from reports import experiment, forecast, workers
 from reports.cells import Cell, Grid, write_built
 from reports.forecast import read_times
 from reports.study import Located, load_study
 from reports.workers import Outcome, do_cells
+from tests.golden import drawn
 from tests.runs import record, write_evaluation, write_run
 from tests.tiny import write_pairs, write_variant
 
@@ -337,3 +338,37 @@ def test_a_place_that_goes_wrong_ends_the_others_and_is_told(
     with pytest.raises(RuntimeError, match="a place could not go on"):
         done(Grid(located), jobs=2)
     assert any(isinstance(error, ZeroDivisionError) for error in told_of)
+
+
+def test_an_arm_that_is_added_leaves_built_what_was(located: Located, tmp_path: Path):
+    more = '\n[arms.again]\nvariant = "full"\npreset = "smollm2"\n'
+    (tmp_path / "study.toml").write_text(STUDY + more)
+    grid = Grid(load_study(str(tmp_path / "study.toml")))
+    assert [arm for arm, manifest in grid.manifests.items() if manifest is None] == ["again"]
+    other = STUDY.replace("[arms.full]", '[arms.full]\nvariant = "capped"')
+    (tmp_path / "study.toml").write_text(other)
+    grid = Grid(load_study(str(tmp_path / "study.toml")))
+    assert [arm for arm, manifest in grid.manifests.items() if manifest is None] == ["full"]
+
+
+def test_a_dry_run_shows_every_cell_with_its_state_and_what_it_will_take(
+    located: Located, monkeypatch: pytest.MonkeyPatch
+):
+    grid = Grid(located)
+    experiment.stated_first(located)
+    took = workers.Time(
+        cell=Cell("full", 1), started="2026-01-01", seconds=75.0, place="CPU", code=0
+    )
+    failed = msgspec.structs.replace(took, seconds=9000.0, code=1)
+    lines = b"".join(msgspec.json.encode(each) + b"\n" for each in (took, failed))
+    (located.home / "times.jsonl").write_bytes(lines + b'{"cell": to')  # torn by a kill
+    train(grid, Cell("short", 0))
+    monkeypatch.setattr(forecast, "_needed", lambda grid, arm: (620.0, 3e9))
+    shown = drawn(forecast.cells_table(grid, 2), 80).splitlines()
+    rows = [line.split() for line in shown]
+    assert ["full", "0", "train", "missing", "1", "min", "15", "s", "3.0", "GB"] in rows
+    assert ["short", "0", "train", "there"] in rows
+    assert ["flipped", "0", "train", "missing", "T4:", "10", "min", "20", "s", "3.0", "GB"] in rows
+    assert rows.count(["demo", "missing", "–", "–"]) == 6
+    assert "11 cells are to be done" in shown
+    assert "2 at once on a card want up to 6.0 GB of it" in shown
