@@ -51,11 +51,13 @@ def expectation(grid: Grid) -> Callable[[Cell], Expected]:
     preset or on the same suite.
     """
     seconds: dict[tuple[str, ...], list[float]] = {}
+    timed = set()
     for took in read_times(grid):
         if took.code == 0 and took.cell.arm in grid.located.arms:
+            timed.add(took.cell)
             for key in _keys(grid, took.cell):
                 seconds.setdefault(key, []).append(took.seconds)
-    for cell in grid.cells():
+    for cell in [cell for cell in grid.cells() if cell not in timed]:
         # Runs that were trained without the study say less: their start is not in it.
         directory = grid.run_directory(cell.arm, cell.seed)
         if cell.suite is None and directory and (directory / "run.json").is_file():
