@@ -25,6 +25,7 @@ from finetune.preset import load_preset
 from finetune.progress import read_steps
 from finetune.run import load_run
 from finetune.scoring import STORED, rewards_of
+from finetune.targets import projections
 from tests.tiny import (
     QUESTIONS,
     adapter_tensors,
@@ -383,6 +384,15 @@ def test_previews_are_the_scores_of_the_same_pairs_at_the_promised_steps(run):
         if line["step"] == 6:
             for side in ("chosen_reward", "rejected_reward"):
                 assert line[side] == pytest.approx(final[line["example_id"]][side], abs=1e-5)
+
+
+def test_the_head_is_trained_whole_and_gets_no_adapter(folder: Path):
+    for template in MODELS:
+        model, _ = model_on_cpu(plan_of(folder, template))
+        found = projections(model, "all-linear", "x")
+
+        assert "q_proj" in found
+        assert "score" not in found
 
 
 def test_a_seed_draws_its_own_head(folder: Path):
