@@ -407,3 +407,23 @@ def test_whatever_a_row_holds_it_is_read_or_refused_and_every_message_is_counted
     assert file.messages == len(export.messages) + len(export.refusals)
     assert file.messages == forest.messages.num_rows + file.merged + sum(file.refused.values())
     assert forest.rejects.num_rows == sum(file.refused.values())
+
+
+@pytest.mark.parametrize("key", ["message_tree_id", "tree_state"])
+def test_a_tree_or_thread_whose_id_or_state_is_no_text_is_refused_whole(tmp_path, key):
+    tree = nested(CONVERSATION)[0]
+    thread = {"thread_id": "t", "thread": {"messages": CONVERSATION[:2]}}
+    export = read(tmp_path, lines([row | {key: 3} for row in (tree, thread)]))
+    assert reasons(export) == [(1, "wrong_type"), (2, "wrong_type")]
+    assert all(f"`{key}` is a int" in each.detail for each in export.refusals)
+
+
+def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_path):
+    wrong = [*CONVERSATION[:2], CONVERSATION[2] | {"rank": "first"}]
+    (tree,) = nested(wrong)
+    thread = {"thread_id": "t", "thread": {"messages": wrong[::2]}}
+    said = {"message_tree_id": "mine", "tree_state": "growing"}
+    for row in (tree, thread):
+        export = read(tmp_path, lines([row | said]))
+        assert reasons(export) == [(1, "wrong_type")]
+        assert {(met.tree_id, met.tree_state) for met in export.messages} == {("mine", "growing")}

@@ -15,22 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.campaign import Attempt, Campaign, Outcome
+from tests.whole_path import walk
 
 VARIABLES = (
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", "WANDB_API_KEY", "JUDGE_API_KEY"),
     *("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN"),
     *("COMET_API_KEY", "MLFLOW_TRACKING_PASSWORD", "TRACKIO_TOKEN", "PYPI_TOKEN"),
 )
-SUITE = """
-title = "a handful"
-max_prompts = 3
-limits = [5]
-tokens_per_word = 2
-spare_tokens = 4
-unlimited_tokens = 8
-scorers = ["violation", "words", "relevance"]
-relevance_others = 1
-"""
 
 
 @contextmanager
@@ -57,7 +48,11 @@ def attempt(seed: int, folder: Path) -> Outcome:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("ARTIFACTS", str(folder / "artifacts"))
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            _whole_path(folder)
+            walk(folder)
+            # Imported here, when the environment is what it is to be.
+            from finetune.__main__ import doctor
+
+            doctor(str(folder / "tiny.toml"))
     files = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
     assert any("checkpoints" in path.parts for path in files)
     assert any(path.name == "report.html" for path in files)
@@ -69,36 +64,6 @@ def attempt(seed: int, folder: Path) -> Outcome:
                 assert secret.encode() not in content, f"{secret} stands in {path}"
                 assert base64.b64encode(secret.encode())[:-4] not in content, path
     return Outcome(tried=len(files), note=f"{len(secrets)} tokens, {len(files)} files")
-
-
-def _whole_path(folder: Path) -> None:
-    # Libraries that read the environment when they are imported read this one.
-    import dataset_builder.__main__ as dataset_builder
-    import evals.__main__ as evals
-    import finetune.__main__ as finetune
-    import reports.__main__ as reports
-    from finetune import course
-    from tests.builds import SAMPLE
-    from tests.tiny import tiny_llama, tiny_preset
-    from tests.training import Memory, Stopped, planned
-
-    training = "examples = 16"
-    base = 'precision = "fp32"'
-    model = tiny_llama(folder / "model")
-    options = {"top": "length = 512", "base": base, "training": training}
-    preset = tiny_preset(folder / "tiny.toml", model, **options)
-    (folder / "small.toml").write_text(SUITE)
-    suite = str(folder / "small.toml")
-    dataset_builder.build("full", "concise_best", source=[SAMPLE], held_out=0.3, messages=True)
-    for variant in ("full", "concise_best"):
-        finetune.train(variant, str(preset))
-    with pytest.raises(Stopped):
-        course.train(planned(preset, "full", seed=1), Memory(stop_at=3))
-    evals.evaluate("full", "concise_best", suite=suite)
-    reports.compare("full", "concise_best", suite=suite, name="mine")
-    reports.card("full")
-    finetune.doctor(str(preset))
-    reports.list_artifacts()
 
 
 def _contents(path: Path) -> Iterator[bytes]:
