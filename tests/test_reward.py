@@ -1,6 +1,7 @@
 """Reward models on tiny bases: against TRL's own, against the textbook, and what they leave."""
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -351,7 +352,7 @@ def test_a_missing_or_poisoned_head_is_refused(folder: Path, run, tmp_path: Path
     """Also where run.json names the changed file's digest."""
     _, _, directory = run
     copy = tmp_path / "run"
-    (copy / "adapter").mkdir(parents=True)
+    shutil.copytree(directory, copy)
     tensors = adapter_tensors(directory)
     change(tensors)
     path = copy / "adapter" / "adapter_model.safetensors"
