@@ -23,6 +23,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.tables import table_of, write_table
 from dataset_builder.template import encode_prompts, stop_ids
 from dataset_builder.words import WORD_COUNTER
+from evals.alone import alone
 from evals.likelihood import LIKELIHOOD_TABLE, likelihood_scores, likelihoods
 from evals.plan import Planned, Watcher, remove_partial
 from evals.prompts import Question, contaminated
@@ -85,7 +86,9 @@ def _evaluate_group(
     device = pick_device()
     for each in open_:
         if each.run is not None and each.directory not in done:
-            _answer(each, None, device, watcher, rows)
+            with alone(each, watcher) as is_made:
+                if not is_made:
+                    _answer(each, None, device, watcher, rows)
     model = None
     if any(lacking[each.directory] or each.directory not in done for each in open_):
         watcher.say(f"loading {group[0].files.model}, the frozen model that scores")
@@ -95,13 +98,16 @@ def _evaluate_group(
         model = _ready(model, group[0].base, device)
     for each in open_:
         if each.run is None and each.directory not in done:
-            _answer(each, model, device, watcher, rows)
+            with alone(each, watcher) as is_made:
+                if not is_made:
+                    _answer(each, model, device, watcher, rows)
     for each in open_:
         frozen, asked = frozen_judge(each, model, watcher), others(each, device, watcher, judge)
-        if each.directory in done:
-            rescore(each, frozen, lacking[each.directory], asked, rewarded(each))
-        else:
-            _score(each, frozen, asked, device, trained_on[each.directory])
+        with alone(each, watcher) as is_made:
+            if each.directory in done:
+                rescore(each, frozen, lacking[each.directory], asked, rewarded(each))
+            elif not is_made:
+                _score(each, frozen, asked, device, trained_on[each.directory])
     del model
     _free()
 

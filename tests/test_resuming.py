@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import select
 import shutil
 import signal
 import time
@@ -112,6 +113,33 @@ def test_an_evaluation_killed_at_any_moments_ends_as_one_that_was_not(
         assert tables(here) == alone
         shutil.rmtree(here)
     assert ".jsonl" in met  # some died between two answers
+
+
+class Joined(Silent):
+    """Another command makes the same evaluation once a batch of answers is stored."""
+
+    child = 0
+
+    def __init__(self, run: Path, suite: Path) -> None:
+        self.run, self.suite = run, suite
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if "answers" in what and done and not self.child:
+            self.child = started(self.run, self.suite)
+            ended = os.pidfd_open(self.child)
+            select.select([ended], [], [], 3)  # long enough to end, if it does not wait
+            os.close(ended)
+
+
+def test_two_commands_that_make_one_evaluation_make_it_once(
+    made: tuple[Path, Path], alone: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    artifacts = shutil.copytree(made[0], tmp_path / "artifacts")
+    monkeypatch.setenv("ARTIFACTS", str(artifacts))
+    watcher = Joined(*runs_in(artifacts), made[1])
+    evaluate(plan(runs_in(artifacts), str(made[1]), [], Silent()), watcher, rows=2)
+    assert os.waitpid(watcher.child, 0)[1] == 0
+    assert tables(artifacts) == alone
 
 
 def test_an_evaluation_goes_on_with_another_number_of_processes(
