@@ -63,7 +63,7 @@ def block_of(file: BinaryIO, begin: int, end: int | None) -> Block | None:
     """The lines of a plain file that `lines_of` has, at once; None where that is too much, or the
     file begins with a mark.
     """
-    at = _next_line(file, begin) if begin else 0
+    at = _next_line(file, begin, end) if begin else 0
     if end is None:
         end = file.seek(0, 2)
         file.seek(at)
@@ -102,7 +102,7 @@ def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Line
 
     `file` can seek where `begin` is not 0.
     """
-    at = _next_line(file, begin) if begin else 0
+    at = _next_line(file, begin, end) if begin else 0
     held, dropped = b"", 0  # of the line that is not yet whole: what is held, and how much is not
     while end is None or at < end:
         chunk = file.read(_wanted(at + dropped + len(held), end))
@@ -135,14 +135,18 @@ def _lines(offsets: list[int], pieces: list[bytes], lengths: list[int]) -> Lines
     return Lines(offsets, contents)
 
 
-def _next_line(file: Any, begin: int) -> int:
-    """Moves `file` to where the first line at or after `begin` begins; returns that."""
+def _next_line(file: Any, begin: int, end: int | None) -> int:
+    """Moves `file` to where the first line at or after `begin` begins; returns that, or some place
+    at or after `end` where none begins before it.
+
+    Nothing is looked for beyond `end`: else each shard of an endless line would read all of it.
+    """
     at = begin - 1
     file.seek(at)
-    while chunk := file.read(TAIL_BYTES):
-        end = chunk.find(b"\n") + 1
-        at += end or len(chunk)
-        if end:
+    while (end is None or at < end) and (chunk := file.read(TAIL_BYTES)):
+        found = chunk.find(b"\n") + 1
+        at += found or len(chunk)
+        if found:
             break
     file.seek(at)
     return at

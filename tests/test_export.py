@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
 
+from dataset_builder import lines as lines_module
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.forest import DEPTH, join_exports
@@ -427,3 +429,30 @@ def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_pa
         export = read(tmp_path, lines([row | said]))
         assert reasons(export) == [(1, "wrong_type")]
         assert {(met.tree_id, met.tree_state) for met in export.messages} == {("mine", "growing")}
+
+
+class Counting(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    met = 0
+
+    def read(self, size=-1):
+        found = super().read(size)
+        self.met += len(found)
+        return found
+
+    def readinto(self, buffer):
+        n = super().readinto(buffer)
+        self.met += n
+        return n
+
+
+@pytest.mark.parametrize("ways", [lines_module.lines_of, lines_module.block_of])
+def test_no_shard_of_an_endless_line_reads_all_of_it(monkeypatch, ways):
+    monkeypatch.setattr(lines_module, "TAIL_BYTES", 500)
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 4000)
+    file = Counting(b"a" * 200_000 + b"\nb\n")
+    for begin in range(2000, 200_000, 2000):
+        found = ways(file, begin, begin + 2000)
+        assert not (list(found) if ways is lines_module.lines_of else found.size)
+    assert file.met < 2 * 200_000
