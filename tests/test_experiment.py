@@ -296,6 +296,18 @@ def test_an_evaluation_whose_base_model_did_not_answer_is_not_done(located: Loca
     assert Grid(located).state(Cell("full", 0, "demo")) == "unfinished"
 
 
+def test_where_the_base_model_alone_did_not_answer_one_cell_makes_good_for_all(located: Located):
+    grid = Grid(located)
+    for seed in (0, 1):
+        train(grid, Cell("full", seed))
+        evaluate(grid, Cell("full", seed, "demo"))
+    for path in artifacts_root().glob("bases/*/evals/*"):
+        shutil.rmtree(path)
+    cells = [Cell("full", seed, "demo") for seed in (0, 1)]
+    do_cells(Grid(located), [*cells, *(Cell("full", seed) for seed in (0, 1))], 1)
+    assert [cell for what, cell in Fake.told if what == "begin"] == cells[:1]
+
+
 def test_a_study_that_was_changed_since_its_variants_were_built_is_not_trained(
     located: Located, tmp_path: Path
 ):
