@@ -335,3 +335,11 @@ def test_figures_hold_what_they_promise(seeds: tuple[int, int], points: float):
     assert 0.73 <= apart.share_found() <= 0.87
     assert 0.91 <= apart.share_covered() <= 0.99
     assert apart.share_no_worse(apart.truth) <= 0.09
+
+
+def test_which_of_two_arms_has_one_seed_changes_the_sign_and_nothing_else():
+    one, three = RANDOM.normal(size=(1, 40)), RANDOM.normal(size=(3, 40))
+    found, mirrored = paired(one, three, one_each(40)), paired(three, one, one_each(40))
+    assert None not in (found, mirrored)
+    assert (found.low, found.high) == pytest.approx((-mirrored.high, -mirrored.low))
+    assert found.p == pytest.approx(mirrored.p)

@@ -12,7 +12,7 @@ from tests.warm import ROOT, Warm
 # Each module, and the tests that are to notice.
 TESTS = {
     "dataset_builder/lines.py": ("test_export", "test_hostile_files"),
-    "dataset_builder/rows.py": ("test_export", "test_merge"),
+    "dataset_builder/rows.py": ("test_export", "test_merge", "test_hostile_files"),
     "dataset_builder/split.py": ("test_threads",),
     "dataset_builder/rules.py": ("test_recipe", "test_selecting"),
     "dataset_builder/recipe.py": ("test_recipe", "test_selecting", "test_forms"),
