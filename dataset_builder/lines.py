@@ -105,7 +105,7 @@ def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Line
     at = _next_line(file, begin, end) if begin else 0
     held, dropped = b"", 0  # of the line that is not yet whole: what is held, and how much is not
     while end is None or at < end:
-        chunk = file.read(_wanted(at + dropped + len(held), end))
+        chunk = file.read(_wanted(at + dropped + len(held), end, len(held)))
         pieces = (held + chunk).split(b"\n")
         held = pieces.pop() if chunk else b""
         if not chunk and not pieces[0] and not dropped:
@@ -152,9 +152,11 @@ def _next_line(file: Any, begin: int, end: int | None) -> int:
     return at
 
 
-def _wanted(at: int, end: int | None) -> int:
-    """How much to read next: up to `end`, and from there bit by bit, to finish its last line."""
-    return CHUNK_BYTES if end is None else min(CHUNK_BYTES, max(end - at, TAIL_BYTES))
+def _wanted(at: int, end: int | None, held: int) -> int:
+    """How much to read next: up to `end`, and from there bit by bit, to finish its last line; as
+    much as is held of that, since all of it is copied each time.
+    """
+    return CHUNK_BYTES if end is None else min(CHUNK_BYTES, max(end - at, TAIL_BYTES, held))
 
 
 def unpacked(file: BinaryIO, magic: bytes, name: str) -> Any:

@@ -434,11 +434,12 @@ def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_pa
 class Counting(io.BytesIO):
     """A file that counts what is read of it."""
 
-    met = 0
+    met = times = 0
 
     def read(self, size=-1):
         found = super().read(size)
         self.met += len(found)
+        self.times += 1
         return found
 
     def readinto(self, buffer):
@@ -456,3 +457,12 @@ def test_no_shard_of_an_endless_line_reads_all_of_it(monkeypatch, ways):
         found = ways(file, begin, begin + 2000)
         assert not (list(found) if ways is lines_module.lines_of else found.size)
     assert file.met < 2 * 200_000
+
+
+def test_a_line_that_goes_on_is_read_in_ever_larger_pieces(monkeypatch):
+    """All that is held of it is copied with each."""
+    monkeypatch.setattr(lines_module, "TAIL_BYTES", 500)
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 40_000)
+    file = Counting(b"a" * 200_000)
+    assert [each.contents for each in lines_module.lines_of(file, 0, 10)] == [[None]]
+    assert file.times < 60  # of 400
