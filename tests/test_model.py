@@ -1,6 +1,7 @@
 """The base is found, made ready and loaded whole; merging changes no answer."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from dataset_builder.errors import InputError
 from dataset_builder.template import find_template
+from finetune import base as base_module
 from finetune.base import ready_base
 from finetune.model import (
     grow_embeddings,
@@ -219,3 +221,29 @@ def test_the_packaged_model_is_made_ready_with_the_right_tokens():
     answer = out[0, prompt.shape[1] :].tolist()
     assert answer[-1] == 2, "it ends by itself"
     assert "Paris" in answer_text(template, tokenizer, answer)
+
+
+def test_a_packaged_model_is_made_ready_beside_answers_that_were_carried_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gguf = tmp_path / "small.Q4.gguf"
+    gguf.write_bytes(b"weights")
+    unpacked = []
+
+    def unpack(gguf: Path, name: str, out: Path) -> None:
+        out.mkdir(exist_ok=True)
+        (out / "config.json").write_text("{}")
+        unpacked.append(name)
+
+    monkeypatch.setattr(base_module, "_package_file", lambda name: gguf)
+    monkeypatch.setattr(base_module, "_unpack", unpack)
+    files = ready_base(Base(model="package:small"))
+    answers = files.home / "evals" / "limits" / "eval.json"
+    answers.parent.mkdir(parents=True)
+    answers.touch()
+    shutil.rmtree(files.directory)
+    assert ready_base(Base(model="package:small")) == files
+    assert (files.directory / "config.json").is_file()
+    assert answers.is_file()
+    ready_base(Base(model="package:small"))
+    assert unpacked == ["small", "small"]
