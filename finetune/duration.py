@@ -103,8 +103,11 @@ def outlook(
     directory: Path, preset: Preset, card: Card, *, tokens: float, examples: int
 ) -> str | None:
     """A line about training `examples` of so many tokens, padding included, on one `card`; None
-    where it has not the memory.
+    where it has not the memory, or where answers are drawn, of whose time this arithmetic knows
+    nothing.
     """
+    if preset.grpo:
+        return None
     taken = choose(routes(directory, preset, None), card.memory)
     if taken.needed is None or taken.needed.total > card.memory:
         return None

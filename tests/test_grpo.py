@@ -28,6 +28,7 @@ from finetune.preset import load_preset
 from finetune.progress import read_steps
 from finetune.rewards import advantages, kept_limit, quality_of, reward
 from finetune.rollout import Made
+from finetune.route import foreseen
 from finetune.run import arm_of, load_run
 from tests.test_dpo import DPO, log_probability, model_with
 from tests.test_fast import forced
@@ -490,6 +491,15 @@ def test_the_tokens_of_an_answer_follow_its_limit():
     assert settings.allowed(None) == settings.allowed(10**6) == settings.tokens
     assert settings.allowed(50) == 112
     assert count_words("one two") == 2
+
+
+def test_no_time_is_foreseen_for_what_draws_answers(folder: Path):
+    """The arithmetic would count every answer as read once, and none as drawn."""
+    plan = plan_of(folder)
+    lines = foreseen(plan, 1)
+    assert len(lines) == 1
+    assert "GB" in lines[0]
+    assert len(foreseen(planned(folder / "chatml-sft.toml"), 1)) == 2
 
 
 def test_words_are_looked_at_and_not_tokens(folder: Path, monkeypatch):
