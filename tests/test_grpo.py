@@ -50,7 +50,7 @@ MODELS = {"chatml": tiny_llama, "instruct": tiny_phi}
 GRPO = {
     "top": 'method = "grpo"',
     "lora": "dropout = 0.0",
-    "grpo": "tokens = 12\ngroup = 4\nbeta = 0.05\nrollout_steps = 2",
+    "grpo": "tokens = 12\ngroup = 4\nbeta = 0.05\nclip = 0.01\nrollout_steps = 2",
     "training": "learning_rate = 5e-3",
 }
 
@@ -141,6 +141,7 @@ def test_the_losses_and_the_adapter_are_those_of_trls_own_trainer(run, tmp_path,
             num_generations=group,
             steps_per_generation=2 * training.batch // training.micro_batch,
             beta=plan.preset.grpo.beta,
+            epsilon=plan.preset.grpo.clip,
             disable_dropout=True,
             shuffle_dataset=False,
             max_steps=plan.budget.steps,
@@ -178,6 +179,7 @@ def test_the_losses_and_the_adapter_are_those_of_trls_own_trainer(run, tmp_path,
         # Theirs is the mean of the means of micro-batches.
         assert step.terms["divergence"] == pytest.approx(theirs["kl"], rel=0.1, abs=1e-4)
     assert max(step.grad_norm for step in ours) > 0.01
+    assert max(step.terms["clipped_ratio"] for step in ours) > 0
     for name, tensor in adapter_tensors(directory).items():
         theirs = adapted.get_parameter(name.replace(".weight", ".default.weight"))
         # Adam's first steps are of one size however small the gradient.
