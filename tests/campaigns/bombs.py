@@ -61,7 +61,7 @@ def _nested_deep() -> Iterable[bytes]:
 
 
 def _wide() -> Iterable[bytes]:
-    """A tree of a million replies, in lines that nest as many as one may."""
+    """A tree of a million replies, a line each."""
     yield json.dumps({**SOUND[0], "message_id": "root"}).encode() + b"\n"
     reply = '{"message_id":"%d","parent_id":"root","role":"assistant","text":"a"}\n'
     for start in range(0, 10**6, 10_000):
@@ -76,17 +76,17 @@ def _in_one_line() -> Iterable[bytes]:
     yield b"]}\n"
 
 
-# What is written, what it is packed with, and whether it is read.
-BOMBS: dict[str, tuple[Callable[[], Iterable[bytes]], bool, bool]] = {
-    "a line of 1 GiB": (_line, False, True),
-    "a line of 1 GiB in gzip": (_line, True, False),
-    "10 GiB of line ends in gzip": (_blanks, True, False),
-    "a million brackets": (_deep(b"["), False, True),
-    "a million keys": (_deep(b'{"a":'), False, True),
-    "a million replies in replies": (_deep(b'{"replies":['), False, True),
-    "a tree as deep as a line": (_nested_deep, False, True),
-    "a million replies": (_wide, False, True),
-    "a line of replies": (_in_one_line, False, True),
+# What is written, and whether it is packed.
+BOMBS: dict[str, tuple[Callable[[], Iterable[bytes]], bool]] = {
+    "a million brackets": (_deep(b"["), False),
+    "a million keys": (_deep(b'{"a":'), False),
+    "a million replies in replies": (_deep(b'{"replies":['), False),
+    "a tree as deep as a line": (_nested_deep, False),
+    "a line of replies": (_in_one_line, False),
+    "a line of 1 GiB in gzip": (_line, True),
+    "a line of 1 GiB": (_line, False),
+    "a million replies": (_wide, False),
+    "10 GiB of line ends in gzip": (_blanks, True),
 }
 
 
@@ -96,7 +96,7 @@ def prepare(shared: Path) -> Iterator[Attempt]:
     (shared / "sound").write_bytes(lines(SOUND))
 
     def attempt(seed: int, folder: Path) -> Outcome:
-        name, (made, is_packed, is_read) = list(BOMBS.items())[seed]
+        name, (made, is_packed) = list(BOMBS.items())[seed]
         size = write(folder / "bomb", made, is_packed)
         began = time.monotonic()
         ran = subprocess.run(
@@ -113,7 +113,6 @@ def prepare(shared: Path) -> Iterator[Attempt]:
         )
         assert float(megabytes) < MEGABYTES, note
         assert float(seconds) < max(SECONDS, size / RATE), note
-        assert said.startswith("read") == is_read, note
         return Outcome(note=f"{note}; {time.monotonic() - began:.0f} s")
 
     yield attempt
