@@ -155,7 +155,7 @@ def test_an_evaluation_goes_on_with_another_number_of_processes(
     stored = 0
     for n in (1, 3):
         assert os.WTERMSIG(in_processes(n, killed)[0]) == signal.SIGKILL
-        files = list((runs[0] / "evals").iterdir())
+        files = list((runs[0] / "evals").glob(".*.jsonl"))
         assert len(files) == n
         before, stored = stored, sum(path.read_bytes().count(b"\n") - 1 for path in files)
         assert before + 2 <= stored < QUESTIONS
