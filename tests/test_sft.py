@@ -387,7 +387,7 @@ def test_a_line_of_metrics_says_its_units_by_name(run):
     assert set(line) == set(Step.__struct_fields__)
     assert line["memory"] is None  # a CPU
     assert line["tokens_per_second"] > 0
-    assert 0 < line["peak_share"] < 1
+    assert line["peak_share"] > 0  # of a rate measured before: a busy machine may be beyond it
     assert line["seconds_left"] > 0
 
 
