@@ -55,6 +55,8 @@ class GroupTrainer(Quiet, GRPOTrainer):
     from prompts to a loss is not taken. `examples` are prompts, each with a group of answers.
     """
 
+    makes_parts = True  # a rollout and its reading are cut by what memory holds
+
     def __init__(
         self,
         *arguments: Any,

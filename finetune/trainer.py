@@ -25,6 +25,7 @@ class Quiet(LateLogs):
     is_fast = False
     terms: Sequence[str] = ()  # what it logs of a step beside the loss
     validation: Any = None  # this process's share of the held-out rows
+    makes_parts = False  # `summed` takes any number of rows, and makes its own parts of them
     notes: dict[str, Any]  # what the method keeps in run.json
     # The tokens of a step, and those trained, where they are not known before it is made.
     counted: Callable[[int], tuple[int, int]] | None = None
@@ -173,6 +174,8 @@ def validate(trainer: Any, batch: int) -> dict[str, float]:
     tells of a row; nothing where there are no rows.
     """
     rows = trainer.validation
+    if trainer.makes_parts:
+        batch = max(1, len(rows))
 
     def ask(picked: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
         return [trainer.summed(trainer.data_collator(list(picked)))]

@@ -207,6 +207,13 @@ def test_a_line_of_metrics_tells_each_term_apart_and_counts_real_tokens(run):
     assert 0 <= record.notes["validation"]["reward"] <= 1
 
 
+def test_held_out_prompts_are_answered_all_at_once(run):
+    """Each time costs a plain copy of the model, and a micro-batch may be a single prompt."""
+    plan, answered, *_ = run
+    assert plan.preset.training.micro_batch < len(plan.validation_rows) == 3
+    assert list(map(len, answered[3:])) == [3]
+
+
 def test_the_record_says_what_rewarded_and_how_its_gate_went(run):
     *_, directory = run
     gate = load_run(directory).notes["quality_gate"]
