@@ -309,7 +309,12 @@ def main() -> None:
     parser.add_argument("--preset", default="smollm2-grpo")
     parser.add_argument("--rows", help="a built variant of prompts, in place of made-up ones")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--steps", type=int, default=8, help="that are timed")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=8,
+        help="that are timed; of a multiple of 4 every contender's are whole rollouts",
+    )
     parser.add_argument("--batch", type=int, default=16, help="prompts an optimizer step")
     parser.add_argument("--tiny", action="store_true", help="two contenders, two steps each")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -3,7 +3,7 @@
     reward = kept * (1/2 + quality / 2), and nothing for a degenerate answer
 
 `kept` is about the limit alone: 1 inside it, falling smoothly outside, 0 for an answer that did not
-end by itself. `quality` is about the question alone (finetune.quality makes it). A product, so that
+end by itself. `quality` is about the question alone (finetune.rollout reads it). A product, so that
 neither buys the other: what breaks its limit is worth little however good, and of two answers that
 keep it the better one wins. Words are those of dataset_builder.words; no tokens are counted.
 """
