@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import Rows, random_pairs
-from bench.train import Clock, Setting, between_previews, plan_of, targets_of
+from bench.train import Clock, Setting, between_previews, packed_base, plan_of, targets_of
 
 COMPARED = 10  # steps whose mean loss is compared; TRL logs every tenth
 RATE = 1e-4  # of learning, constant: the losses of ten steps should move
@@ -94,9 +94,7 @@ def trl(one: Pairs, micro: int, **options: Any) -> dict[str, Any]:
     """TRL's DPOTrainer as its documentation shows it: an adapter that was trained before, TRL's own
     copy of it the reference.
     """
-    import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from trl import DPOConfig, DPOTrainer
 
     from finetune.pairs import dataset_of_pairs
@@ -108,17 +106,7 @@ def trl(one: Pairs, micro: int, **options: Any) -> dict[str, Any]:
             return dataset
 
     clock, losses = one.clock(), []
-    loaded = AutoModelForCausalLM.from_pretrained(
-        one.model,
-        dtype=torch.bfloat16,
-        device_map={"": one.device},
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        ),
-    )
+    loaded = packed_base(one.model, one.device)
     adapted = PeftModel.from_pretrained(loaded, str(one.start(loaded)), is_trainable=True)
     # The first pass over the pairs, in whole batches, as an epoch that comes again.
     distinct = len(set(one.rows.order)) // one.batch * one.batch

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.train import between_previews, plan_of
+from bench.train import between_previews, packed_base, plan_of
 
 WARM = 3  # steps before the clock
 RATE = 1e-5  # of learning, constant
@@ -162,9 +162,7 @@ def trl(one: Setting, micro: int, **options: Any) -> dict[str, Any]:
     """TRL's GRPOTrainer as its documentation shows it, an adapter on a 4-bit base; `micro` answers
     at once.
     """
-    import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from trl import GRPOConfig, GRPOTrainer
 
     from dataset_builder.words import count_words
@@ -177,17 +175,7 @@ def trl(one: Setting, micro: int, **options: Any) -> dict[str, Any]:
         ]
 
     rows = [one.rows.fitted[place] for place in one.rows.order]
-    loaded = AutoModelForCausalLM.from_pretrained(
-        str(one.files.directory),
-        dtype=torch.bfloat16,
-        device_map={"": one.device},
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        ),
-    )
+    loaded = packed_base(one.files.directory, one.device)
     answers = one.batch * one.grpo.group
     trainer = GRPOTrainer(
         model=loaded,

@@ -117,20 +117,15 @@ class Setting:
         return random_rows(vocabulary, examples)
 
 
-def trl(one: Setting, window: float, batch: int, accumulation: int, **options: Any) -> dict:
-    """TRL's SFTTrainer as its documentation shows QLoRA."""
+def packed_base(directory: Path, device: Any) -> Any:
+    """The model of that folder in NF4, as TRL's documentation loads one for QLoRA."""
     import torch
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from trl import SFTConfig, SFTTrainer
 
-    from finetune.rows import dataset_of
-
-    clock = Clock(window, batch * accumulation, one.rows)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        one.model,
+    return AutoModelForCausalLM.from_pretrained(
+        str(directory),
         dtype=torch.bfloat16,
-        device_map={"": one.device},
+        device_map={"": device},
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -138,6 +133,17 @@ def trl(one: Setting, window: float, batch: int, accumulation: int, **options: A
             bnb_4bit_compute_dtype=torch.bfloat16,
         ),
     )
+
+
+def trl(one: Setting, window: float, batch: int, accumulation: int, **options: Any) -> dict:
+    """TRL's SFTTrainer as its documentation shows QLoRA."""
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    from finetune.rows import dataset_of
+
+    clock = Clock(window, batch * accumulation, one.rows)
+    loaded = packed_base(one.model, one.device)
     lora = one.preset.lora
     with tempfile.TemporaryDirectory() as out:
         trainer = SFTTrainer(

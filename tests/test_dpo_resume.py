@@ -19,6 +19,7 @@ from tests.kills import file_operations_until_killed
 from tests.test_dpo import DPO
 from tests.tiny import pair, tiny_llama, tiny_preset, write_pairs, write_variant
 from tests.training import (
+    Killed,
     Memory,
     Stopped,
     assert_same_run,
@@ -62,18 +63,6 @@ def plan(folder: Path, whole: Path):
     for left in (plan.directory, plan.unfinished):
         if left.exists():
             left.rename(folder / f"left {len(list(folder.iterdir()))}")
-
-
-class Killed(Memory):
-    """Kills its process at a step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def stepped(self, step, steps):
-        if step.step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def in_a_child(act: Callable[[], object]) -> int:

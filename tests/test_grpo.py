@@ -43,7 +43,7 @@ from tests.tiny import (
     write_prompts,
     write_variant,
 )
-from tests.training import Memory, Stopped, assert_same_run, planned, trained
+from tests.training import Killed, Memory, Stopped, assert_same_run, planned, trained
 
 CPU = torch.device("cpu")
 MODELS = {"chatml": tiny_llama, "instruct": tiny_phi}
@@ -283,18 +283,6 @@ def test_a_resumed_run_of_rollouts_ends_in_the_same_bits(folder: Path):
 
     assert load_run(directory).resumed
     assert_same_run(directory, whole)
-
-
-class Killed(Memory):
-    """Kills its process at a step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def stepped(self, step, steps):
-        if step.step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("template", list(MODELS))

@@ -1,5 +1,7 @@
 """Trainings of tiny models for tests: plan, train, interrupt."""
 
+import os
+import signal
 from pathlib import Path
 
 import torch
@@ -42,6 +44,18 @@ class Memory:
 
     def previewed(self, rows: list[Preview]) -> None:
         self.previews.append(rows)
+
+
+class Killed(Memory):
+    """Kills its process at a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def stepped(self, step: Step, steps: int) -> None:
+        if step.step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def planned(preset: Path, variant: str = "tiny", seed: int = 0, start: str = "") -> Plan:
