@@ -23,9 +23,17 @@ from finetune.progress import read_steps
 from finetune.run import load_run
 from tests.processes import in_processes
 from tests.test_dpo import DPO
+from tests.test_grpo import GRPO
 from tests.test_reward import REWARD
-from tests.tiny import adapter_tensors, tiny_llama, tiny_preset, write_pairs, write_variant
-from tests.training import Memory, planned
+from tests.tiny import (
+    adapter_tensors,
+    tiny_llama,
+    tiny_preset,
+    write_pairs,
+    write_prompts,
+    write_variant,
+)
+from tests.training import Memory, planned, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -139,6 +147,31 @@ def test_two_processes_prefer_as_one_does(folder: Path, runs):
     assert after.notes["processes"] == 2
     assert after.resumed == [4]
     assert after.validation_loss == pytest.approx(before.validation_loss, abs=1e-4)
+    assert after.notes["validation"] == pytest.approx(before.notes["validation"], abs=1e-3)
+
+
+def test_two_processes_reward_as_one_does(folder: Path):
+    """Each answers its own micro-batches, with the numbers that one process would draw by."""
+    write_prompts()
+    preset = tiny_preset(
+        folder / "grpo.toml",
+        folder / "llama",
+        base='precision = "fp32"',
+        **GRPO | {"training": "micro_batch = 1\nexamples = 16\nlearning_rate = 5e-3"},
+    )
+    start = trained(folder / "tiny.toml", seed=1)
+    plan = planned(preset, "prompts", start=str(start))
+    one = course.train(plan, Memory()).rename(folder / "one of rewards")
+    assert together(plan, folder / "rewarded") == [0, 0]
+
+    for ours, theirs in zip(read_steps(plan.directory), read_steps(one), strict=True):
+        assert ours.tokens == theirs.tokens
+        assert ours.trained_tokens == theirs.trained_tokens
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
+        assert ours.terms == pytest.approx(theirs.terms, abs=1e-3)
+    before, after = load_run(one), load_run(plan.directory)
+    assert after.notes["processes"] == 2
     assert after.notes["validation"] == pytest.approx(before.notes["validation"], abs=1e-3)
 
 
