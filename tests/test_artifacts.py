@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder import artifacts
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Pointer
-from dataset_builder.tables import LEDGER, read_table, table_of, write_table
+from dataset_builder.tables import EXAMPLES, LEDGER, read_table, table_of, write_table
+from tests.tiny import example
 
 ROOT = Path(__file__).parents[1]
 
@@ -284,3 +287,20 @@ def test_hash_order_nests_and_hash_share_is_uniform():
     # Of 4,000 uniform numbers the mean is 0.5 with a deviation of 0.0046.
     assert abs(sum(shares) / len(shares) - 0.5) < 0.02
     assert artifacts.hash_order("salt", "a") != artifacts.hash_order("other", "a")
+
+
+def test_a_field_whose_name_lost_a_bit_is_noticed_and_not_read_as_null(tmp_path: Path):
+    """In a column of structs, where another name is no other column."""
+    path = tmp_path / "train.parquet"
+    write_table(table_of([example(0)], EXAMPLES), EXAMPLES, path)
+    whole = pq.read_table(path)
+    said = pa.list_(pa.struct([("role", pa.string()), ("contmnt", pa.string())]))
+    turned = [
+        [{"role": turn["role"], "contmnt": turn["content"]} for turn in row]
+        for row in whole["prompt"].to_pylist()
+    ]
+    place = whole.schema.get_field_index("prompt")
+    pq.write_table(whole.set_column(place, "prompt", pa.array(turned, said)), path)
+
+    with pytest.raises(InputError, match=r"`prompt` is list<.*contmnt"):
+        read_table(path, EXAMPLES)
