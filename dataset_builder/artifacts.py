@@ -91,7 +91,7 @@ def writing(out: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # libraries say a full disk in kinds of their own: _refusal
         cause = _refusal(error)
         if cause is None:
             raise

@@ -26,7 +26,7 @@ from finetune.groups import Batch, Read, batch_of, token_log_probabilities
 from finetune.plain import answering
 from finetune.previews import undisturbed
 from finetune.rewards import Reward, advantages
-from finetune.rollout import Made, answers, chances, others_of, worth
+from finetune.rollout import Made, Question, answers, chances, others_of, worth
 from finetune.trainer import Quiet
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ class GroupTrainer(Quiet, GRPOTrainer):
         self._noted: list[torch.Tensor] = []  # sums over tokens, one of each pass of the step
         self._rolled: dict[int, Rolled] = {}
         self._counts: dict[int, tuple[int, int]] = {}  # tokens of each step, and those of answers
+        self._questions = [
+            Question(row.example_id, row.tree_id, row.plain_ids) for row in plan.rows
+        ]
         self._others: dict[str, list[list[int]]] = {}
         self._is_warned = False
         self._start: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
@@ -245,7 +248,9 @@ class GroupTrainer(Quiet, GRPOTrainer):
     def others_of(self, prompt: FittedPrompt) -> list[list[int]]:
         """The questions that answers to it are also read after."""
         if prompt.example_id not in self._others:
-            self._others[prompt.example_id] = others_of(prompt, self.plan.rows)
+            self._others[prompt.example_id] = others_of(
+                prompt.example_id, prompt.tree_id, self._questions
+            )
         return self._others[prompt.example_id]
 
     def likelihoods(self, reads: Sequence[Read]) -> list[tuple[float, float]]:

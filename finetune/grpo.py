@@ -19,7 +19,7 @@ from finetune import launch
 from finetune.adapter import adapter_config, settle, start_from
 from finetune.arguments import arguments
 from finetune.gate import Gate, gate
-from finetune.rollout import OTHERS, Answerable, qualities
+from finetune.rollout import Answerable, Question, others_of, qualities
 from finetune.route import Route, asked
 
 if TYPE_CHECKING:
@@ -144,7 +144,10 @@ def quality_gate(trainer: Any, plan: "Plan") -> Gate:
         plan.template, plan.tokenizer, ([{"role": "assistant", "content": t}] for _, t in texts)
     )
     room = plan.preset.length
-    others = {name: _others(name, held, questions) for name in questions}
+    known = [
+        Question(row["prompt_id"], row["tree_id"], questions[row["prompt_id"]]) for row in held
+    ]
+    others = {each.name: others_of(each.name, each.tree_id, known) for each in known}
     fitting = [
         (key, Answerable(questions[key[0]], others[key[0]], ids))
         for key, ids in zip(texts, encoded, strict=True)
@@ -177,12 +180,3 @@ def _rivals(
         )
         found["other_human"] = like["replies"][0]["text"]
     return found
-
-
-def _others(
-    prompt_id: str, held: Sequence[dict[str, Any]], questions: dict[str, list[int]]
-) -> list[list[int]]:
-    tree = next(row["tree_id"] for row in held if row["prompt_id"] == prompt_id)
-    names = [row["prompt_id"] for row in held if row["tree_id"] != tree]
-    names.sort(key=lambda name: hash_order(f"quality {prompt_id}", name))
-    return [questions[name] for name in names[:OTHERS]]

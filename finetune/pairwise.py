@@ -37,6 +37,7 @@ class Pairwise(Quiet):
 
     def losses_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Each pair's loss, and its `TERMS`: (pairs,) and (pairs, terms)."""
+        # Each trainer has its own; this stands for its shape.
         raise NotImplementedError
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **named: Any) -> Any:

@@ -33,6 +33,14 @@ class Made(NamedTuple):
     is_stopped: bool  # ended by itself; False where it was cut at the tokens it may have
 
 
+class Question(NamedTuple):
+    """A question without its limit, as token ids."""
+
+    name: str
+    tree_id: str
+    ids: list[int]
+
+
 class Answerable(NamedTuple):
     """An answer and the questions that it is read after, as token ids."""
 
@@ -73,13 +81,13 @@ def answers(model: Any, template: Template, tokenizer: Any, wanted: Sequence[Wan
     return [found[place] for place in range(len(wanted))]
 
 
-def others_of(asked: FittedPrompt, among: Sequence[FittedPrompt]) -> list[list[int]]:
-    """The questions, as token ids, that answers to `asked` are also read after: those of other
-    trees that a hash puts first, the same for every answer.
+def others_of(name: str, tree_id: str, among: Sequence[Question]) -> list[list[int]]:
+    """The questions, as token ids, that answers to the one of that `name` are also read after:
+    those of other trees that a hash puts first, the same for every answer.
     """
-    others = [each for each in among if each.tree_id != asked.tree_id]
-    others.sort(key=lambda each: hash_order(f"quality {asked.example_id}", each.example_id))
-    return [each.plain_ids for each in others[:OTHERS]]
+    others = [each for each in among if each.tree_id != tree_id]
+    others.sort(key=lambda each: hash_order(f"quality {name}", each.name))
+    return [each.ids for each in others[:OTHERS]]
 
 
 def qualities(asked: Sequence[Answerable], likelihoods: Likelihoods) -> list[float]:

@@ -27,7 +27,7 @@ from finetune.plan import Plan
 from finetune.preset import load_preset
 from finetune.progress import read_steps
 from finetune.rewards import advantages, kept_limit, quality_of, reward
-from finetune.rollout import Made
+from finetune.rollout import OTHERS, Made, Question, others_of
 from finetune.route import foreseen
 from finetune.run import arm_of, load_run
 from tests.test_dpo import DPO, log_probability, model_with
@@ -409,6 +409,18 @@ def test_terse_nonsense_loses_to_an_answer_within_the_limit_and_to_one_a_word_to
 def test_an_answer_that_breaks_off_is_worth_less_than_one_that_ends():
     assert quality_of(-40, -60, -25) < quality_of(-40, -60, -7) == quality_of(-40, -60, -1)
     assert 0 <= quality_of(-1e4, -1e5, -1e3) <= 1
+
+
+def test_an_answer_is_read_after_questions_of_other_trees_the_same_in_any_order():
+    known = [Question(f"p{n}", f"t{n // 2}", [n]) for n in range(20)]
+    found = others_of("p4", "t2", known)
+
+    assert len(found) == OTHERS
+    assert [4] not in found
+    assert [5] not in found  # of the same tree
+    assert found == others_of("p4", "t2", known[::-1])
+    assert found != others_of("p9", "t4", known)
+    assert others_of("p4", "t2", known[4:6]) == []
 
 
 def test_advantages_are_standard_scores_of_the_group():
