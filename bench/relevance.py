@@ -224,7 +224,7 @@ def read_all(arguments: argparse.Namespace) -> Readings:
             zip(lacking, _completions(template, tokenizer, list(lacking.values())), strict=True)
         )
         for kinds in _of_a_length(ids):
-            own, foreign = (reads(model, q, [ids[kind] for kind in kinds]) for q in asked)
+            own, foreign = (reads(model, [(tuple(q), tuple(ids[k])) for k in kinds]) for q in asked)
             for kind, ours, theirs in zip(kinds, own, foreign, strict=True):
                 here[kind] = Reading(
                     prompt.prompt_id,

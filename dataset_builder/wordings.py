@@ -1,5 +1,5 @@
-"""How a number of words is stated: four wordings of an upper limit to train on, four to evaluate with,
-and other requests, which only evaluation makes.
+"""How a number of words is stated: four wordings of an upper limit to train on and eight more where a
+recipe names them, four to evaluate with, and other requests, which only evaluation makes.
 
 A model that keeps limits only in the wording it was tuned on has learnt the wording; one that is
 short whatever it is asked keeps every upper limit and no lower one.
@@ -16,6 +16,19 @@ TRAINING = {
     "up_to": "{question} Keep it short: up to {limit} words.",
 }
 
+# For a recipe that wants a limit kept however it is put: ahead of the question and behind it, as a
+# line, a sentence, an aside.
+FURTHER = {
+    "no_longer": "Write no more than {limit} words.\n\n{question}",
+    "word_limit": "Word limit: {limit}\n\n{question}",
+    "reply_in": "Reply with {limit} words at most: {question}",
+    "have": "You have at most {limit} words for this. {question}",
+    "exceed": "{question}\n\nDo not exceed {limit} words.",
+    "brief": "{question} Be brief, {limit} words at the very most.",
+    "under": "{question}\n\n[no longer than {limit} words]",
+    "only": "{question} I only have time to read {limit} words.",
+}
+
 EVALUATION = {
     # The form of LIFT (Yuan et al. 2024, arXiv 2406.17744): one line ahead, a blank line, the prompt.
     "lift": "Answer the following instruction using {limit} words or less.\n\n{question}",
@@ -24,7 +37,7 @@ EVALUATION = {
     "maximum": "{question}\n\nMaximum length: {limit} words.",
 }
 
-WORDINGS = TRAINING | EVALUATION
+WORDINGS = TRAINING | FURTHER | EVALUATION
 
 # Requests that are no upper limit.
 OTHER = {
@@ -98,7 +111,7 @@ def family(wording: str | None) -> str:
         return str(wording)
     if wording == "own_at_least" or wording in OWN_UNITS:
         return str(wording).removeprefix("own_")
-    return "training" if wording in TRAINING else "evaluation"
+    return "training" if wording in {*TRAINING, *FURTHER} else "evaluation"
 
 
 def main_family(wordings: Iterable[str | None]) -> str:

@@ -56,36 +56,32 @@ def likelihoods(
     """Rows of `likelihoods`; a prompt without a human reply, or one that does not fit into the
     model's window with its reply, has none."""
     from evals.generate import window
-    from evals.relevance import log_likelihoods
+    from evals.relevance import reads
 
     replied = [prompt for prompt in prompts if prompt.replies]
     asked = encode_prompts(
         template, tokenizer, ([{"role": "user", "content": each.text}] for each in replied)
     )
-    rows = []
-    for done, (prompt, ids) in enumerate(zip(replied, asked, strict=True), start=1):
-        texts = replies_of(prompt)
+    rows, pairs = [], []
+    for prompt, ids in zip(replied, asked, strict=True):
         answers = encode_completions(
-            template, tokenizer, ([{"role": "assistant", "content": text}] for text in texts)
+            template,
+            tokenizer,
+            ([{"role": "assistant", "content": text}] for text in replies_of(prompt)),
         )
-        fitting = [
-            (place, answer)
-            for place, answer in enumerate(answers)
-            if len(ids) + len(answer) <= window(model.config)
-        ]
-        found = log_likelihoods(model, ids, [answer for _, answer in fitting]) if fitting else []
-        for (place, answer), value in zip(fitting, found, strict=True):
-            rows.append(
-                {
-                    "prompt_id": prompt.prompt_id,
-                    "tree_id": prompt.tree_id,
-                    "place": place,
-                    "tokens": len(answer),
-                    "log_likelihood": value,
-                }
-            )
-        report(done, len(replied))
-    return rows
+        for place, answer in enumerate(answers):
+            if len(ids) + len(answer) <= window(model.config):
+                pairs.append((tuple(ids), tuple(answer)))
+                rows.append(
+                    {
+                        "prompt_id": prompt.prompt_id,
+                        "tree_id": prompt.tree_id,
+                        "place": place,
+                        "tokens": len(answer),
+                    }
+                )
+    found = reads(model, pairs, report)
+    return [row | {"log_likelihood": read.total} for row, read in zip(rows, found, strict=True)]
 
 
 def likelihood_scores(

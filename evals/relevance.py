@@ -24,7 +24,7 @@ by the sum, it loses by breaking its limit: a comparison counts quality only whe
 kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,10 @@ FIRST = 16
 # How unlikely, in nats, the end of an answer may be before it costs anything: nine in ten of human
 # replies end within this, and so do most that stop after their first sentence.
 END = 8.0
+# Tokens whose scores over the vocabulary are held in float32 at once.
+FLOAT_TOKENS = 2_048
+
+Ids = tuple[int, ...]
 
 
 def other_prompts(prompts: Sequence[Prompt], n: int) -> dict[str, list[Prompt]]:
@@ -69,24 +73,17 @@ def relevances(
     unique = list({(prompt.prompt_id, a): (prompt, a) for prompt, a in pairs}.values())
     asked = _encoded_prompts(template, tokenizer, [prompt for prompt, _ in unique], others)
     completions = ([{"role": "assistant", "content": answer}] for _, answer in unique)
-    answers = encode_completions(template, tokenizer, completions)
+    answers = [tuple(ids) for ids in encode_completions(template, tokenizer, completions)]
     found: dict[tuple[str, str], Relevance | None] = {}
-    # By question: the answers that are read after it, so that it is read once for all of them.
-    read_after: dict[str, list[int]] = {}
+    keys: list[tuple[int, str]] = []  # of what is read: the answer's place, and the question
     for place, ((prompt, answer), ids) in enumerate(zip(unique, answers, strict=True)):
         found[prompt.prompt_id, answer] = None
         after = [prompt, *others[prompt.prompt_id]]
         longest = max(len(asked[each.prompt_id]) for each in after)
         if len(after) > 1 and longest + len(ids) <= window(model.config):
-            for each in after:
-                read_after.setdefault(each.prompt_id, []).append(place)
-    total = sum(map(len, read_after.values()))
-    values: dict[tuple[int, str], Read] = {}
-    for question, places in read_after.items():
-        for batch in _batches(places, answers, asked[question], batch_tokens(model)):
-            read = reads(model, asked[question], [answers[place] for place in batch])
-            values |= {(place, question): value for place, value in zip(batch, read, strict=True)}
-            report(len(values), total)
+            keys += [(place, each.prompt_id) for each in after]
+    wanted = [(asked[question], answers[place]) for place, question in keys]
+    values = dict(zip(keys, reads(model, wanted, report), strict=True))
     for place, (prompt, answer) in enumerate(unique):
         own = values.get((place, prompt.prompt_id))
         if own is not None:
@@ -107,42 +104,78 @@ class Read(NamedTuple):
     end: float  # of its last token: that it ends there
 
 
-def log_likelihoods(
-    model: Any, prompt: Sequence[int], answers: Sequence[Sequence[int]]
-) -> list[float]:
-    """The log-likelihood of each answer's ids after the prompt's, in nats; summed in float32."""
-    return [read.total for read in reads(model, prompt, answers)]
+def reads(
+    model: Any,
+    pairs: Sequence[tuple[Ids, Ids]],
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Read]:
+    """Of each pair of token ids, the second read after the first: an answer after its prompt. In
+    the order given; summed in float32.
+    """
+    found: dict[int, Read] = {}
+    for batch in _batches(pairs, batch_tokens(model), together(model)):
+        read = _read(model, [pairs[place] for place in batch])
+        found |= dict(zip(batch, read, strict=True))
+        report(len(found), len(pairs))
+    return [found[place] for place in range(len(pairs))]
 
 
-def reads(model: Any, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[Read]:
-    """Each answer's ids after the prompt's; summed in float32.
+def _read(model: Any, pairs: Sequence[tuple[Ids, Ids]]) -> list[Read]:
+    """One batch of them.
 
-    The prompt is read once and its keys and values shared. Answers are padded on the right, where
-    nothing that counts can see the padding.
+    Each prompt is read once, and its keys and values go to all answers after it. Prompts are padded
+    on the left and masked; answers on the right, where nothing that counts can see the padding.
     """
     device = next(model.parameters()).device
-    width = max(map(len, answers))
-    ids = torch.tensor([[*each, *[0] * (width - len(each))] for each in answers], device=device)
-    seen = [[1] * (len(prompt) + len(each)) + [0] * (width - len(each)) for each in answers]
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    answers = [answer for _, answer in pairs]
+    width, most = max(map(len, prompts)), max(map(len, answers))
+    blank = [[0] * (width - len(each)) for each in prompts]
+    tails = [[0] * (most - len(each)) for each in answers]
+
+    def tensor(values: Any) -> torch.Tensor:
+        return torch.tensor(values, device=device)
+
+    taken = tensor([row_of[prompt] for prompt, _ in pairs])
+    lengths = tensor([len(each) for each in prompts])
+    ids = tensor([[*each, *tail] for each, tail in zip(answers, tails, strict=True)])
+    seen = tensor([[*none, *[1] * len(each)] for none, each in zip(blank, prompts, strict=True)])
+    own = tensor([[1] * len(each) + tail for each, tail in zip(answers, tails, strict=True)])
+    going_on = max(1, most - 1)  # the last token of the longest is looked at by nothing
     with torch.inference_mode():
-        first = model(torch.tensor([list(prompt)], device=device), logits_to_keep=1, use_cache=True)
+        first = model(
+            tensor([[*none, *each] for none, each in zip(blank, prompts, strict=True)]),
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=1,
+            use_cache=True,
+        )
         cache = first.past_key_values
-        cache.batch_repeat_interleave(len(answers))
+        cache.batch_select_indices(taken)
         logits = model(
-            ids[:, :-1] if width > 1 else ids,
-            attention_mask=torch.tensor(seen, device=device)[:, : len(prompt) + max(1, width - 1)],
+            ids[:, :going_on],
+            attention_mask=torch.cat([seen[taken], own[:, :going_on]], dim=1),
+            position_ids=lengths[taken, None] + torch.arange(going_on, device=device),
             past_key_values=cache,
             use_cache=True,
         ).logits
-        sums = []
-        # Row by row, so that the vocabulary is never held in float32 for the whole batch.
-        for row, each in enumerate(answers):
-            n = len(each)
-            scores = torch.cat([first.logits[0, -1:], logits[row, : n - 1]]).float()
-            chosen = scores.gather(1, ids[row, :n, None]).squeeze(1)
-            found = chosen - scores.logsumexp(1)
-            sums.append(torch.stack([found.sum(), found[: min(FIRST, n - 1)].sum(), found[-1]]))
-        return [Read(*each) for each in torch.stack(sums).tolist()]
+        begun = first.logits[taken, -1:]
+        chosen = []
+        # A few rows at a time, so that the vocabulary is never held in float32 for the whole batch.
+        rows = max(1, FLOAT_TOKENS // most)
+        for start in range(0, len(pairs), rows):
+            part = slice(start, start + rows)
+            scores = torch.cat([begun[part], logits[part, : most - 1]], dim=1).float()
+            chosen.append(scores.gather(2, ids[part, :, None]).squeeze(2) - scores.logsumexp(2))
+        found = torch.cat(chosen) * own
+        places = torch.arange(most, device=device)
+        ends = own.sum(1, keepdim=True) - 1
+        early = found * ((places < FIRST) & (places < ends))
+        sums = torch.cat(
+            [found.sum(1, keepdim=True), early.sum(1, keepdim=True), found.gather(1, ends)], dim=1
+        )
+        return [Read(*each) for each in sums.tolist()]
 
 
 def batch_tokens(model: Any) -> int:
@@ -150,9 +183,15 @@ def batch_tokens(model: Any) -> int:
     return 2_048 if next(model.parameters()).device.type == "cpu" else 16_384
 
 
+def together(model: Any) -> int:
+    """The answers after how many prompts may share a batch: a processor is bound by arithmetic, and
+    reads each prompt once; a GPU by launching kernels, and reads a little padding with it."""
+    return 1 if next(model.parameters()).device.type == "cpu" else 64
+
+
 def _encoded_prompts(
     template: Template, tokenizer: Any, prompts: Sequence[Prompt], others: dict[str, list[Prompt]]
-) -> dict[str, tuple[int, ...]]:
+) -> dict[str, Ids]:
     needed = {
         each.prompt_id: each for prompt in prompts for each in (prompt, *others[prompt.prompt_id])
     }
@@ -162,15 +201,19 @@ def _encoded_prompts(
     return {name: tuple(ids) for name, ids in zip(needed, encoded, strict=True)}
 
 
-def _batches(
-    places: Sequence[int], answers: Sequence[Sequence[int]], prompt: Sequence[int], tokens: int
-) -> list[list[int]]:
-    """The places in batches of about `tokens` tokens, padding counted, and the prompt for each."""
-    batches: list[list[int]] = []
-    width = 0
-    for place in sorted(places, key=lambda each: -len(answers[each])):
-        if not batches or (len(batches[-1]) + 1) * width > tokens:
-            batches.append([])
-            width = len(answers[place]) + len(prompt)
-        batches[-1].append(place)
-    return batches
+def _batches(pairs: Sequence[tuple[Ids, Ids]], tokens: int, together: int) -> Iterator[list[int]]:
+    """The places of pairs in batches of about `tokens` tokens, padding counted, in which at most
+    `together` prompts stand, of about one length.
+    """
+    after: dict[Ids, list[int]] = {}
+    for place, (prompt, _) in enumerate(pairs):
+        after.setdefault(prompt, []).append(place)
+    prompts = sorted(after, key=lambda prompt: -len(prompt))
+    for start in range(0, len(prompts), together):
+        some = prompts[start : start + together]
+        places = [place for prompt in some for place in after[prompt]]
+        places.sort(key=lambda place: -len(pairs[place][1]))
+        while places:
+            rows = max(1, tokens // (len(some[0]) + len(pairs[places[0]][1])))
+            yield places[:rows]
+            places = places[rows:]

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM
 from bench.relevance import Reading, answers_to, chosen_end, first_sentence, forms, low, table, wins
 from dataset_builder.template import completion_ids, find_template, prompt_ids
 from dataset_builder.words import count_words
+from evals import relevance
 from evals.prompts import Prompt
-from evals.relevance import log_likelihoods, other_prompts, relevances
+from evals.relevance import other_prompts, reads, relevances
 from evals.scorers import Relevance
 from evals.scoring import ONE_WORD, Answered, other_replies, reference_answers, score
 from evals.suite import Suite
@@ -82,15 +83,29 @@ def test_an_answer_that_does_not_fit_the_window_has_no_score(tmp_path: Path):
     assert alone == {("p0", "Short."): None}
 
 
-def test_log_likelihoods_do_not_depend_on_the_batch(tmp_path: Path):
-    model = AutoModelForCausalLM.from_pretrained(
-        tiny_phi(tmp_path / "m"), dtype=torch.float32
-    ).eval()
-    prompt = tuple(range(5, 35))
+@pytest.mark.parametrize("make", [tiny_llama, tiny_phi])
+@pytest.mark.parametrize(("together", "tokens"), [(1, 2_048), (64, 2_048), (2, 90)])
+def test_what_is_read_does_not_depend_on_the_batch(
+    make, together: int, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = AutoModelForCausalLM.from_pretrained(make(tmp_path / "m"), dtype=torch.float32).eval()
+    prompts = [tuple(range(5, 5 + n)) for n in (30, 7, 1)]
     answers = [tuple(range(40, 41 + n)) for n in (9, 1, 0, 20)]
-    together = log_likelihoods(model, prompt, answers)
-    apart = [log_likelihoods(model, prompt, [answer])[0] for answer in answers]
-    assert together == pytest.approx(apart, abs=1e-3)
+    pairs = [(prompt, answer) for answer in answers for prompt in prompts]
+    apart = [read for pair in pairs for read in reads(model, [pair])]
+    monkeypatch.setattr(relevance, "together", lambda model: together)
+    monkeypatch.setattr(relevance, "batch_tokens", lambda model: tokens)
+    monkeypatch.setattr(relevance, "FLOAT_TOKENS", 50)
+    told = []
+    found = reads(model, pairs, lambda *counts: told.append(counts))
+    for one, alone in zip(found, apart, strict=True):
+        assert one == pytest.approx(alone, abs=1e-3)
+    assert told[-1] == (12, 12)
+    # The end is no part of the beginning, and an answer of nothing but its end has none.
+    assert found[6].first == 0.0
+    assert found[6].end == found[6].total
+    assert found[9].first > found[9].total - found[9].end  # 16 of its 21 tokens
+    assert reads(model, []) == []
 
 
 def test_the_other_prompts_are_of_other_trees_and_always_the_same():

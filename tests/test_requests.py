@@ -20,6 +20,7 @@ from dataset_builder.template import find_template, prompt_ids
 from dataset_builder.wordings import (
     EVALUATION,
     FAMILIES,
+    FURTHER,
     OTHER,
     TRAINING,
     bounds,
@@ -51,7 +52,11 @@ from tests.warm import Warm
 PROMPTS = [Prompt(f"p{n}", f"t{n}", "held_out", "en", f"Question {n}?") for n in range(12)]
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([*EVALUATION, *TRAINING, *OTHER]))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([*EVALUATION, *TRAINING, *FURTHER, *OTHER]),
+)
 def test_a_request_is_kept_between_its_ends_and_nowhere_else(n: int, limit: int, wording: str):
     answer, asked = "word " * n, bounds(limit, wording)
     low, high = asked.least or 1, asked.most or 10**6

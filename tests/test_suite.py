@@ -9,7 +9,7 @@ import pytest
 from dataset_builder.artifacts import write_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import EXAMPLES, HELDOUT, PAIRS, table_of, write_table
-from dataset_builder.wordings import TRAINING, main_family, state_limit
+from dataset_builder.wordings import FURTHER, TRAINING, main_family, state_limit
 from evals.prompts import (
     contaminated,
     held_out_prompts,
@@ -243,7 +243,7 @@ def test_a_prompt_file_belongs_to_the_evaluations_digest(tmp_path: Path):
     assert suite_digest(other, []) != suite_digest(PLAIN, [])
 
 
-@pytest.mark.parametrize("wording", [None, *TRAINING])
+@pytest.mark.parametrize("wording", [None, *TRAINING, *FURTHER])
 def test_a_prompt_in_the_training_rows_is_found_whatever_limit_was_stated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wording: str | None
 ):
