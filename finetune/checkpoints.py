@@ -21,8 +21,8 @@ from finetune.launch import die_with_parent
 from finetune.run import Segment
 
 UNFINISHED = ".unfinished"
-# Folders that this process holds the lock of.
-_HELD: set[int] = set()
+# By handle, folders that this process holds the lock of, and its pid.
+_HELD: dict[int, int] = {}
 KEPT = 2  # the newest ones; the one before the last is there should a disk lose the last
 
 # A pickle of the trainer's arguments, the Hub's token among them, and a card about nothing.
@@ -226,7 +226,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is training this run",
                 "wait for it, or choose another `--seed`",
             ) from error
-        _HELD.add(handle)
+        _HELD[handle] = os.getpid()
         try:
             yield
         except BaseException:
@@ -234,7 +234,7 @@ def locked(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder)
             raise
     finally:
-        _HELD.discard(handle)
+        _HELD.pop(handle, None)
         os.close(handle)
 
 
@@ -245,9 +245,9 @@ def _let_go() -> None:
     not be resumed.
     """
     if _HELD:
-        die_with_parent()
+        die_with_parent(next(iter(_HELD.values())))
     while _HELD:
-        os.close(_HELD.pop())
+        os.close(_HELD.popitem()[0])
 
 
 os.register_at_fork(after_in_child=_let_go)

@@ -220,10 +220,14 @@ def _names(folder: Path) -> set[str]:
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
-def die_with_parent() -> None:
-    """Let this process be killed when the one that made it ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Let this process be killed when the one that made it ends; at once where that has ended
+    already, which is known where its pid, `parent`, is.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if parent not in (None, os.getppid()):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wait() -> None:

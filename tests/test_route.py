@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -162,50 +164,75 @@ def test_a_run_resumed_elsewhere_says_so_and_keeps_both_segments(
     assert record.notes["gradient_checkpointing"]
 
 
+# Holds the lock of a run and forks; says so once the fork, before which `late` seconds pass, has
+# begun, or at once where it is to be killed.
 HOLDS_AND_FORKS = """
 import os, signal, sys, time
 from pathlib import Path
+
+run, then, late = sys.argv[1:]
+os.register_at_fork(after_in_child=lambda: time.sleep(float(late)))  # before ours
 from finetune import checkpoints
 
-with checkpoints.locked(Path(sys.argv[1])):
+begun, says = os.pipe()
+with checkpoints.locked(Path(run)):
     child = os.fork()
     if not child:
+        os.write(says, b".")
         time.sleep(60)
-    print(child, flush=True)
-    if sys.argv[2] == "kill":
+        os._exit(0)
+    if then == "kill":
+        print(child, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    os.read(begun, 1)
+    if then == "hold":
+        print(child, flush=True)
+        time.sleep(60)
+print(child, flush=True)
+time.sleep(60)
 """
 
 
-def test_what_a_killed_run_forked_neither_holds_its_lock_nor_outlives_it(tmp_path: Path):
-    command = [sys.executable, "-c", HOLDS_AND_FORKS, str(tmp_path / "run"), "kill"]
-    holder = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=False, cwd=Path(__file__).parents[1]
-    )
-    child = int(holder.stdout)
-    with checkpoints.locked(tmp_path / "run"):
-        pass
-    for _ in range(100):
-        if not is_alive(child):
-            break
-        time.sleep(0.05)
-    assert not is_alive(child)
-
-
-def test_a_fork_leaves_the_lock_with_the_one_that_trains(tmp_path: Path):
-    command = [sys.executable, "-c", HOLDS_AND_FORKS, str(tmp_path / "run"), "stay"]
+@contextmanager
+def forking(run: Path, then: str, late: float = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Such a process, and the pid of its fork."""
+    command = [sys.executable, "-c", HOLDS_AND_FORKS, str(run), then, str(late)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     ) as holder:
         assert holder.stdout is not None
-        holder.stdout.readline()
-        with (
-            pytest.raises(InputError, match="another process"),
-            checkpoints.locked(tmp_path / "run"),
-        ):
-            pass
-        holder.send_signal(signal.SIGKILL)
+        yield holder, int(holder.stdout.readline())
+        holder.kill()
+
+
+def ends(process: int) -> bool:
+    """Whether it does, within seconds."""
+    for _ in range(100):
+        if not is_alive(process):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("late", [0, 0.5])
+def test_what_a_killed_run_forked_does_not_outlive_it(tmp_path: Path, late: float):
+    with forking(tmp_path / "run", "kill", late) as (holder, child):
+        assert holder.wait() == -signal.SIGKILL
+        assert ends(child)
+
+
+def test_a_fork_leaves_the_lock_with_the_one_that_trains(tmp_path: Path):
+    with (
+        forking(tmp_path / "run", "hold"),
+        pytest.raises(InputError, match="another process"),
+        checkpoints.locked(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_a_fork_does_not_hold_the_lock_that_its_run_let_go(tmp_path: Path):
+    with forking(tmp_path / "run", "let go"), checkpoints.locked(tmp_path / "run"):
+        pass
 
 
 def is_alive(process: int) -> bool:
