@@ -1,6 +1,7 @@
 """What stands in source.json and manifest.json: values only, read by every package."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,11 @@ def find_variant(name: str) -> tuple[Path, Manifest]:
     )
 
 
-def read_variant(directory: Path, manifest: Manifest, split: str) -> pa.Table:
-    """The rows of `split`, train or validation, as the table of the variant's form.
+def read_variant(
+    directory: Path, manifest: Manifest, split: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows of `split`, train or validation, as the table of the variant's form, or these
+    columns of it.
 
     Raises InputError where they are absent, damaged, or of a form that is not known here.
     """
@@ -105,7 +109,7 @@ def read_variant(directory: Path, manifest: Manifest, split: str) -> pa.Table:
             f"{directory}: a variant of the form `{manifest.form}`; known: {', '.join(FORMS)}",
             f"type `just build-data {manifest.name}`",
         )
-    return read_table(directory / f"{split}.parquet", FORMS[manifest.form])
+    return read_table(directory / f"{split}.parquet", FORMS[manifest.form], columns)
 
 
 class Pointer(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 Declared in Arrow, which every package has, so that a GPU host reads them without Polars or DuckDB.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dataset_builder import seals
 from dataset_builder.errors import InputError
 
 
@@ -245,7 +246,7 @@ REJECTS = Table(
 )
 
 
-# A flipped bit is noticed by the checksum of its page.
+# Checksums of pages are for other readers; `seals` is for ours.
 _FORM = {"compression": "zstd", "store_schema": False, "write_page_checksum": True}
 
 
@@ -255,7 +256,7 @@ def write_table(table: pa.Table, declared: Table, out: Path) -> None:
     Raises ValueError (our bug) on a missing or extra column, a type that does not cast, or a
     repeated key.
     """
-    pq.write_table(checked(table, declared), out, **_FORM)
+    write_batches([checked(table, declared)], declared, out)
 
 
 def write_batches(batches: Iterable[pa.Table], declared: Table, out: Path) -> None:
@@ -265,6 +266,8 @@ def write_batches(batches: Iterable[pa.Table], declared: Table, out: Path) -> No
     with pq.ParquetWriter(out, declared.schema, **_FORM) as writer:
         for batch in batches:
             writer.write_table(batch)
+        seals.reserve(writer)
+    seals.seal(out)
 
 
 def write_beside(files: Iterable[tuple[pa.Table | Iterable[pa.Table], Table, Path]]) -> None:
@@ -278,12 +281,19 @@ def write_beside(files: Iterable[tuple[pa.Table | Iterable[pa.Table], Table, Pat
             written.result()
 
 
-def read_table(path: Path, declared: Table) -> pa.Table:
-    """The table stored at `path`. Raises InputError where it is absent, damaged or another."""
+def read_table(path: Path, declared: Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table stored at `path`, or these columns of it. Raises InputError where it is absent,
+    damaged or another.
+    """
+    if columns is not None:
+        fields = [declared.schema.field(name) for name in columns]
+        declared = Table(declared.name, pa.schema(fields), ())
     try:
         # Opened as a file, so that a name with `*` in it is a name.
         with path.open("rb") as file:
-            table = pq.read_table(file, page_checksum_verification=True)
+            table = pq.read_table(
+                file, columns=columns, page_checksum_verification=not seals.is_sealed(file)
+            )
         _refuse_other_types(table, declared)
         return checked(table, declared)
     except OSError as error:
@@ -296,7 +306,8 @@ def read_table(path: Path, declared: Table) -> pa.Table:
 
 def _refuse_other_types(table: pa.Table, declared: Table) -> None:
     """Raise ValueError where a column that was stored is of another type than it was written in:
-    nothing vouches for a file's footer, and a field whose name lost a bit there would read as null.
+    nothing vouches for the footer of an old file, and a field whose name lost a bit there would
+    read as null.
     """
     for field in table.schema:
         place = declared.schema.get_field_index(field.name)

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import pyarrow.parquet as pq
 
 from dataset_builder.artifacts import artifacts_root, hash_order
 from dataset_builder.errors import InputError
-from dataset_builder.manifest import Manifest, find_tables
+from dataset_builder.manifest import Manifest, find_tables, read_variant
 from dataset_builder.prompt_files import read_prompt_lines
 from dataset_builder.settings import settings_digest
 from dataset_builder.split import letters_and_digits
-from dataset_builder.tables import EXAMPLES, HELDOUT, read_table
+from dataset_builder.tables import HELDOUT, read_table
 from dataset_builder.wordings import OTHER, WORDINGS, family, state_limit
 from evals.ifeval import UNSTATED, stated_limits
 from evals.suite import Suite
@@ -218,20 +217,17 @@ def contaminated(prompts: list[Prompt], manifests: Sequence[Manifest]) -> list[s
     trained: set[str] = set()
     for manifest in manifests:
         build = f"{manifest.name}-{manifest.digest[:12]}"
-        path = artifacts_root() / "variants" / build / "train.parquet"
-        if not path.is_file():
+        directory = artifacts_root() / "variants" / build
+        if not (directory / "train.parquet").is_file():
             return None
-        trained |= _questions_in(path)
+        trained |= _questions_in(directory, manifest)
     return [prompt.prompt_id for prompt in prompts if normalised(prompt.text) in trained]
 
 
-def _questions_in(path: Path) -> set[str]:
-    """The questions of a variant's rows, whatever their form, with and without a stated limit."""
+def _questions_in(directory: Path, manifest: Manifest) -> set[str]:
+    """The questions of a variant's rows, with and without a stated limit."""
     trained: set[str] = set()
-    with path.open("rb") as file:
-        table = pq.read_table(file, columns=["prompt", "limit"])
-    if not set(table.column_names) <= set(EXAMPLES.schema.names):
-        raise InputError(f"{path}: not the table `examples`", "build the variant again")
+    table = read_variant(directory, manifest, "train", ["prompt", "limit"])
     for turns, limit in zip(table["prompt"].to_pylist(), table["limit"].to_pylist(), strict=True):
         asked = [turn["content"] for turn in turns if turn["role"] == "user"]
         trained |= {normalised(text) for text in asked}

@@ -8,13 +8,13 @@ from statistics import fmean
 from typing import NamedTuple
 
 import msgspec
-import pyarrow.parquet as pq
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dataset_builder.artifacts import artifacts_root, read_json
 from dataset_builder.errors import InputError
+from dataset_builder.manifest import read_variant
 from finetune.base import PACKAGE, BaseRecord
 from finetune.duration import T4, duration
 from finetune.memory import BF16
@@ -185,11 +185,13 @@ def _tokens(grid: Grid, arm: str) -> float | None:
     if manifest is None or preset.grpo:
         return None
     build = f"{manifest.name}-{manifest.digest[:12]}"
-    path = artifacts_root() / "variants" / build / "train.parquet"
     answer = "completion" if manifest.form == "answers" else "chosen"
+    rows = read_variant(
+        artifacts_root() / "variants" / build, manifest, "train", ["prompt", answer]
+    ).to_pylist()
     lengths = [
         sum(len(turn["content"]) for turn in [*row["prompt"], *row[answer]]) / LETTERS
-        for row in pq.read_table(path, columns=["prompt", answer]).to_pylist()
+        for row in rows
     ]
     mean = fmean(min(length, preset.length) for length in lengths)
     return mean * preset.training.examples * sequences_of(preset)

@@ -19,6 +19,7 @@ from dataset_builder import artifacts
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Pointer
 from dataset_builder.tables import EXAMPLES, LEDGER, read_table, table_of, write_table
+from evals.tables import SCORES
 from tests.tiny import example
 
 ROOT = Path(__file__).parents[1]
@@ -271,6 +272,42 @@ def test_a_flipped_bit_of_a_table_is_noticed_or_changes_nothing(tmp_path: Path):
     assert (refused > 10, unnoticed) == (True, 0)
 
 
+def test_no_bit_of_a_tables_footer_is_another_unnoticed(tmp_path: Path):
+    """In a footer a bit renames a field, or turns the type of a number."""
+    path = tmp_path / "scores.parquet"
+    scores = [
+        {"answerer": "run", "prompt_id": f"{n}", "tree_id": "t", "limit": limit, "sample": 0}
+        | {"metric": "words", "value": 0.25 * n}
+        for n in range(4)
+        for limit in (None, 3)
+    ]
+    write_table(table_of(scores, SCORES), SCORES, path)
+    wanted, whole = read_table(path, SCORES), path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    unnoticed = []
+    for place in range(8 * (len(whole) - footer), 8 * len(whole)):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            if not read_table(path, SCORES).equals(wanted):
+                unnoticed.append(place)
+        except InputError:
+            pass
+    assert not unnoticed
+
+
+def test_a_table_from_before_there_were_seals_is_read_and_its_pages_are_checked(tmp_path: Path):
+    path = tmp_path / "ledger.parquet"
+    pq.write_table(table_of(ROWS, LEDGER), path, store_schema=False, write_page_checksum=True)
+    assert read_table(path, LEDGER).to_pylist() == ROWS
+    whole = bytearray(path.read_bytes())
+    whole[-9 - int.from_bytes(whole[-8:-4], "little")] ^= 1  # the last byte of the last page
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="CRC checksum"):
+        read_table(path, LEDGER)
+
+
 def test_a_damaged_or_absent_table_is_the_users_to_mend(tmp_path: Path):
     with pytest.raises(InputError, match="cannot be read"):
         read_table(tmp_path / "none.parquet", LEDGER)
@@ -293,7 +330,7 @@ def test_a_field_whose_name_lost_a_bit_is_noticed_and_not_read_as_null(tmp_path:
     """In a column of structs, where another name is no other column."""
     path = tmp_path / "train.parquet"
     write_table(table_of([example(0)], EXAMPLES), EXAMPLES, path)
-    whole = pq.read_table(path)
+    whole = pq.read_table(path).replace_schema_metadata()
     said = pa.list_(pa.struct([("role", pa.string()), ("contmnt", pa.string())]))
     turned = [
         [{"role": turn["role"], "contmnt": turn["content"]} for turn in row]

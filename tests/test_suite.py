@@ -275,3 +275,10 @@ def test_a_prompt_in_the_training_rows_is_found_whatever_limit_was_stated(
     write_table(table_of([], PAIRS), PAIRS, directory / "train.parquet")
     assert contaminated(prompts, [later]) == []
     assert contaminated(prompts, [manifest, later]) == ["p.jsonl:1", "p.jsonl:2"]
+    # Rows that changed since are not looked into.
+    path = directory / "train.parquet"
+    whole = bytearray(path.read_bytes())
+    whole[-40] ^= 1  # who wrote it
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="changed since it was written"):
+        contaminated(prompts, [later])
