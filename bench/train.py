@@ -16,71 +16,16 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bench.clock import Clock
 from bench.rows import Rows, random_rows, real_rows
 
 ROWS = 32_000
-WARM = 3  # steps before the window: compilation, the allocator, the first reads
 # Examples a second that no contender reaches, and some for the shortest window.
 FASTEST, FEWEST = 1500, 2000
-
-
-class Clock:
-    """A trainer callback that stops it when the window is over."""
-
-    def __init__(self, window: float, batch: int, rows: Rows, fewest: int = WARM) -> None:
-        import psutil
-
-        self.window, self.batch, self.rows, self.fewest = window, batch, rows, fewest
-        # From the process's own beginning, its imports included.
-        self.created = time.perf_counter() - (time.time() - psutil.Process().create_time())
-        self.last, self.began, self.ended, self.first = 0, 0.0, 0.0, 0.0
-
-    def callback(self) -> Any:
-        import torch
-        from transformers import TrainerCallback
-
-        clock = self
-
-        class Timed(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                step = state.global_step
-                is_over = (
-                    step > max(WARM, clock.fewest)
-                    and time.perf_counter() - clock.began > clock.window
-                )
-                # Between the two ends nothing waits for the card, so that it never waits for us.
-                if torch.cuda.is_available() and (step in (1, WARM) or is_over):
-                    torch.cuda.synchronize()
-                now = time.perf_counter()
-                if step == 1:
-                    clock.first = now - clock.created
-                if step == WARM:
-                    clock.began = now
-                if is_over:
-                    clock.last, clock.ended = step, now
-                    control.should_training_stop = True
-
-        return Timed()
-
-    def result(self) -> dict[str, Any]:
-        import torch
-
-        seconds = self.ended - self.began
-        tokens = self.rows.tokens(WARM * self.batch, self.last * self.batch)
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        return {
-            "tokens_per_second": tokens / seconds,
-            "examples_per_second": (self.last - WARM) * self.batch / seconds,
-            "window": seconds,
-            "steps": self.last - WARM,
-            "first_step": self.first,
-            "gigabytes": peak / 1e9,
-        }
 
 
 class Setting:
