@@ -20,7 +20,7 @@ from dataset_builder.recipe import Cap, Keep, Recipe, Shape, load_recipe, recipe
 from dataset_builder.strata import proportional_order
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant, shares
-from dataset_builder.wordings import EVALUATION, TRAINING, state_limit
+from dataset_builder.wordings import EVALUATION, TRAINING, WORDINGS, state_limit
 
 LANGUAGES = ["en", "en", "en", "fr", None]
 MEANS = st.sampled_from([0.0, 0.25, 0.5, 1.0, None])
@@ -405,7 +405,7 @@ def test_limits_are_stated_in_the_wordings_that_the_recipe_names():
         (
             '[shape]\nwordings = ["at_most", "shout"]',
             "recipe `{path}`: unknown wording `shout`",
-            "known wordings: at_most, no_more, limit, up_to, lift, within, fewer, maximum",
+            f"known wordings: {', '.join(WORDINGS)}",
         ),
         (
             "[shape]\nwordings = []",
