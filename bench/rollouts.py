@@ -13,10 +13,11 @@ form `prompts`, or made up.
 
 treetune comes first, once for each of `--rollout-steps` (steps made of one rollout's answers) and
 each of `--answers` (made at once; numbers that make the same batches are tried once), whole
-rollouts after three steps. TRL compiles nothing, and a step of its defaults takes most of a minute:
-two steps after one. A part takes at most `--seconds` (240), its start among them; what it had timed
-by then counts. What a part found is printed as it ends, with every ratio that can be said by then,
-and kept in `$OUT/rollouts.jsonl`.
+rollouts after three steps; `treetune-whole`, only where it is named, is the same with batches that
+go on whole, as before answers that ended left them. TRL compiles nothing, and a step of its
+defaults takes most of a minute: two steps after one. A part takes at most `--seconds` (240), its
+start among them; what it had timed by then counts. What a part found is printed as it ends, with
+every ratio that can be said by then, and goes to `$OUT/rollouts.jsonl`.
 
 On a GPU host (bench/gpu_host.sh), one H100: the ratio, 5 minutes, and the share of a step that is
 generation, 7 minutes:
@@ -248,14 +249,14 @@ def trl(one: Setting, micro: int, **options: Any) -> None:
     trainer.train()
 
 
-def treetune(one: Setting, rollout_steps: int, at_once: int) -> None:
+def treetune(one: Setting, rollout_steps: int, at_once: int, *, whole: bool = False) -> None:
     """treetune's own trainer, as a run makes it, without checkpoints or previews; answers are made
-    `at_once`.
+    `at_once`, in batches that go on `whole` or not.
     """
     import msgspec
 
+    from finetune import decode, rollout, slots
     from finetune import grpo as method
-    from finetune import rollout
     from finetune.model import load_base
 
     replace = msgspec.structs.replace
@@ -265,6 +266,9 @@ def treetune(one: Setting, rollout_steps: int, at_once: int) -> None:
         training=replace(one.preset.training, checkpoint_steps=10**6 * rollout_steps),
     )
     rollout.ROWS = at_once
+    if whole:
+        decode.DROPS = decode.SHARES = False
+        slots.STRIDE = 0
     loaded, _ = load_base(one.files, preset.base, one.device)
     plan = plan_of(one, preset, one.batch, one.out, parent_adapter=one.start(loaded))
     trainer = method.make_trainer(plan, loaded, one.device, report=print)
@@ -359,19 +363,23 @@ class Asked(NamedTuple):
 
     @property
     def name(self) -> str:
-        if self.contender != "treetune":
+        if not self.contender.startswith("treetune"):
             return self.contender
-        return f"treetune {self.rollout_steps} x {self.at_once}"
+        return f"{self.contender} {self.rollout_steps} x {self.at_once}"
 
 
 CONTENDERS: dict[str, Any] = {
     "treetune": lambda one, each: treetune(one, each.rollout_steps, each.at_once),
+    "treetune-whole": lambda one, each: treetune(one, each.rollout_steps, each.at_once, whole=True),
     # TRL's own micro-batch is 8 answers; its step generates for all of them at once.
     "trl-defaults": lambda one, each: trl(one, min(8, one.batch * one.grpo.group)),
     "trl-best": lambda one, each: trl(
         one, one.batch * one.grpo.group, gradient_checkpointing=False
     ),
 }
+
+
+DEFAULTS = ["treetune", "trl-defaults", "trl-best"]
 
 
 def main() -> None:
@@ -384,7 +392,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--preset", default="smollm2-grpo")
     parser.add_argument("--rows", help="a built variant of prompts, in place of made-up ones")
-    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=DEFAULTS)
     parser.add_argument(
         "--rollout-steps", nargs="*", type=int, help="of treetune; the preset's own without it"
     )
@@ -430,15 +438,13 @@ def parts_of(asked: argparse.Namespace) -> list[Asked]:
     settings = load_preset(asked.preset).grpo
     assert settings
     group = 4 if asked.tiny else settings.group
-    parts = {}
-    if "treetune" in asked.only:
-        steps, at_once = asked.rollout_steps or [settings.rollout_steps], asked.answers or [ROWS]
-        for rollout_steps, most in product(steps, sorted(at_once)):
-            made = asked.batch * group * rollout_steps
-            parts.setdefault(
-                (rollout_steps, min(made, most)), Asked("treetune", rollout_steps, most)
-            )
-    others = [Asked(name) for name in asked.only if name != "treetune"]
+    parts: dict[Any, Asked] = {}
+    at_once = sorted(asked.answers or [ROWS])
+    for name in [name for name in asked.only if name.startswith("treetune")]:
+        for steps, most in product(asked.rollout_steps or [settings.rollout_steps], at_once):
+            batch = min(most, asked.batch * group * steps)
+            parts.setdefault((name, steps, batch), Asked(name, steps, most))
+    others = [Asked(name) for name in asked.only if not name.startswith("treetune")]
     return [*parts.values(), *others]
 
 
@@ -464,12 +470,12 @@ def lines_of(part: Part, parts: Sequence[Part]) -> list[str]:
                 f" {one['gigabytes']:.1f} GB"
             )
         lines.append(
-            f"{part.name:17} {one['seconds']:7.2f} s a step{share}; answers of"
+            f"{part.name:22} {one['seconds']:7.2f} s a step{share}; answers of"
             f" {one['tokens']:.0f} tokens; {one['steps']} steps timed, {part.seconds:.0f} s in all"
         )
     if part.trouble:
         what = "; its line above is of what it had done by then" if one else ""
-        lines.append(f"{part.name:17} {part.trouble}{what}")
+        lines.append(f"{part.name:22} {part.trouble}{what}")
     for ours in [each for each in parts if each.name.startswith("treetune") and each.found]:
         for theirs in [each for each in parts if each.name.startswith("trl") and each.found]:
             if part in (ours, theirs):

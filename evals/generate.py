@@ -28,9 +28,10 @@ from dataset_builder.template import (
     stop_ids,
 )
 from finetune import launch
-from finetune.decode import Wanted, batch_tokens, batches, decode, longest_first
+from finetune.decode import Wanted, batches, decode, longest_first
 from finetune.model import pick_precision
 from finetune.preset import Base
+from finetune.slots import batch_tokens
 
 Report = Callable[[int, int], None]  # done, of how many
 

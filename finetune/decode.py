@@ -3,8 +3,11 @@
 Step by step, decoding is bound by launching kernels, and through 4-bit layers, adapters and
 autocast there are several times as many as the products need. So the answers come from a copy of
 the model in which every adapted layer is one matrix, over a cache of fixed shape, whose step a GPU
-can replay as a CUDA graph. Every row is greedy or drawn; the numbers that draw are given from
-outside, so that the same step asks chance the same thing however often a run was resumed.
+can replay as a CUDA graph. Of many answers a step is bound by reading keys and values: a prompt
+that is asked often is read once, answers that have ended leave the batch, slots that nothing fills
+yet are not looked at, and the step is recorded anew. Every row is greedy or drawn; the numbers that
+draw are given from outside, so that the same step asks chance the same thing however often a run
+was resumed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from finetune.quick import quick_of
+from finetune.slots import Slots, has_fixed_cache
 
 # The most likely tokens that a drawn answer is drawn from.
 TOP = 50
@@ -24,8 +28,13 @@ LOOK = 16
 RECORDS = True
 # Whether a token goes through the layers in few kernels (finetune.quick), where they are known.
 QUICK = True
-# Tokens of each answer before a step is recorded: it takes one to have every kernel loaded.
-FEW = 2
+# Whether the answers to one prompt share its reading.
+SHARES = True
+# Whether answers that have ended leave the batch, once no more than half of it goes on: by halves,
+# so that the same shapes come again and kernels chosen for them serve. Fewer than `FEWEST` rows
+# would save no time; they stay a multiple of eight, as products like them.
+DROPS = True
+FEWEST, EIGHT = 32, 8
 
 
 @dataclass(frozen=True)
@@ -49,37 +58,6 @@ class Asked(Protocol):
 AnyAsked = TypeVar("AnyAsked", bound=Asked)
 
 
-class Slots:
-    """Keys and values of a fixed number of tokens: what transformers asks of a cache, and no more.
-
-    `place` is the next token's slot and lies on the device, so that a recorded step moves on by
-    itself.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.size = size
-        self.place = torch.zeros(1, dtype=torch.long, device=device)
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0  # positions and mask are always given
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if layer_idx not in self.layers:
-            self.layers[layer_idx] = (self._room(keys), self._room(values))
-        held = self.layers[layer_idx]
-        slots = self.place + torch.arange(keys.shape[2], device=keys.device)
-        for kept, new in zip(held, (keys, values), strict=True):
-            kept.index_copy_(2, slots, new)
-        return held
-
-    def _room(self, like: torch.Tensor) -> torch.Tensor:
-        batch, heads, _, width = like.shape
-        return like.new_zeros(batch, heads, self.size, width)
-
-
 class Decoding:
     """The state of one batch of answers, all of it in tensors of fixed shape."""
 
@@ -99,28 +77,40 @@ class Decoding:
         self.fixed = has_fixed_cache(model, self.width + self.most)
         self.quick = quick_of(model) if self.fixed and QUICK else None
         rows = len(wanted)
+        prompts, owners = _prompts(wanted, is_shared=self.fixed and SHARES)
+        self.owners = None if owners is None else self._tensor(owners)
         self.ids = self._tensor(
             # Prompts end where answers begin, so padding goes left.
-            [[ends[0]] * (self.width - len(each.ids)) + list(each.ids) for each in wanted]
+            [[ends[0]] * (self.width - len(each)) + list(each) for each in prompts]
         )
-        lengths = self._tensor([[len(each.ids)] for each in wanted])
+        lengths = self._tensor([[len(each)] for each in prompts])
         # A multiple of eight, as attention kernels like their masks.
-        size = (self.width + self.most + 7) // 8 * 8
+        size = (self.width + self.most + EIGHT - 1) // EIGHT * EIGHT
         slots = torch.arange(size, device=self.device)
         self.seen = (slots >= self.width - lengths) & (slots < self.width)
         self.position = (slots[: self.width] - (self.width - lengths)).clamp(min=0)
         self.ends = self._tensor(list(ends))
         self.allowed = self._tensor([each.allowed for each in wanted])
-        drawn = [row for row, each in enumerate(wanted) if each.chance]
-        self.drawn = self._tensor(drawn) if drawn else None
+        self.is_drawn = [bool(each.chance) for each in wanted]
         # Answers may be allowed fewer tokens than the longest; what stands beyond is not looked at.
         self.chance = self._tensor(
-            [[*wanted[row].chance, *[0.0] * self.most][: self.most] for row in drawn]
+            [[*each.chance, *[0.0] * self.most][: self.most] for each in wanted if each.chance]
         )
+        self.drawn = self._drawn()
         self.answers = torch.full((rows, self.most), ends[0], device=self.device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
         self.made = torch.zeros(1, dtype=torch.long, device=self.device)  # tokens of each answer
+        self.rows = list(range(rows))  # whose answers are going on, as they were asked
+        self.over: dict[int, list[int]] = {}  # those that left the batch
         self.cache = Slots(size, self.device) if self.fixed else self._grows()
+
+    def _drawn_rows(self) -> list[int]:
+        """The rows that are drawn, in the order of `chance`."""
+        return [row for row, is_drawn in enumerate(self.is_drawn) if is_drawn]
+
+    def _drawn(self) -> torch.Tensor | None:
+        drawn = self._drawn_rows()
+        return self._tensor(drawn) if drawn else None
 
     def _tensor(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, device=self.device)
@@ -133,6 +123,7 @@ class Decoding:
     def begin(self) -> None:
         """Read the prompts and choose the first token of each answer."""
         if self.fixed:
+            self.cache.reach = self.cache.reaches(self.width + LOOK)
             own = torch.arange(self.width, device=self.device)
             slots = torch.arange(self.seen.shape[1], device=self.device)
             causal = slots <= own[:, None]
@@ -141,6 +132,11 @@ class Decoding:
             self.mask = self._bias(self.seen[:, None, :] & causal | itself)[:, None]
         logits = self._logits(self.ids, self.position)
         self.position = self.position[:, -1:].clone()
+        if self.owners is not None:
+            logits, self.position, self.seen = (
+                each.index_select(0, self.owners) for each in (logits, self.position, self.seen)
+            )
+            self.cache.take(self.owners)
         if self.fixed:
             self.cache.place.add_(self.width)
             self.mask = self._bias(self.seen)[:, None, None]
@@ -152,14 +148,56 @@ class Decoding:
         if self.fixed:
             self.mask.index_fill_(3, self.cache.place, 0.0)
         if self.quick:
+            mask = self.mask[..., : self.cache.reach]
             logits = self.quick.logits(
-                self.last[:, None], self.position, self.cache.place, self.mask, self.cache.layers
+                self.last[:, None], self.position, self.cache.place, mask, self.cache.held()
             )
         else:
             logits = self._logits(self.last[:, None], self.position)
         if self.fixed:
             self.cache.place.add_(1)
         self.last.copy_(self._choose(logits))
+
+    def make_ready(self, made: int, going: int) -> bool:
+        """What the next `LOOK` tokens need, where answers have `made` and `going` of them go on;
+        whether anything is in another place now, so that a recorded step is none any more.
+        """
+        if not self.fixed:
+            return False
+        reach = self.cache.reaches(self.width + made + LOOK - 1)
+        is_moved = reach != self.cache.reach
+        self.cache.reach = reach
+        kept = len(self.rows)
+        while DROPS and kept >= 2 * FEWEST and going <= kept // 2:
+            kept = (kept // 2 + EIGHT - 1) // EIGHT * EIGHT
+        if kept < len(self.rows):
+            self._drop(made, kept)
+            return True
+        return is_moved
+
+    def _drop(self, made: int, kept: int) -> None:
+        """Leave out answers that have ended, all but so many rows."""
+        # Those that go on first, then the others, each in their order.
+        order = sorted(range(len(self.rows)), key=self.ended.tolist().__getitem__)
+        take, leave = sorted(order[:kept]), sorted(order[kept:])
+        gone = self.answers.index_select(0, self._tensor(leave))[:, :made].tolist()
+        self.over |= {self.rows[row]: ids for row, ids in zip(leave, gone, strict=True)}
+        places = {row: place for place, row in enumerate(self._drawn_rows())}
+        drawn = [places[row] for row in take if row in places]
+        rows = self._tensor(take)
+        for name in ("position", "mask", "last", "ended", "allowed", "answers"):
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+        self.chance = self.chance.index_select(0, self._tensor(drawn)) if drawn else self.chance
+        self.rows = [self.rows[row] for row in take]
+        self.is_drawn = [self.is_drawn[row] for row in take]
+        self.drawn = self._drawn()
+        self.cache.take(rows)
+
+    def found(self, made: int) -> list[list[int]]:
+        """The ids of each answer in the order asked, with what was made after its end."""
+        rows = self.answers[:, :made].tolist()
+        whole = self.over | dict(zip(self.rows, rows, strict=True))
+        return [whole[row] for row in range(len(whole))]
 
     def _bias(self, visible: torch.Tensor) -> torch.Tensor:
         """Added to attention scores: 0 where a token may look, the lowest number elsewhere."""
@@ -168,7 +206,7 @@ class Decoding:
 
     def _logits(self, ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         if self.fixed:
-            mask = self.mask
+            mask = self.mask[..., : self.cache.reach]
         else:
             done = self.cache.get_seq_length() + ids.shape[1]
             own = torch.ones_like(self.seen[:, : max(0, done - self.width)])
@@ -201,23 +239,6 @@ class Decoding:
         return chosen
 
 
-def has_fixed_cache(model: Any, tokens: int) -> bool:
-    """Whether every layer of the model attends to all of `tokens` tokens, by a mask it is given."""
-    config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["by its window"])
-    window = getattr(config, "sliding_window", None)
-    rotary = str(getattr(config, "rope_parameters", None))
-    return (
-        getattr(model, "_can_compile_fullgraph", False)  # transformers' word for a static cache
-        and config._attn_implementation in ("sdpa", "eager")
-        and kinds <= {"full_attention", "sliding_attention", "by its window"}
-        and (kinds == {"full_attention"} or window is None or window >= tokens)
-        # These look at the positions to choose their angles, which no recording can.
-        and "dynamic" not in rotary
-        and "longrope" not in rotary
-    )
-
-
 def decode(
     model: Any,
     wanted: Sequence[Wanted],
@@ -238,13 +259,21 @@ def decode(
         batch = Decoding(model, wanted, ends, temperature, top)
         batch.begin()
         advance: Callable[[], None] = batch.step
-        made = 1
-        while made < batch.most and not (made % LOOK == 1 and _are_over(batch, made, is_over)):
-            if RECORDS and made == FEW and batch.fixed and batch.device.type == "cuda":
+        made, launched = 1, 0
+        while made < batch.most:
+            if made % LOOK == 1:
+                going = _going(batch, made, is_over)
+                if not going:
+                    break
+                if batch.make_ready(made, going):
+                    advance, launched = batch.step, 0
+            # It takes one step to have every kernel of these shapes loaded.
+            if RECORDS and launched == 1 and batch.fixed and batch.device.type == "cuda":
                 advance = _recorded(batch) or advance
             advance()
             made += 1
-        rows = batch.answers[:, :made].tolist()
+            launched += 1
+        rows = batch.found(made)
     return [_cut(row[: each.allowed], ends) for row, each in zip(rows, wanted, strict=True)]
 
 
@@ -268,11 +297,23 @@ def _recorded(batch: Decoding) -> Callable[[], None] | None:
     return replay
 
 
-def _are_over(batch: Decoding, made: int, is_over: Callable[[list[int]], bool] | None) -> bool:
+def _going(batch: Decoding, made: int, is_over: Callable[[list[int]], bool] | None) -> int:
+    """How many answers have not ended."""
     if is_over is not None:
         rows = batch.answers[:, :made].tolist()
         batch.ended |= torch.tensor([is_over(row) for row in rows], device=batch.device)
-    return bool(batch.ended.all())
+    return int((~batch.ended).sum())
+
+
+def _prompts(
+    wanted: Sequence[Wanted], *, is_shared: bool
+) -> tuple[list[Sequence[int]], list[int] | None]:
+    """The prompts to read, and whose each answer is; None where every answer has its own."""
+    places: dict[tuple[int, ...], int] = {}
+    owners = [places.setdefault(tuple(each.ids), len(places)) for each in wanted]
+    if not is_shared or len(places) == len(wanted):
+        return [each.ids for each in wanted], None
+    return list(places), owners
 
 
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
@@ -300,21 +341,3 @@ def batches(asked: Sequence[AnyAsked], tokens: int, rows: int) -> Iterator[list[
 def longest_first(question: Asked) -> tuple[int, int]:
     """The order in which a batch holds little padding."""
     return -question.allowed, -len(question.ids)
-
-
-def batch_tokens(model: Any) -> int:
-    """How many tokens of keys and values fit beside the model: two fifths of what the GPU has
-    free.
-    """
-    config = model.config
-    device = next(model.parameters()).device
-    if device.type != "cuda":
-        return 16_384
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    held = getattr(config, "num_key_value_heads", None) or heads
-    size = 2 * config.num_hidden_layers * held * head * model.dtype.itemsize
-    free, _ = torch.cuda.mem_get_info(device)
-    # What the allocator keeps is free too.
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, int(0.4 * free / size))

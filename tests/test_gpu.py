@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from finetune import decode as decoding
+from finetune import slots
 from finetune.decode import Wanted, decode
+from tests import test_decode
 from tests.test_quick import ENDS, MODELS, WANTED, made
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -47,6 +49,31 @@ def test_a_recorded_step_answers_as_the_model_does(
     for answer, each in zip(launched, WANTED, strict=True):
         if not each.chance:
             assert answer == alone(model, each)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_that_drops_and_grows_is_recorded_anew(name: str, monkeypatch: pytest.MonkeyPatch):
+    model, wanted = made(name).to("cuda"), test_decode.groups(prompts=10, group=4, drawn=4)
+    ways = {"ends": test_decode.ENDS, "top": None, "temperature": test_decode.HOT}
+    test_decode.without_any(monkeypatch)
+    monkeypatch.setattr(decoding, "RECORDS", False)
+    whole = decode(model, wanted, **ways)
+    monkeypatch.undo()
+    for module, option, value in [
+        (torch.backends.cuda.matmul, "allow_tf32", False),
+        (decoding, "LOOK", 4),
+        (decoding, "FEWEST", 8),
+        (slots, "STRIDE", 8),
+    ]:
+        monkeypatch.setattr(module, option, value)
+    recorded: list = []
+    record = decoding._recorded
+    monkeypatch.setattr(
+        decoding, "_recorded", lambda batch: recorded.append(record(batch)) or recorded[-1]
+    )
+    assert decode(model, wanted, **ways) == whole
+    assert len(recorded) > 2
+    assert all(recorded)
 
 
 def test_a_step_that_cannot_be_recorded_is_launched(monkeypatch: pytest.MonkeyPatch):

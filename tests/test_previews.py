@@ -16,7 +16,7 @@ from dataset_builder.template import find_template, stop_ids
 from dataset_builder.words import count_words
 from finetune import course, sft
 from finetune import decode as decoding
-from finetune.decode import Wanted, decode, has_fixed_cache
+from finetune.decode import Wanted, decode
 from finetune.model import load_base
 from finetune.plain import plain_copy, plain_size
 from finetune.plan import Plan
@@ -34,6 +34,7 @@ from finetune.previews import (
     with_first_steps,
 )
 from finetune.run import load_run
+from finetune.slots import has_fixed_cache
 from tests.tiny import TABLES, tiny_llama, tiny_phi, tiny_preset, tiny_tokenizer, write_variant
 from tests.training import Memory, planned, trained
 from tests.warm import Warm
