@@ -3,9 +3,7 @@ says of itself.
 """
 
 import gzip
-from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -24,6 +22,12 @@ TAIL_BYTES = 2**16
 PADDING = 32
 
 _MARK = b"\xef\xbb\xbf"
+_END = ord("\n")
+
+# Of every byte, whether `bytes.strip` leaves it.
+_SAID = np.array([not bytes([byte]).isspace() for byte in range(256)])
+# Lines of fewer bytes than these, on average, are looked at for spaces all at once.
+_SHORT = 16
 
 # What a packed file may unpack to: twenty times OASST2 whole, every state.
 UNPACKED_BYTES = 8 * 2**30
@@ -41,14 +45,24 @@ class Place(NamedTuple):
     byte_offset: int | None
 
 
+class Chunk(NamedTuple):
+    """Whole lines that follow each other in an unpacked file, as they stand there."""
+
+    offset: int  # in the file
+    held: bytes  # with their ends; the last one of a file may have none
+    dropped: int  # bytes of the first line that are not held, since it is too long
+
+
 class Lines(NamedTuple):
-    """Lines of an unpacked file that follow each other, blank ones among them, without their ends.
+    """Lines of an unpacked file, without their ends; those of spaces alone may be left out.
 
     A line longer than LINE_BYTES is None.
     """
 
+    numbers: list[int]  # of each, from 0
     offsets: list[int]  # of each, in the file
     contents: list[bytes | None]
+    lines: int  # all there are, those that are left out too
 
 
 class Block(NamedTuple):
@@ -84,19 +98,53 @@ def block_of(file: BinaryIO, begin: int, end: int | None) -> Block | None:
     return None
 
 
-def as_block(lines: Lines) -> Block | None:
-    """`lines` as they stood in the file; None where something was cut from them."""
-    if None in lines.contents:
+def as_block(chunk: Chunk) -> Block | None:
+    """`chunk` as the file has it; None where something was cut from it, or is to be."""
+    has_mark = not chunk.offset and chunk.held.startswith(_MARK)
+    if chunk.dropped or has_mark or len(chunk.held) > LINE_BYTES:
         return None
-    held = b"\n".join([*(content or b"" for content in lines.contents), b"\n" + bytes(PADDING)])
-    size = len(held) - PADDING - 1
-    ends = lines.offsets[-1] + len(lines.contents[-1] or b"") + 1
-    if size != ends - lines.offsets[0] or size > LINE_BYTES:
-        return None
-    return Block(lines.offsets[0], np.frombuffer(held, np.uint8), size)
+    buffer = np.frombuffer(chunk.held + b"\n" + bytes(PADDING), np.uint8)
+    return Block(chunk.offset, buffer, len(chunk.held))
+
+
+def lines_in(chunk: Chunk) -> Lines:
+    """The lines of `chunk`. Of line ends alone nothing is made: a file can hold millions."""
+    held = chunk.held
+    data = np.frombuffer(held, np.uint8)
+    ends = np.flatnonzero(data == _END)
+    if not held.endswith(b"\n"):
+        ends = np.append(ends, len(held))
+    begins = np.append(0, ends[:-1] + 1)
+    numbers = np.flatnonzero(ends > begins)
+    if len(numbers) * _SHORT > len(held):
+        numbers = numbers[_are_said(data, begins[numbers], ends[numbers])]
+    if chunk.dropped and (not len(numbers) or numbers[0]):
+        numbers = np.append(0, numbers)
+    places = zip(begins[numbers].tolist(), ends[numbers].tolist(), strict=True)
+    contents: list[bytes | None] = [held[begin:end] for begin, end in places]
+    if not chunk.offset and contents and not numbers[0]:
+        contents[0] = (contents[0] or b"").removeprefix(_MARK)
+    sizes = ends[numbers] - begins[numbers]
+    offsets = begins[numbers] + chunk.offset + chunk.dropped
+    if chunk.dropped:
+        offsets[0], sizes[0] = chunk.offset, sizes[0] + chunk.dropped
+    for place in np.flatnonzero(sizes > LINE_BYTES).tolist():
+        contents[place] = None
+    return Lines(numbers.tolist(), offsets.tolist(), contents, len(ends))
+
+
+def _are_said(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Whether each line that lies there in `data` is more than spaces."""
+    said = np.append(0, np.cumsum(_SAID[data], dtype=np.int32))
+    return said[ends] > said[begins]
 
 
 def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Lines]:
+    """The lines of `file` that `chunks_of` gives."""
+    return map(lines_in, chunks_of(file, begin, end))
+
+
+def chunks_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Chunk]:
     """The lines of `file` that begin at or after the byte `begin` and before `end`, some MB at a
     time, without ever holding more than LINE_BYTES of one.
 
@@ -105,34 +153,19 @@ def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Line
     at = _next_line(file, begin, end) if begin else 0
     held, dropped = b"", 0  # of the line that is not yet whole: what is held, and how much is not
     while end is None or at < end:
-        chunk = file.read(_wanted(at + dropped + len(held), end, len(held)))
-        pieces = (held + chunk).split(b"\n")
-        held = pieces.pop() if chunk else b""
-        if not chunk and not pieces[0] and not dropped:
-            return
-        if pieces:
-            lengths = [len(piece) + 1 for piece in pieces]
-            lengths[0] += dropped
-            lengths[-1] -= not chunk
-            offsets = [*accumulate(lengths, initial=at)]
-            at, dropped = offsets.pop(), 0
-            whole = len(pieces) if end is None else bisect_left(offsets, end)
-            yield _lines(offsets[:whole], pieces[:whole], lengths)
-        if not chunk:
+        read = file.read(_wanted(at + dropped + len(held), end, len(held)))
+        held += read
+        whole = held.rfind(b"\n") + 1 if read else len(held)
+        if end is not None:
+            # What begins at or after it is not wanted.
+            whole = held.find(b"\n", max(end - at - dropped - 1, 0), whole) + 1 or whole
+        if whole or (dropped and not read):
+            yield Chunk(at, held[:whole], dropped)
+            at, dropped, held = at + dropped + whole, 0, held[whole:]
+        if not read:
             return
         if len(held) > LINE_BYTES:
             held, dropped = b"", dropped + len(held)
-
-
-def _lines(offsets: list[int], pieces: list[bytes], lengths: list[int]) -> Lines:
-    if not offsets[0]:
-        pieces[0] = pieces[0].removeprefix(_MARK)
-    contents: list[bytes | None] = [*pieces]
-    if max(lengths) > LINE_BYTES:
-        for number in range(len(pieces)):
-            if lengths[number] > LINE_BYTES:
-                contents[number] = None
-    return Lines(offsets, contents)
 
 
 def _next_line(file: Any, begin: int, end: int | None) -> int:

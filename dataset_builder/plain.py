@@ -133,7 +133,7 @@ def take_plain(lines: Lines) -> Taken:
     walked = _walked(rows)
     met, odd = _table(rows, walked, b"".join(lines.contents[n] or b"" for n in numbers))
     places = pa.array(numbers, pa.int64()).take(pa.array(walked.row_of, pa.int64()))
-    met = met.append_column("line", pc.add(places, 1))
+    met = met.append_column("line", pc.add(pa.array(lines.numbers, pa.int64()).take(places), 1))
     met = met.append_column("byte_offset", pa.array(lines.offsets, pa.int64()).take(places))
     if odd:
         met = met.filter(pa.array([row not in odd for row in walked.row_of], pa.bool_()))

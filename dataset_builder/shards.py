@@ -20,11 +20,13 @@ from dataset_builder.errors import InputError
 from dataset_builder.lines import (
     LINE_BYTES,
     Block,
+    Chunk,
     Lines,
     Place,
     as_block,
     block_of,
-    lines_of,
+    chunks_of,
+    lines_in,
     refuse_bomb,
     unpacked,
 )
@@ -100,8 +102,12 @@ def read_shard(shard: Shard, report: Callable[[int], None] = lambda rows: None) 
             part = None if block is None else _of_block(block)
             if part is None:
                 file.seek(0)
-                lines = lines_of(unpacked(file, magic, shard.path), shard.begin, shard.end)
-                pieces = map(_of_packed if fast else _of_lines, lines)
+                chunks = chunks_of(unpacked(file, magic, shard.path), shard.begin, shard.end)
+                pieces = (
+                    map(_of_chunk, chunks)
+                    if fast
+                    else (_of_lines(lines_in(each)) for each in chunks)
+                )
             else:
                 pieces = iter([part])
         for part in pieces:
@@ -162,10 +168,10 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read: {reason}", WANTED) from error
 
 
-def _of_packed(lines: Lines) -> Part:
-    block = as_block(lines)
+def _of_chunk(chunk: Chunk) -> Part:
+    block = as_block(chunk)
     part = None if block is None else _of_block(block)
-    return _of_lines(lines) if part is None else part
+    return _of_lines(lines_in(chunk)) if part is None else part
 
 
 def _of_block(block: Block) -> Part | None:
@@ -197,14 +203,8 @@ def _left(block: Block, left: list[tuple[int, int, int]]) -> Part:
     if not left:
         return Part(MET.empty_table(), [], 0, 0, "messages")
     contents = [block.buffer[at : at + size].tobytes() for _, at, size in left]
-    part = _of_lines(Lines([block.offset + at for _, at, _ in left], [*contents]))
-    numbers = [number + 1 for number, _, _ in left]
-    moved = pa.array(numbers, pa.int64()).take(pc.subtract(part.met["line"], 1))
-    met = part.met.set_column(MET.get_field_index("line"), MET.field("line"), moved)
-    refusals = [
-        each._replace(at=each.at._replace(line=numbers[each.at.line - 1])) for each in part.refusals
-    ]
-    return part._replace(met=met, refusals=refusals)
+    numbers, offsets = [number for number, _, _ in left], [block.offset + at for _, at, _ in left]
+    return _of_lines(Lines(numbers, offsets, [*contents], len(contents)))
 
 
 def _first_form(parts: Iterable[Part]) -> Form:
@@ -221,7 +221,8 @@ def _of_lines(lines: Lines) -> Part:
     taken = take_plain(lines)
     found: dict[int, Found] = {}
     for number in taken.left:
-        content, at = lines.contents[number], Place(number + 1, lines.offsets[number])
+        content = lines.contents[number]
+        at = Place(lines.numbers[number] + 1, lines.offsets[number])
         if content is None:
             found[number] = refused(at, "too_long", f"more than {LINE_BYTES} bytes")
         elif content.strip():
@@ -233,7 +234,7 @@ def _of_lines(lines: Lines) -> Part:
     else:
         met = taken.met
     rows = len(taken.forms) + len(found)
-    return Part(met, refusals, rows, len(lines.contents), _form(taken.forms, found))
+    return Part(met, refusals, rows, lines.lines, _form(taken.forms, found))
 
 
 def _form(taken: dict[int, Form], found: dict[int, Found]) -> Form:

@@ -27,14 +27,14 @@ with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", 
     from dataset_builder.export import read_export
     from dataset_builder.flags import has_control_tokens, has_personal_data
     from dataset_builder.folds import fold_codes
-    from dataset_builder.lines import Place, lines_of
+    from dataset_builder.lines import Place, chunks_of, lines_in
     from dataset_builder.pages import page_environment
     from dataset_builder.printable import printable
     from dataset_builder.recipe import load_recipe
     from dataset_builder.recipe_file import recipe_files
     from dataset_builder.rows import Met, Refusal, read_row
     from dataset_builder.settings import as_stored
-    from dataset_builder.shards import _of_packed
+    from dataset_builder.shards import _of_chunk
     from dataset_builder.shingles import shingles_of
     from dataset_builder.split import normalised
     from dataset_builder.words import (
@@ -63,15 +63,15 @@ RARELY = 32
 
 def reader(content: bytes) -> None:
     """Lines: each is messages or refused, and by compiled code as on its own."""
-    for lines in lines_of(io.BytesIO(content)):
-        found = []
-        for number, line in enumerate(lines.contents):
+    for chunk in chunks_of(io.BytesIO(content)):
+        found, lines = [], lines_in(chunk)
+        for number, offset, line in zip(lines.numbers, lines.offsets, lines.contents, strict=True):
             if line is not None and line.strip():
-                each = read_row(line, Place(number + 1, lines.offsets[number]))[1]
+                each = read_row(line, Place(number + 1, offset))[1]
                 assert each or b'"' in line  # only a thread or a tree may hold nothing
                 found += each
         if len(content) % RARELY == 0:
-            part = _of_packed(lines)
+            part = _of_chunk(chunk)
             assert part.refusals == [each for each in found if isinstance(each, Refusal)]
             columns = (part.met[name].to_pylist() for name in ("line", "message_id", "text"))
             assert list(zip(*columns, strict=True)) == [
