@@ -19,10 +19,11 @@ from dataset_builder.export import Export
 from dataset_builder.gather import Strings
 from dataset_builder.lines import Place
 from dataset_builder.manifest import SourceFile
+from dataset_builder.memory import give_back
 from dataset_builder.merge import Merged, merge_exports
 from dataset_builder.rows import Refusal
 from dataset_builder.shards import WANTED
-from dataset_builder.tables import MESSAGES, REJECTS, checked, table_of
+from dataset_builder.tables import MESSAGES, REJECTS, table_of
 from dataset_builder.words import word_counts
 
 # Messages from root to leaf. The deepest of Open Assistant's has 7; a history is stored with each
@@ -31,6 +32,9 @@ DEPTH = 200
 
 # Texts that become one array.
 PIECE_ROWS = 2**17
+
+# And values that are all the same.
+ALIKE_ROWS = 2**13
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,7 @@ def _messages_table(merged: Merged, links: _Links, sources: list[str]) -> pa.Tab
     What hangs together is one tree, whatever the rows say: that of its topmost message.
     """
     _, top, _ = _lifted(links.parent)
+    give_back(len(top))
     met, tops = merged.met, pa.array(merged.rows[top])
     tree_ids = pc.coalesce(met["tree_id"].take(tops), met["message_id"].take(tops))
     numbers = np.flatnonzero(links.standing)
@@ -225,12 +230,14 @@ def _messages_table(merged: Merged, links: _Links, sources: list[str]) -> pa.Tab
     columns = {
         "tree_id": keys["tree_id"].take(by_key),
         "place": pa.array(merged.place[numbers], pa.int32()),
-        "source": pa.array(sources, pa.string()).take(pa.array(merged.export[numbers])),
+        "source": _sources(merged.export[numbers], sources),
     }
     # Each is let go of when it is taken.
     left = {name: met[name] for name in met.column_names if name in MESSAGES.schema.names}
     merged.met = met = MET.empty_table()
     rows = merged.rows[numbers]
+    del keys, tree_ids, tops, top, by_key, numbers
+    give_back(len(rows))
     with ThreadPoolExecutor(1) as beside:
         columns["text"] = _taken(left.pop("text"), rows)
         words = beside.submit(_words, columns["text"])
@@ -244,7 +251,17 @@ def _messages_table(merged: Merged, links: _Links, sources: list[str]) -> pa.Tab
     for name in ("deleted", "synthetic"):
         columns[name] = pc.fill_null(columns[name], False)
     pa.default_memory_pool().release_unused()
-    return checked(pa.table({name: columns[name] for name in MESSAGES.schema.names}), MESSAGES)
+    # Of one id each, which is not looked at again before it is written.
+    return pa.table({name: columns[name] for name in MESSAGES.schema.names}, MESSAGES.schema)
+
+
+def _sources(numbers: np.ndarray, sources: list[str]) -> pa.ChunkedArray:
+    """The source of each message. Where there is but one, all pieces are the same one."""
+    if len(sources) > 1:
+        return pa.chunked_array([pa.array(sources, pa.string()).take(pa.array(numbers))])
+    piece = pa.array(sources * min(len(numbers), ALIKE_ROWS), pa.string())
+    begins = range(0, len(numbers), ALIKE_ROWS)
+    return pa.chunked_array([piece[: len(numbers) - at] for at in begins], pa.string())
 
 
 def _taken(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:

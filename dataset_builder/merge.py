@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from dataset_builder.columns import CONTENT, FIELDS, MET, met_of_table, table_of_met, value_of
 from dataset_builder.export import Export
+from dataset_builder.memory import give_back
 from dataset_builder.messages import Message
 from dataset_builder.rows import Met, Refusal
 
@@ -58,7 +59,9 @@ def merge_exports(exports: list[Export]) -> Merged:
     """
     met = pa.concat_tables([export.met for export in exports] or [MET.empty_table()])
     export = np.repeat(np.arange(len(exports)), [each.met.num_rows for each in exports])
+    give_back(met.num_rows)
     code = _codes(met["message_id"])
+    give_back(met.num_rows)
     first = np.full(len(code), -1)
     first[code[::-1]] = np.arange(len(code))[::-1]
     first = first[code]  # of each message, the row where its id was met first
@@ -90,7 +93,10 @@ def merge_exports(exports: list[Export]) -> Merged:
         places = [each.nested_places for each in kept]
         least = np.append(least, [min(each, default=_NOWHERE) for each in places])
         most = np.append(most, [max(each, default=-1) for each in places])
+    del code, first, differs, copies, alike
+    give_back(met.num_rows)
     merged.place = _places(merged, least, most)
+    give_back(met.num_rows)
     return merged
 
 

@@ -431,6 +431,69 @@ def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_pa
         assert {(met.tree_id, met.tree_state) for met in export.messages} == {("mine", "growing")}
 
 
+def plain_lines(content, begin, end, bound):
+    """What `lines_of` says, line by line: (number, offset, line), and how many there are."""
+    at, number, found = 0, 0, []
+    for line in io.BytesIO(content):
+        if begin <= at and (end is None or at < end):
+            said = line.removesuffix(b"\n")
+            if len(said) > bound:
+                found.append((number, at, None))
+            elif (said := said if at else said.removeprefix(b"\xef\xbb\xbf")).strip():
+                found.append((number, at, said))
+            number += 1
+        at += len(line)
+    return found, number
+
+
+sizes = st.integers(1, 40)
+pieces = st.sampled_from(
+    [
+        b"\n",
+        b"\n" * 40,
+        b" \n",
+        b"\r\n",
+        b"a",
+        b"bb\n",
+        b"c" * 60,
+        b"c" * 150,
+        b"\t",
+        b"\xef\xbb\xbf",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(pieces, max_size=12), st.integers(0, 60), st.none() | st.integers(0, 90), sizes)
+def test_lines_are_numbered_and_cut_as_one_by_one(parts, begin, end, chunk):
+    content = b"".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "CHUNK_BYTES", chunk)
+        patch.setattr(lines_module, "TAIL_BYTES", 1 + chunk // 7)
+        patch.setattr(lines_module, "LINE_BYTES", 50)
+        found, before = [], 0
+        for each in lines_module.lines_of(io.BytesIO(content), begin, end):
+            found += [
+                (before + number, offset, line)
+                for number, offset, line in zip(*each[:3], strict=True)
+                if line is None or line.strip()
+            ]
+            before += each.lines
+    assert (found, before) == plain_lines(content, begin, end, 50)
+
+
+@pytest.mark.parametrize("line", [b"\n", b"  \n", b"\r\n"])
+def test_nothing_is_made_of_lines_without_anything(line):
+    """As an object each, 64 million of them took half a gigabyte."""
+    chunk = lines_module.Chunk(7, line * 10**5 + b"1\n", 0)
+    assert lines_module.lines_in(chunk) == (
+        [10**5],
+        [7 + len(line) * 10**5],
+        [b"1"],
+        10**5 + 1,
+    )
+
+
 class Counting(io.BytesIO):
     """A file that counts what is read of it."""
 

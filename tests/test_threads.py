@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from plain_rules import jaccard, shingles
 from real import real
 
+from dataset_builder import forest
 from dataset_builder.artifacts import read_json
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
@@ -207,6 +208,14 @@ def test_rows_in_any_order_and_files_in_any_order_make_the_same_tables(
     exports = [read_export(write(tmp_path / name, part)) for name, part in parts.items() if part]
     one_way = make_tables(exports, held_out)
     assert one_way.sources.digest == make_tables(reversed(exports), held_out).sources.digest
+
+
+def test_each_of_many_messages_of_one_file_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(forest, "ALIKE_ROWS", 4)
+    rows = [prompt("a"), *(reply(f"b{n}", "a") for n in range(9))]
+    export = read_export(write(tmp_path / "x.jsonl", rows))
+    source = forest.join_exports([export]).messages["source"]
+    assert source.to_pylist() == [export.sha256] * 10
 
 
 @relaxed
