@@ -14,8 +14,9 @@ form `prompts`, or made up.
 treetune comes first, once for each of `--rollout-steps` (steps made of one rollout's answers) and
 each of `--answers` (made at once; numbers that make the same batches are tried once), whole
 rollouts after three steps; `treetune-whole`, only where it is named, is the same with batches that
-go on whole, as before answers that ended left them. TRL compiles nothing, and a step of its
-defaults takes most of a minute: two steps after one. A part takes at most `--seconds` (240), its
+go on whole, as before answers that ended left them, and `treetune-keeps` with the allocator's
+memory kept where a step of decoding is recorded. TRL compiles nothing, and a step of its defaults
+takes most of a minute: two steps after one. A part takes at most `--seconds` (240), its
 start among them; what it had timed by then counts. What a part found is printed as it ends, with
 every ratio that can be said by then, and goes to `$OUT/rollouts.jsonl`.
 
@@ -249,9 +250,11 @@ def trl(one: Setting, micro: int, **options: Any) -> None:
     trainer.train()
 
 
-def treetune(one: Setting, rollout_steps: int, at_once: int, *, whole: bool = False) -> None:
+def treetune(
+    one: Setting, rollout_steps: int, at_once: int, *, whole: bool = False, keeps: bool = False
+) -> None:
     """treetune's own trainer, as a run makes it, without checkpoints or previews; answers are made
-    `at_once`, in batches that go on `whole` or not.
+    `at_once`, in batches that go on `whole` or not, and what the allocator has is kept or not.
     """
     import msgspec
 
@@ -266,6 +269,7 @@ def treetune(one: Setting, rollout_steps: int, at_once: int, *, whole: bool = Fa
         training=replace(one.preset.training, checkpoint_steps=10**6 * rollout_steps),
     )
     rollout.ROWS = at_once
+    decode.EMPTIES = not keeps
     if whole:
         decode.DROPS = decode.SHARES = False
         slots.STRIDE = 0
@@ -371,6 +375,7 @@ class Asked(NamedTuple):
 CONTENDERS: dict[str, Any] = {
     "treetune": lambda one, each: treetune(one, each.rollout_steps, each.at_once),
     "treetune-whole": lambda one, each: treetune(one, each.rollout_steps, each.at_once, whole=True),
+    "treetune-keeps": lambda one, each: treetune(one, each.rollout_steps, each.at_once, keeps=True),
     # TRL's own micro-batch is 8 answers; its step generates for all of them at once.
     "trl-defaults": lambda one, each: trl(one, min(8, one.batch * one.grpo.group)),
     "trl-best": lambda one, each: trl(

@@ -11,6 +11,7 @@ was resumed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +27,9 @@ LOOK = 16
 # Whether a GPU records a step and replays it. On one H100 that takes half the time of few kernels
 # for Phi-2's shapes and a quarter for SmolLM2's; tests/test_gpu.py holds both against the model.
 RECORDS = True
+# Whether recording first gives back what the allocator keeps, as `torch.cuda.graph` does: the next
+# training step has to ask the card for all of it again.
+EMPTIES = True
 # Whether a token goes through the layers in few kernels (finetune.quick), where they are known.
 QUICK = True
 # Whether the answers to one prompt share its reading.
@@ -287,7 +291,12 @@ def _recorded(batch: Decoding) -> Callable[[], None] | None:
     stream.wait_stream(torch.cuda.current_stream(batch.device))
     try:
         # Other threads (pinned memory, NCCL's watchdog) may talk to the device meanwhile.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        mode = "thread_local"
+        with (
+            torch.cuda.graph(graph, stream=stream, capture_error_mode=mode)
+            if EMPTIES
+            else _capture(graph, stream, mode)
+        ):
             batch.step()
     except torch.cuda.OutOfMemoryError:
         raise
@@ -295,6 +304,18 @@ def _recorded(batch: Decoding) -> Callable[[], None] | None:
         return None
     replay: Callable[[], None] = graph.replay
     return replay
+
+
+@contextmanager
+def _capture(graph: Any, stream: Any, mode: str) -> Iterator[None]:
+    """`torch.cuda.graph`, but that the allocator keeps what it has."""
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode=mode)
+        try:
+            yield
+        finally:
+            graph.capture_end()
 
 
 def _going(batch: Decoding, made: int, is_over: Callable[[list[int]], bool] | None) -> int:

@@ -51,8 +51,11 @@ def test_a_recorded_step_answers_as_the_model_does(
             assert answer == alone(model, each)
 
 
+@pytest.mark.parametrize("empties", [True, False], ids=["gives back", "keeps"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_batch_that_drops_and_grows_is_recorded_anew(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_batch_that_drops_and_grows_is_recorded_anew(
+    name: str, empties: bool, monkeypatch: pytest.MonkeyPatch
+):
     model, wanted = made(name).to("cuda"), test_decode.groups(prompts=10, group=4, drawn=4)
     ways = {"ends": test_decode.ENDS, "top": None, "temperature": test_decode.HOT}
     test_decode.without_any(monkeypatch)
@@ -63,6 +66,7 @@ def test_a_batch_that_drops_and_grows_is_recorded_anew(name: str, monkeypatch: p
         (torch.backends.cuda.matmul, "allow_tf32", False),
         (decoding, "LOOK", 4),
         (decoding, "FEWEST", 8),
+        (decoding, "EMPTIES", empties),
         (slots, "STRIDE", 8),
     ]:
         monkeypatch.setattr(module, option, value)
