@@ -104,6 +104,7 @@ class Decoding:
         self.answers = torch.full((rows, self.most), ends[0], device=self.device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
         self.made = torch.zeros(1, dtype=torch.long, device=self.device)  # tokens of each answer
+        self.lengths = [len(each.ids) for each in wanted]
         self.rows = list(range(rows))  # whose answers are going on, as they were asked
         self.over: dict[int, list[int]] = {}  # those that left the batch
         self.cache = Slots(size, self.device) if self.fixed else self._grows()
@@ -168,19 +169,21 @@ class Decoding:
         """
         if not self.fixed:
             return False
-        reach = self.cache.reaches(self.width + made + LOOK - 1)
-        is_moved = reach != self.cache.reach
-        self.cache.reach = reach
         kept = len(self.rows)
         while DROPS and kept >= 2 * FEWEST and going <= kept // 2:
             kept = (kept // 2 + EIGHT - 1) // EIGHT * EIGHT
-        if kept < len(self.rows):
+        is_moved = kept < len(self.rows)
+        if is_moved:
             self._drop(made, kept)
-            return True
+        reach = self.cache.reaches(self.width + made + LOOK - 1)
+        is_moved |= reach != self.cache.reach
+        self.cache.reach = reach
         return is_moved
 
     def _drop(self, made: int, kept: int) -> None:
-        """Leave out answers that have ended, all but so many rows."""
+        """Leave out answers that have ended, all but so many rows, and slots that pad what is left
+        of their prompts.
+        """
         # Those that go on first, then the others, each in their order.
         order = sorted(range(len(self.rows)), key=self.ended.tolist().__getitem__)
         take, leave = sorted(order[:kept]), sorted(order[kept:])
@@ -195,7 +198,11 @@ class Decoding:
         self.rows = [self.rows[row] for row in take]
         self.is_drawn = [self.is_drawn[row] for row in take]
         self.drawn = self._drawn()
-        self.cache.take(rows)
+        longest = max(self.lengths[row] for row in self.rows)
+        padding = (self.width - longest) // EIGHT * EIGHT
+        self.width -= padding
+        self.mask = self.mask[..., padding:].contiguous()
+        self.cache.take(rows, padding)
 
     def found(self, made: int) -> list[list[int]]:
         """The ids of each answer in the order asked, with what was made after its end."""

@@ -46,14 +46,16 @@ class Slots:
         """What `reach` should be so that so many slots are among it."""
         return min(self.size, -(-slots // STRIDE) * STRIDE) if STRIDE else self.size
 
-    def take(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order; one may be taken often. A layer at a time: memory grows
-        by what one takes.
+    def take(self, rows: torch.Tensor, first: int = 0) -> None:
+        """Keep these rows, in this order, without the slots before `first`; a row may be taken
+        often. A layer at a time: memory grows by what one takes.
         """
+        self.size -= first
+        self.place.sub_(first)
         for number in list(self.layers):
             keys, values = self.layers.pop(number)
-            keys = keys.index_select(0, rows)
-            self.layers[number] = keys, values.index_select(0, rows)
+            keys = keys[:, :, first:].index_select(0, rows)
+            self.layers[number] = keys, values[:, :, first:].index_select(0, rows)
 
     def _room(self, like: torch.Tensor) -> torch.Tensor:
         batch, heads, _, width = like.shape

@@ -24,7 +24,7 @@ def groups(prompts: int, group: int, drawn: int) -> list[Wanted]:
     chance = random.Random(0)
     return [
         Wanted(
-            [(7 * n + k) % 80 for k in range(2 + n % 5)],
+            [(7 * n + k) % 80 for k in range(26 if n == 3 else 2 + n % 5)],
             MOST - n % 3,
             [chance.random() for _ in range(MOST)] if place < drawn else (),
         )
@@ -36,7 +36,7 @@ def groups(prompts: int, group: int, drawn: int) -> list[Wanted]:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list]]:
     """Small batches that drop and grow often, and what they did."""
-    told: dict[str, list] = {"dropped": [], "reach": [], "read": []}
+    told: dict[str, list] = {"dropped": [], "reach": [], "read": [], "width": []}
     monkeypatch.setattr(decoding, "LOOK", 4)
     monkeypatch.setattr(decoding, "FEWEST", 8)
     monkeypatch.setattr(slots, "STRIDE", 8)
@@ -46,6 +46,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list]]:
         before = len(batch.rows)
         drop(batch, *rest)
         told["dropped"].append((before, len(batch.rows)))
+        told["width"].append(batch.width)
 
     def readied(batch: Decoding, *rest: int) -> bool:
         found = ready(batch, *rest)
@@ -80,8 +81,8 @@ def test_answers_are_those_of_a_batch_that_goes_on_whole(
     assert told["read"] == [10]
     if drawn == 4:  # greedy answers of random models seldom end
         assert len(told["dropped"]) >= 2
-    assert told["reach"] == sorted(told["reach"])
-    assert len(set(told["reach"])) > 2
+        assert min(told["width"]) < 26  # the long prompt's answers have ended
+    assert len(set(told["reach"])) > 1
     without_any(monkeypatch)
     told["dropped"].clear()
     assert decode(model, wanted, ENDS, top=None, temperature=HOT) == found
