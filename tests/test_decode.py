@@ -20,12 +20,14 @@ HOT = 5.0  # so that random models draw more than a few tokens
 
 
 def groups(prompts: int, group: int, drawn: int) -> list[Wanted]:
-    """Prompts of several lengths, each asked `group` times, the first `drawn` of them drawn."""
+    """Prompts of several lengths, the longest with the least allowed, each asked `group` times, the
+    first `drawn` of them drawn.
+    """
     chance = random.Random(0)
     return [
         Wanted(
             [(7 * n + k) % 80 for k in range(26 if n == 3 else 2 + n % 5)],
-            MOST - n % 3,
+            6 if n == 3 else MOST - n % 3,
             [chance.random() for _ in range(MOST)] if place < drawn else (),
         )
         for n in range(prompts)
