@@ -5,7 +5,6 @@ import sys
 
 import pyarrow as pa
 
-
 # Fewer leave little, and making room anew takes longer than what they leave is worth. More than
 # every message of OASST2, of every state, has.
 ROWS = 2**18
