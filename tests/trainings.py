@@ -6,12 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import tiny_llama, tiny_preset, write_pairs, write_variant
+from tests.tiny import tiny_llama, tiny_preset, write_pairs, write_prompts, write_variant
 from tests.training import assert_same_run, trained
 from tests.warm import FINETUNE, Started, Warm
 
 STEPS = 6  # of a tiny preset
 LIGHT = 'quantization = "none"\nprecision = "fp32"'
+# What a tiny preset of each method has of its own.
+METHODS: dict[str, dict[str, str]] = {
+    "sft": {},
+    "dpo": {"top": 'method = "dpo"', "lora": "dropout = 0.0", "dpo": "beta = 0.3"},
+    "grpo": {
+        "top": 'method = "grpo"',
+        "lora": "dropout = 0.0",
+        "grpo": "tokens = 12\ngroup = 4\nbeta = 0.05\nclip = 0.01\nrollout_steps = 2",
+        "training": "learning_rate = 5e-3",
+    },
+    "reward": {
+        "top": 'method = "reward"',
+        "lora": "dropout = 0.1",
+        "reward": "center_rewards_coefficient = 0.02",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -40,24 +56,29 @@ def names(folder: Path) -> list[str]:
 
 
 def courses(process: Warm, shared: Path) -> list[Course]:
-    """A supervised run with dropout, and a preference run that goes on from another one; each ended
-    once.
+    """A run of each method, each ended once: a supervised one with dropout, a preference run and
+    one of GRPO that go on from another run, and a reward model.
     """
     shared.mkdir(exist_ok=True)
     before = shared / "artifacts"
-    sft, dpo = shared / "sft.toml", shared / "dpo.toml"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARTIFACTS", str(before))
         write_variant()
         write_pairs()
+        write_prompts()
         model = tiny_llama(shared / "model")
-        tiny_preset(sft, model, base=LIGHT)
-        made = {"top": 'method = "dpo"', "lora": "dropout = 0.0", "dpo": "beta = 0.3"}
-        tiny_preset(dpo, model, base=LIGHT, **made)
-        trained(sft, seed=1)  # the parent
+        for name, options in METHODS.items():
+            tiny_preset(shared / f"{name}.toml", model, base=LIGHT, **options)
+        trained(shared / "sft.toml", seed=1)  # the parent
     found = []
-    for arguments in (("tiny", str(sft)), ("pairs", str(dpo), "--from", "sft/tiny")):
-        artifacts = shutil.copytree(before, shared / f"ended-{arguments[0]}")
+    for name, variant, *others in (
+        ("sft", "tiny"),
+        ("dpo", "pairs", "--from", "sft/tiny"),
+        ("grpo", "prompts", "--from", "sft/tiny"),
+        ("reward", "pairs"),
+    ):
+        artifacts = shutil.copytree(before, shared / f"ended-{name}")
+        arguments = (variant, str(shared / f"{name}.toml"), *others)
         course = Course(before, arguments, artifacts, Path())
         done = course.start(process, artifacts)
         assert done.wait() == 0, done.said()

@@ -107,6 +107,7 @@ TRAINING = [
 ]
 # And what commands import beside that.
 _COURSE = ["course", "previews", "recorder", "oom", "peak", "trainer", "reference"]
+_COURSE += ["group_trainer", "pair_trainer", "reward_trainer"]
 _EVALUATION = ["evaluation", "generate", "scoring", "relevance", "compare"]
 _REPORTS = ["html", "findings", "terminal", "export", "card", "listing"]
 COURSE = [*TRAINING, *(f"finetune.{name}" for name in _COURSE)]

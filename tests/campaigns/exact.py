@@ -34,7 +34,7 @@ ADAPTER = Path("adapter") / "adapter_model.safetensors"
 
 @contextmanager
 def prepare(shared: Path) -> Iterator[Attempt]:
-    """What is stopped is a supervised run with dropout and a preference run, in turn."""
+    """What is stopped is a run of each method, in turn."""
     process = Warm(shared / "warm", os.getpid(), COURSE)
     runs = courses(process, shared)
 
@@ -52,7 +52,8 @@ def prepare(shared: Path) -> Iterator[Attempt]:
         assert ended.wait() == 0, ended.said()
         course.assert_ended(artifacts)
         run = artifacts / course.whole.relative_to(course.artifacts)
-        assert file_digest(run / ADAPTER) == file_digest(course.whole / ADAPTER)
+        for each in (ADAPTER, *(path.name for path in course.whole.glob("*.parquet"))):
+            assert file_digest(run / each) == file_digest(course.whole / each), each
         return Outcome(len(steps))
 
     yield attempt

@@ -21,13 +21,13 @@ KILLS = 3  # before a run is left to end
 
 @contextmanager
 def prepare(shared: Path) -> Iterator[Attempt]:
-    """What is killed is a supervised run and a preference run, in turn."""
+    """What is killed is a run of each method, in turn."""
     process = Warm(shared / "warm", os.getpid(), COURSE)
     runs = courses(process, shared)
     seconds, operations = [], []
     for course in runs:
         began = time.monotonic()
-        artifacts = shutil.copytree(course.before, shared / f"timed-{course.arguments[0]}")
+        artifacts = shutil.copytree(course.before, shared / f"timed-{len(seconds)}")
         done = course.start(process, artifacts, counted(FINETUNE))
         assert done.wait() == 0, done.said()
         seconds.append(time.monotonic() - began)
