@@ -20,6 +20,7 @@ import torch
 
 from dataset_builder.artifacts import write_text, writing
 from dataset_builder.errors import InputError
+from dataset_builder.json_lines import Record, as_line, read_lines
 from dataset_builder.template import (
     Template,
     answer_length,
@@ -71,6 +72,12 @@ class Answer(msgspec.Struct, frozen=True):
     seconds: float = 0.0  # its share of its batch's time
 
 
+class _Beside(msgspec.Struct, frozen=True):
+    """All that else the model was read for."""
+
+    rows: list[dict[str, Any]]
+
+
 GREEDY = Drawing()
 
 
@@ -98,21 +105,19 @@ class Partial:
         return found
 
     def _read(self, path: Path) -> dict[str, Answer]:
-        try:
-            lines = path.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
-            return {}
-        if not lines or lines[0] != self.header:
-            return {}
-        # A kill tears the last line at most.
-        whole = [line for line in lines[1:] if line.endswith(b"\n")]
-        answers = [msgspec.json.decode(line, type=Answer) for line in whole]
-        return {answer.key: answer for answer in answers}
+        return {answer.key: answer for answer in self._below_header(path, Answer)}
+
+    def _below_header(self, path: Path, struct: type[Record]) -> list[Record]:
+        """The records that stand in a file under this header."""
+        held = path.read_bytes() if path.is_file() else b""
+        if not held.startswith(self.header):
+            return []
+        return read_lines(held.removeprefix(self.header), struct)
 
     def begin(self, kept: dict[str, Answer]) -> None:
         """Write the file anew with the answers that are kept, so that what follows stands on whole
         lines."""
-        lines = b"".join(msgspec.json.encode(answer) + b"\n" for answer in kept.values())
+        lines = b"".join(map(as_line, kept.values()))
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(f"{self.path.name}.tmp")
@@ -130,7 +135,7 @@ class Partial:
     def add(self, answers: Sequence[Answer]) -> None:
         """Append a batch."""
         own = self.path.with_suffix(f".{launch.rank()}.jsonl") if launch.rank() else self.path
-        lines = b"".join(msgspec.json.encode(answer) + b"\n" for answer in answers)
+        lines = b"".join(map(as_line, answers))
         with writing(own), own.open("ab") as file:
             file.write(lines if file.tell() else self.header + lines)
 
@@ -141,15 +146,12 @@ class Partial:
 
     def add_beside(self, rows: Sequence[dict[str, Any]]) -> None:
         """Store what else the model was read for, all of it at once, under the same first line."""
-        write_text(self.header.decode() + json.dumps(list(rows)) + "\n", self._beside)
+        write_text((self.header + as_line(_Beside([*rows]))).decode(), self._beside)
 
     def read_beside(self) -> list[dict[str, Any]] | None:
         """What else was read; None where it was not, or by another model."""
-        try:
-            header, rows = self._beside.read_bytes().splitlines(keepends=True)
-        except (FileNotFoundError, ValueError):
-            return None
-        return msgspec.json.decode(rows) if header == self.header else None
+        found = self._below_header(self._beside, _Beside)
+        return found[0].rows if found else None
 
     @property
     def _others(self) -> list[Path]:

@@ -23,6 +23,7 @@ import msgspec
 
 from dataset_builder.artifacts import artifacts_root, writing
 from dataset_builder.errors import InputError
+from dataset_builder.json_lines import as_line, read_lines
 from evals.prompts import Prompt
 
 KEY = "JUDGE_API_KEY"
@@ -183,12 +184,8 @@ def _text_of(address: str, reply: bytes) -> str:
 
 
 def _read(path: Path) -> list[Judgement]:
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    # A kill tears the last line at most; it is asked again.
-    return [msgspec.json.decode(line, type=Judgement) for line in lines if line.endswith(b"\n")]
+    # What a kill tore or a disk changed is asked again.
+    return read_lines(path.read_bytes(), Judgement) if path.exists() else []
 
 
 def _add(path: Path, judgement: Judgement) -> None:
@@ -200,4 +197,4 @@ def _add(path: Path, judgement: Judgement) -> None:
             if file.read(1) != b"\n":  # torn
                 whole = path.read_bytes().rpartition(b"\n")
                 file.truncate(len(whole[0]) + len(whole[1]))
-        file.write(msgspec.json.encode(judgement) + b"\n")
+        file.write(as_line(judgement))

@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dataset_builder.artifacts import artifacts_root, read_json
 from dataset_builder.errors import InputError
+from dataset_builder.json_lines import read_lines
 from dataset_builder.manifest import read_variant
 from finetune.base import PACKAGE, BaseRecord
 from finetune.duration import T4, duration
@@ -41,9 +41,7 @@ class Expected(NamedTuple):
 def read_times(grid: Grid) -> list[Time]:
     """The cells that this study has done or tried, in their order."""
     path = grid.located.home / "times.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    # A kill tears the last line at most.
-    return [msgspec.json.decode(line, type=Time) for line in lines if line.endswith(b"\n")]
+    return read_lines(path.read_bytes(), Time) if path.is_file() else []
 
 
 def expectation(grid: Grid) -> Callable[[Cell], Expected]:

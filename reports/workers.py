@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from dataset_builder.json_lines import as_line
 from reports.cells import Cell, Grid, blocked, first_ready
 
 # A process that was killed is started again, and its cell goes on, so many times.
@@ -127,7 +128,7 @@ class _Board:
         with self.changed:
             self.running.remove(cell)
             with (self.grid.located.home / "times.jsonl").open("ab") as file:
-                file.write(msgspec.json.encode(took) + b"\n")
+                file.write(as_line(took))
             if took.code == 0:
                 self.done.add(cell)
                 self.made.append(cell)
