@@ -7,6 +7,18 @@ bytes for every input and output element of an adapted projection, calibrated on
 SmolLM2 (compiled at 16,384 14); with checkpointing, the input of every layer and twice one layer.
 Logits are made in tiles and do not count. Previews: the 4-bit weights unpacked to 16 bits, and the
 keys and values of all answers; they unpack only where there is room for it.
+
+A rollout unpacks likewise, and holds the keys and values of a batch of answers, as many as a share
+of what is free has room for. Its answers are in no file: where the run's prompts are known
+(finetune.load), they are taken to have 40 % of the tokens they may have. What is alive at the peak
+is then either the largest micro-batch's activations or a batch of answers; reading answers under
+the start keeps no activations, and the answers' ids are nothing. `smollm2-grpo` (16 prompts a step,
+4 a micro-batch, 16 answers to each) on SmolLM2, the fast path, a card shared with other runs:
+
+    prompts of the largest   answers may   predicted, GB   peaks measured, GB
+    24,848 tokens            11,776        20.4            19.12, 19.27, 19.48, 19.56 (H100)
+    23,280                    6,912        18.0            18.95 (H200; of answers, not of training)
+    40,960 with answers, as the preset alone says: 28.0
 """
 
 import math
@@ -19,6 +31,7 @@ import msgspec
 from dataset_builder.errors import InputError
 from finetune.foreign import configuration, tensor_shapes
 from finetune.launch import dealt
+from finetune.load import CACHED, ROWS, Load
 from finetune.methods import METHODS, sequences_of
 from finetune.preset import Preset
 from finetune.targets import ALL
@@ -46,6 +59,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     adapter: int  # with all else that is trained
     activations: int  # of one micro-batch, at their most
     previews: int  # what previews add to weights and adapter
+    rollout: int = 0  # what answers to train on add
     total: int  # that must be free for training, CUDA's own included
     peak: int  # that torch will have allocated at most, previews included, CUDA's own not
 
@@ -58,12 +72,15 @@ def estimate(
     is_unpacked: bool = False,
     is_checkpointed: bool | None = None,
     processes: int = 1,
+    load: Load | None = None,
+    free: float = math.inf,
 ) -> Estimate:
     """What training under `preset` needs at its peak on the base whose files lie in `directory`.
 
-    For one GPU of `processes`. `is_compiled`: each layer is compiled, which keeps fewer of its
-    activations; `is_unpacked`: the layers' weights are kept in 16 bits beside the base's own;
-    `is_checkpointed`: as the preset says without it, where `auto` is no.
+    For one GPU of `processes` with `free` bytes. `load`: what its prompts ask, where they are
+    known. `is_compiled`: each layer is compiled, which keeps fewer of its activations;
+    `is_unpacked`: the layers' weights are kept in 16 bits beside the base's own; `is_checkpointed`:
+    as the preset says without it, where `auto` is no.
     """
     shapes = shapes_of(directory, preset)
     is_packed = preset.base.quantization == "nf4"
@@ -83,8 +100,10 @@ def estimate(
     if is_checkpointed:
         hidden = max((min(shape) for shape in shapes.adapted), default=0)
         per_token = min(per_token, 2 * hidden * depth + 2 * per_token / depth)
-    sequences = dealt(preset.training, processes) * sequences_of(preset)
-    activations = sequences * preset.length * per_token
+    tokens = dealt(preset.training, processes) * sequences_of(preset) * preset.length
+    if load:
+        tokens = load.packed if is_compiled else load.padded
+    activations = tokens * per_token
     unpacked = sum(2 * math.prod(shape) for shape in shapes.layers.values())
     # Beside the base's own weights, packed or not.
     weights += unpacked if is_unpacked else 0
@@ -92,13 +111,20 @@ def estimate(
     if preset.previews.prompts and METHODS[preset.method].answers:
         previews = unpacked + _cached(shapes, preset)
     held = weights + trained * _TRAINED_BYTES
+    rollout = 0.0
+    if preset.grpo:
+        made = preset.training.batch // processes * preset.grpo.group * preset.grpo.rollout_steps
+        slots = load.slots if load else min(made, ROWS) * preset.length
+        room = CACHED * max(0.0, free - held - unpacked - _CONTEXT_BYTES)
+        rollout = unpacked + min(slots * _slot_bytes(shapes), room)
     return Estimate(
         weights=int(weights),
         adapter=int(trained * _TRAINED_BYTES),
         activations=int(activations),
         previews=int(previews),
+        rollout=int(rollout),
         total=int(held + activations + _CONTEXT_BYTES),
-        peak=int(held + max(activations, previews)),
+        peak=int(held + max(activations, previews, rollout)),
     )
 
 
@@ -186,16 +212,21 @@ def shapes_of(directory: Path, preset: Preset) -> Shapes:
 
 
 def _cached(shapes: Shapes, preset: Preset) -> float:
-    """Bytes of the keys and values of one preview's answers, in 16 bits."""
+    """Bytes of the keys and values of one preview's answers."""
+    rows = preset.previews.prompts * (len(preset.previews.limits) + 1)
+    if preset.previews.temperature:
+        rows *= 2  # a drawn answer beside each greedy one
+    return rows * (preset.length + preset.previews.tokens) * _slot_bytes(shapes)
+
+
+def _slot_bytes(shapes: Shapes) -> float:
+    """Bytes of a token's keys and values, in 16 bits."""
     config = shapes.config
     heads = config.get("num_attention_heads") or 1
     width = (config.get("num_key_value_heads") or heads) * (
         config.get("head_dim") or shapes.hidden // heads
     )
-    rows = preset.previews.prompts * (len(preset.previews.limits) + 1)
-    if preset.previews.temperature:
-        rows *= 2  # a drawn answer beside each greedy one
-    return rows * (preset.length + preset.previews.tokens) * shapes.depth * 2 * width * 2.0
+    return shapes.depth * 2 * width * 2.0
 
 
 def _layer(name: str) -> str:

@@ -16,12 +16,11 @@ from dataset_builder.template import Template, answer_length, answer_text, holds
 from dataset_builder.words import count_words
 from finetune.decode import Wanted, batches, decode, longest_first
 from finetune.groups import Read
+from finetune.load import ROWS
 from finetune.oom import in_parts
 from finetune.rewards import Reward, is_degenerate, kept_limit, quality_of, reward
 from finetune.slots import batch_tokens
 
-# Answers made at once: beyond about here an H100 gains little.
-ROWS = 512
 # Other questions that an answer is read after.
 OTHERS = 3
 

@@ -5,6 +5,7 @@ A preset that says `gradient_checkpointing = "auto"` leaves it to the estimate o
 recomputing costs a third of a step's work and is done only where activations would not fit.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 
 from dataset_builder.errors import InputError
 from finetune import launch
+from finetune.load import Load, load_of
 from finetune.memory import (
     Estimate,
     estimate,
@@ -62,9 +64,12 @@ def routes(
     preset: Preset,
     capability: tuple[int, int] | None,
     processes: int = 1,
+    load: Load | None = None,
+    free: float = math.inf,
 ) -> list[Route]:
     """The ways that the preset allows on a card of that compute capability (None: no card), the
-    quickest first, each with what it needs on the base in `directory`.
+    quickest first, each with what it needs on the base in `directory`; `load` and `free` as
+    `finetune.memory.estimate` takes them.
     """
     said = preset.training.gradient_checkpointing
     choices = (False, True) if said == AUTO else (bool(said),)
@@ -80,6 +85,8 @@ def routes(
                 is_unpacked=is_fast,
                 is_checkpointed=is_checkpointed,
                 processes=processes,
+                load=load,
+                free=free,
             ),
         )
         for is_fast in paths
@@ -152,10 +159,10 @@ def preflight(plan: "Plan", device: Any, before: "Segment | None" = None) -> Rou
             "set CUDA_VISIBLE_DEVICES=0, or type `--gpus N`",
         )
     capability = _capability(device) if is_card else None
-    found = routes(plan.files.directory, plan.preset, capability, launch.processes())
+    free = free_memory(device)
+    found = _routes_of(plan, capability, launch.processes(), free)
     assert found[-1].needed is not None
     refuse_full_disk(found[-1].needed, plan.directory)
-    free = free_memory(device)
     taken = choose(found, free, before)
     # Cards may have different memory free, and all must do the same: the slowest that one needs.
     order = [(route.is_fast, route.is_checkpointed) for route in found]
@@ -169,6 +176,14 @@ def preflight(plan: "Plan", device: Any, before: "Segment | None" = None) -> Rou
     return taken
 
 
+def _routes_of(
+    plan: "Plan", capability: tuple[int, int] | None, processes: int, free: float
+) -> list[Route]:
+    """`routes` of a planned run, whose rows are known."""
+    load = load_of(plan, processes)
+    return routes(plan.files.directory, plan.preset, capability, processes, load, free)
+
+
 def foreseen(plan: "Plan", processes: int) -> list[str]:
     """What a dry run says of memory and time: here, by what is free now, and on a T4."""
     from finetune.duration import T4, outlook, padded_tokens
@@ -178,7 +193,7 @@ def foreseen(plan: "Plan", processes: int) -> list[str]:
     is_card = device.type == "cuda"
     capability = _capability(device) if is_card else None
     free = free_memory(device)
-    taken = choose(routes(plan.files.directory, plan.preset, capability, processes), free)
+    taken = choose(_routes_of(plan, capability, processes, free), free)
     assert taken.needed is not None
     where = "GPU memory" if is_card else "memory, if this were a GPU; here on the CPU"
     lines = [

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from finetune.load import CACHED
+
 # Tokens by which what attention looks at grows: the slots beyond are empty, and reading them takes
 # most of a step of many answers.
 STRIDE = 128
@@ -80,9 +82,7 @@ def has_fixed_cache(model: Any, tokens: int) -> bool:
 
 
 def batch_tokens(model: Any) -> int:
-    """How many tokens of keys and values fit beside the model: two fifths of what the GPU has
-    free.
-    """
+    """How many tokens of keys and values fit beside the model: a share of what the GPU has free."""
     config = model.config
     device = next(model.parameters()).device
     if device.type != "cuda":
@@ -94,4 +94,4 @@ def batch_tokens(model: Any) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     # What the allocator keeps is free too.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, int(0.4 * free / size))
+    return max(1, int(CACHED * free / size))
