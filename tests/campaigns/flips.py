@@ -14,14 +14,17 @@ from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
 from dataset_builder.manifest import Manifest, Pointer, Sources
 from dataset_builder.tables import EXAMPLES, HELDOUT, LEDGER, MESSAGES, REJECTS, THREADS, read_table
+from evals.likelihood import LIKELIHOOD_TABLE
 from evals.tables import COMPARISON, GENERATIONS, SCORES, Comparison, Evaluation
+from finetune import course
 from finetune.base import BaseRecord
+from finetune.checkpoints import Guard, newest
 from finetune.run import Run, load_run, refuse_changed_adapter
 from tests.builds import build, halves
 from tests.campaign import Attempt, Campaign, Outcome
 from tests.evaluations import runs_in
 from tests.tiny import example, tiny_llama, tiny_preset, write_variant
-from tests.training import trained
+from tests.training import Memory, Stopped, planned, trained
 from tests.trainings import LIGHT
 from tests.warm import ALL, EVALS, REPORTS, Warm
 
@@ -36,6 +39,7 @@ TABLES = {
     "generations": GENERATIONS,
     "scores": SCORES,
     "comparison": COMPARISON,
+    "likelihoods": LIKELIHOOD_TABLE,
 }
 RECORDS = {
     "manifest": Manifest,
@@ -47,12 +51,16 @@ RECORDS = {
     "eval": Evaluation,
     "base": BaseRecord,
     "comparison": Comparison,
+    "guard": Guard,
 }
+CHECKPOINT = {"complete", "adapter_model", "optimizer", "scheduler", "trainer_state", "rng_state"}
 FLIPS = 50  # an attempt
 
 
 def loader(path: Path) -> Callable[[], Any] | None:
     """What reads the artefact at `path`; None of what a person reads, or what logs the way."""
+    if path.parents[1].name == "checkpoints":
+        return lambda: whole_checkpoint(path.parents[2])
     if path.parent.name == "adapter" and path.name != "README.md":
         run = path.parents[1]
         return lambda: refuse_changed_adapter(run, load_run(run))
@@ -63,6 +71,15 @@ def loader(path: Path) -> Callable[[], Any] | None:
     return None
 
 
+def whole_checkpoint(folder: Path) -> Any:
+    """The newest checkpoint in `folder`. Raises InputError where one is passed over."""
+    said: list[str] = []
+    found = newest(folder, said.append)
+    if said:
+        raise InputError(said[0])
+    return found
+
+
 @contextmanager
 def prepare(shared: Path) -> Iterator[Attempt]:
     """Everything from a build to a comparison."""
@@ -70,7 +87,9 @@ def prepare(shared: Path) -> Iterator[Attempt]:
     artifacts = shared / "artifacts"
     assert build(process, artifacts, halves(shared)[0]).wait() == 0
     suite = shared / "small.toml"
-    suite.write_text('title = "a handful"\nlimits = [3]\nscorers = ["violation", "words"]\n')
+    suite.write_text(
+        'title = "a handful"\nlimits = [3]\nscorers = ["violation", "words", "human_likelihood"]\n'
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARTIFACTS", str(artifacts))
         write_variant(rows=[example(n, question=f"Row {n}?") for n in range(8)])
@@ -79,6 +98,8 @@ def prepare(shared: Path) -> Iterator[Attempt]:
             training = f"learning_rate = {rate}"
             preset = tiny_preset(shared / f"{name}.toml", model, base=LIGHT, training=training)
             trained(preset)
+        with pytest.raises(Stopped):
+            course.train(planned(preset, seed=1), Memory(stop_at=5))
         one, two = map(str, runs_in(artifacts))
         for code, *arguments in (
             (EVALS, "eval", one, two, f"--suite={suite}"),
@@ -87,7 +108,7 @@ def prepare(shared: Path) -> Iterator[Attempt]:
             done = process.start(code, *arguments)
             assert done.wait() == 0, done.said()
     files = [path for path in sorted(artifacts.rglob("*")) if path.is_file() and loader(path)]
-    assert {path.stem for path in files} >= {*TABLES, *RECORDS, "adapter_model", "adapter_config"}
+    assert {path.stem for path in files} >= {*TABLES, *RECORDS, *CHECKPOINT, "adapter_config"}
 
     def attempt(seed: int, folder: Path) -> Outcome:
         chance = random.Random(seed)
