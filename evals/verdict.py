@@ -145,8 +145,11 @@ def _quality(row: Row) -> str:
 
 def _beside(row: Row) -> str:
     """One sentence on a quality score beside the first row."""
+    none = "shows no difference"
+    if row["low"] is not None and (row["low"] > 0 or row["high"] < 0):
+        none += " that outlasts the correction over arms and scores"
     said = {BETTER: "is higher", BEATS: "is higher", WORSE: "is lower", LOSES: "is lower"}.get(
-        row["verdict"], "shows no difference"
+        row["verdict"], none
     )
     found = f"{_amount(row, row['difference'], '+')}{_interval(row)}"
     return f"{_name(row).capitalize()} {said}: {found} where both kept the limit."

@@ -421,6 +421,11 @@ def test_a_sentence_that_cannot_tell_says_what_is_known():
     nothing = told(0.1, "cannot tell", "relevance_total")
     said = known({"violation": told(0.004, "cannot tell"), "relevance_total": nothing})
     assert said.startswith("Cannot tell `poor` from `full`: it breaks")
+    assert "Relevance total shows no difference: +0.10 nats" in said
+    # Its interval leaves out zero, and among so many comparisons that is no difference yet.
+    almost = told(-4.0, "cannot tell", "relevance_total")
+    said = known({"violation": told(0.004, "cannot tell"), "relevance_total": almost})
+    assert "shows no difference that outlasts the correction over arms and scores: -4.00" in said
 
 
 @pytest.mark.parametrize("metric", sorted(FROZEN))
