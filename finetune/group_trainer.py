@@ -23,6 +23,7 @@ from finetune import launch
 from finetune.decode import Wanted
 from finetune.fast import Fast, install
 from finetune.groups import Batch, Read, batch_of, token_log_probabilities
+from finetune.oom import in_parts, in_pieces
 from finetune.plain import answering
 from finetune.previews import undisturbed
 from finetune.rewards import Reward, advantages
@@ -192,11 +193,16 @@ class GroupTrainer(Quiet, GRPOTrainer):
         batch["advantages"] = torch.tensor(worths, dtype=torch.float32)
         inputs = self._prepare_inputs(batch)
         if self.grpo.rollout_steps > 1:
-            batch["old"] = token_log_probabilities(self.model, inputs)
+            batch["old"] = self._read(inputs)
         if self.grpo.beta:
             with self._at_start():
-                batch["reference"] = token_log_probabilities(self.model, inputs)
+                batch["reference"] = self._read(inputs)
         return batch
+
+    def _read(self, inputs: Batch) -> torch.Tensor:
+        """The log-probabilities of a micro-batch's answers, which nothing is trained on."""
+        ask = partial(token_log_probabilities, self.model)
+        return in_pieces(ask, inputs, "the answers to one prompt, read")
 
     def _collated(self, reads: Sequence[Sequence[Read]]) -> Batch:
         return batch_of(reads, self.processing_class.pad_token_id, self.is_packed)
@@ -258,15 +264,18 @@ class GroupTrainer(Quiet, GRPOTrainer):
         found: dict[int, tuple[float, float]] = {}
         room = self.args.per_device_train_batch_size * self.plan.preset.length
         order = sorted(range(len(reads)), key=lambda n: -_length(reads[n]))
+
+        def ask(part: Sequence[int]) -> list[tuple[float, float]]:
+            batch = self._prepare_inputs(self._collated([[reads[n]] for n in part]))
+            values = token_log_probabilities(self.model, batch)[:, 0]
+            ends = batch["answered"][:, 0].sum(dim=1, keepdim=True) - 1
+            last = values.gather(1, ends)[:, 0]
+            whole = torch.where(batch["answered"][:, 0] > 0, values, 0.0).sum(dim=1)
+            return [(own, end) for own, end in torch.stack([whole, last], dim=1).tolist()]
+
         with self._at_start():
             for part in _parts(order, [_length(each) for each in reads], room):
-                batch = self._prepare_inputs(self._collated([[reads[n]] for n in part]))
-                values = token_log_probabilities(self.model, batch)[:, 0]
-                ends = batch["answered"][:, 0].sum(dim=1, keepdim=True) - 1
-                last = values.gather(1, ends)[:, 0]
-                whole = torch.where(batch["answered"][:, 0] > 0, values, 0.0).sum(dim=1)
-                pairs = torch.stack([whole, last], dim=1).tolist()
-                found |= {n: (own, end) for n, (own, end) in zip(part, pairs, strict=True)}
+                found |= zip(part, in_parts(ask, part, "one answer, read"), strict=True)
         return [found[place] for place in range(len(reads))]
 
     @contextmanager

@@ -21,6 +21,7 @@ from finetune.packing import PACKED, pack, unpack
 Inputs = dict[str, Any]
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
+Made = TypeVar("Made")
 
 
 class Halving(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,14 +154,35 @@ def in_parts(
 
     Raises InputError where one at a time is too much; `what` names what was done.
     """
-    size = len(asked)
+
+    def made(size: int) -> list[Answer]:
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
+        return [answer for part in parts for answer in ask(part)]
+
+    return _smaller(made, len(asked), what)
+
+
+def in_pieces(ask: Callable[[Inputs], torch.Tensor], inputs: Inputs, what: str) -> torch.Tensor:
+    """`ask` of a micro-batch, whose first dimension is its examples, in smaller and smaller pieces
+    where memory runs out; else as `in_parts`.
+    """
+    examples = min(len(value) for name, value in inputs.items() if name not in PACKED)
+
+    def made(size: int) -> torch.Tensor:
+        return torch.cat([ask(piece) for piece in pieces(inputs, size)])
+
+    return _smaller(made, examples, what)
+
+
+def _smaller(make: Callable[[int], Made], size: int, what: str) -> Made:
+    """What `make` makes at the first size that memory does for, each half of the one before."""
     while True:
         try:
-            parts = [asked[start : start + size] for start in range(0, len(asked), size)]
-            return [answer for part in parts for answer in ask(part)]
+            return make(size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+        # Only here is nothing of what failed referred to any more.
         give_back()
         if size == 1:
             raise _too_little(what)

@@ -322,6 +322,39 @@ def test_memory_that_does_not_do_for_a_micro_batch_does_for_single_prompts(folde
         assert after.grad_norm == pytest.approx(before.grad_norm, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("is_fast", [False, True], ids=["padded", "packed"])
+def test_memory_that_does_not_do_for_reading_does_for_fewer_answers(
+    folder, monkeypatch, is_fast: bool
+):
+    if is_fast:
+        monkeypatch.setattr("finetune.trainer.fast_or_reason", forced)
+    # A seed whose first answers differ in worth: of a gradient of rounding alone Adam makes a step.
+    plan = plan_of(folder, seed=9)
+    whole = read_steps(course.train(plan, Memory()).rename(folder / f"read whole {is_fast}"))
+    usual = group_trainer.token_log_probabilities
+    read: list[tuple[int, int]] = []
+
+    def tight(model, inputs):
+        prompts, group, _ = inputs["answered"].shape
+        if not torch.is_grad_enabled():
+            if prompts > (2 if group == 1 else 1):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            read.append((prompts, group))
+        return usual(model, inputs)
+
+    monkeypatch.setattr(group_trainer, "token_log_probabilities", tight)
+    watcher = Memory()
+    directory = course.train(plan, watcher).rename(folder / f"read in parts {is_fast}")
+
+    # Answers that are judged, two at a time, and what the loss is held against, prompt by prompt.
+    assert {(2, 1), (1, 4)} <= set(read)
+    assert not any("at once" in line for line in watcher.lines)  # training goes on whole
+    for before, after in zip(whole, read_steps(directory), strict=True):
+        assert after.terms == pytest.approx(before.terms, rel=1e-4, abs=1e-6)
+        assert after.loss == pytest.approx(before.loss, rel=1e-3, abs=1e-5)
+        assert after.grad_norm == pytest.approx(before.grad_norm, rel=1e-3, abs=1e-6)
+
+
 def test_the_reader_is_warned_where_most_answers_are_cut(folder: Path):
     lines: list[str] = []
     trainer = trainer_of(plan_of(folder), lines.append)
