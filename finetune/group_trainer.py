@@ -18,32 +18,23 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from dataset_builder.fit import FittedPrompt
-from dataset_builder.words import count_words
 from finetune import launch
 from finetune.decode import Wanted
 from finetune.fast import Fast, install
 from finetune.groups import Batch, Read, batch_of, token_log_probabilities
-from finetune.oom import in_parts, in_pieces
+from finetune.judged import OF_ANSWERS, Judged, grouped, summed
+from finetune.oom import in_pieces
 from finetune.plain import answering
 from finetune.previews import undisturbed
-from finetune.rewards import Reward, advantages
+from finetune.reading import likelihoods
+from finetune.rewards import advantages
 from finetune.rollout import Made, Question, answers, chances, others_of, worth
+from finetune.start import Start
 from finetune.trainer import Quiet
 
 if TYPE_CHECKING:
     from finetune.plan import Plan
 
-# What is told of each step's answers beside its loss: means over them.
-OF_ANSWERS = (
-    "reward",
-    "reward_kept",
-    "reward_quality",
-    "degenerate",
-    "keeps_limit",  # by all that was asked: in words, and ended by itself
-    "stopped",  # the rest was clipped at the tokens it may have
-    "words",
-    "flat",  # in a group whose answers are all worth the same, which teaches nothing
-)
 # Of its tokens: the share whose ratio was clipped, the divergence from the start in nats.
 OF_TOKENS = ("clipped_ratio", "divergence")
 
@@ -87,12 +78,10 @@ class GroupTrainer(Quiet, GRPOTrainer):
         ]
         self._others: dict[str, list[list[int]]] = {}
         self._is_warned = False
-        self._start: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
 
     def remember_start(self) -> None:
         """The adapter as it now is, is the one that the run is held against."""
-        trained = [each for each in self.model.parameters() if each.requires_grad]
-        self._start = [(each, each.detach().clone()) for each in trained]
+        self._start = Start(self.model)
 
     def use(self, fast: Fast) -> None:
         """From now on this trainer's batches are packed and computed by `fast`."""
@@ -151,7 +140,7 @@ class GroupTrainer(Quiet, GRPOTrainer):
             made = self._answers(wanted)
             rewards = worth(each, made, self.others_of, self.likelihoods)
             self._warn(made)
-            groups = _grouped(list(zip(each, made, rewards, strict=True)), self.grpo.group)
+            groups = grouped(list(zip(each, made, rewards, strict=True)), self.grpo.group)
             taken = iter(groups)
             rolled = {}
             for step, of_step in zip(steps, places, strict=True):
@@ -167,10 +156,10 @@ class GroupTrainer(Quiet, GRPOTrainer):
         starts = [((step * per_step + n) * among + rank) * size for n in range(per_step)]
         return [list(range(start, start + size)) for start in starts]
 
-    def _rolled_step(self, places: list[list[int]], micros: "list[list[list[Judged]]]") -> "Rolled":
+    def _rolled_step(self, places: list[list[int]], micros: list[list[list[Judged]]]) -> "Rolled":
         batches = [self._batch(groups) for groups in micros]
         flat = [group for groups in micros for group in groups]
-        sums, count = _summed(flat)
+        sums, count = summed(flat)
         tokens = [len(p.prompt_ids) + len(made.ids) for group in flat for p, made, _ in group]
         trained = sum(len(made.ids) for group in flat for _, made, _ in group)
         every = launch.of_all((sums, count, sum(tokens), trained))
@@ -183,7 +172,7 @@ class GroupTrainer(Quiet, GRPOTrainer):
             {name: sum(sums[name] for sums, *_ in every) / total for name in OF_ANSWERS},
         )
 
-    def _batch(self, groups: "list[list[Judged]]") -> Batch:
+    def _batch(self, groups: list[list[Judged]]) -> Batch:
         """A micro-batch as `compute_loss` takes it."""
         reads = [
             [Read(prompt.prompt_ids, made.ids) for prompt, made, _ in group] for group in groups
@@ -195,7 +184,7 @@ class GroupTrainer(Quiet, GRPOTrainer):
         if self.grpo.rollout_steps > 1:
             batch["old"] = self._read(inputs)
         if self.grpo.beta:
-            with self._at_start():
+            with self._start.again():
                 batch["reference"] = self._read(inputs)
         return batch
 
@@ -261,40 +250,19 @@ class GroupTrainer(Quiet, GRPOTrainer):
 
     def likelihoods(self, reads: Sequence[Read]) -> list[tuple[float, float]]:
         """What the run's start gives each answer, and its last token: in nats."""
-        found: dict[int, tuple[float, float]] = {}
         room = self.args.per_device_train_batch_size * self.plan.preset.length
-        order = sorted(range(len(reads)), key=lambda n: -_length(reads[n]))
+        with self._start.again():
+            return likelihoods(reads, room, self._read_answers)
 
-        def ask(part: Sequence[int]) -> list[tuple[float, float]]:
-            batch = self._prepare_inputs(self._collated([[reads[n]] for n in part]))
-            values = token_log_probabilities(self.model, batch)[:, 0]
-            ends = batch["answered"][:, 0].sum(dim=1, keepdim=True) - 1
-            last = values.gather(1, ends)[:, 0]
-            whole = torch.where(batch["answered"][:, 0] > 0, values, 0.0).sum(dim=1)
-            return [(own, end) for own, end in torch.stack([whole, last], dim=1).tolist()]
-
-        with self._at_start():
-            for part in _parts(order, [_length(each) for each in reads], room):
-                found |= zip(part, in_parts(ask, part, "one answer, read"), strict=True)
-        return [found[place] for place in range(len(reads))]
+    def _read_answers(self, reads: Sequence[Read]) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = self._prepare_inputs(self._collated([[each] for each in reads]))
+        return token_log_probabilities(self.model, batch)[:, 0], batch["answered"][:, 0]
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """The model only read, in the precision of the run; nothing about the training changes."""
         with undisturbed(self.model), torch.no_grad(), self.accelerator.autocast():
             yield
-
-    @contextmanager
-    def _at_start(self) -> Iterator[None]:
-        """The model as the run began; afterwards as it was."""
-        now = [parameter.detach().clone() for parameter, _ in self._start]
-        try:
-            for parameter, start in self._start:
-                parameter.data.copy_(start)
-            yield
-        finally:
-            for (parameter, _), value in zip(self._start, now, strict=True):
-                parameter.data.copy_(value)
 
     def _answers(self, wanted: Sequence[Wanted]) -> list[Made]:
         began = time.perf_counter()
@@ -322,11 +290,8 @@ class GroupTrainer(Quiet, GRPOTrainer):
         prompts = [self.plan.validation_rows[place] for place in batch["place"].tolist()]
         made = self._answers([Wanted(each.prompt_ids, each.allowed) for each in prompts])
         rewards = worth(prompts, made, self.others_of, self.likelihoods)
-        sums, count = _summed([[each] for each in zip(prompts, made, rewards, strict=True)])
+        sums, count = summed([[each] for each in zip(prompts, made, rewards, strict=True)])
         return {name: sums[name] for name in OF_ANSWERS if name != "flat"} | {"count": count}
-
-
-Judged = tuple[FittedPrompt, Made, Reward]
 
 
 class Rolled(NamedTuple):
@@ -341,46 +306,3 @@ class Rolled(NamedTuple):
 
 def _places(rows: Sequence[dict[str, Any]]) -> Batch:
     return {"place": torch.tensor([row["place"] for row in rows])}
-
-
-def _grouped(rows: list[Judged], size: int) -> list[list[Judged]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _length(read: Read) -> int:
-    return len(read.prompt) + len(read.answer)
-
-
-def _parts(order: Sequence[int], lengths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Places, longest first, in parts of at most `room` tokens, padding counted."""
-    part: list[int] = []
-    for place in order:
-        if part and (len(part) + 1) * lengths[part[0]] > room:
-            yield part
-            part = []
-        part.append(place)
-    if part:
-        yield part
-
-
-def _summed(groups: Sequence[Sequence[Judged]]) -> tuple[dict[str, float], int]:
-    """The sums of OF_ANSWERS, and over how many answers."""
-    sums = dict.fromkeys(OF_ANSWERS, 0.0)
-    for group in groups:
-        is_flat = len({reward.total for *_, reward in group}) == 1
-        for prompt, made, reward in group:
-            words = count_words(made.text)
-            keeps = made.is_stopped and 0 < words <= (prompt.limit or words)
-            values = (
-                reward.total,
-                reward.kept,
-                reward.quality,
-                reward.is_degenerate,
-                keeps,
-                made.is_stopped,
-                words,
-                is_flat,
-            )
-            for name, value in zip(OF_ANSWERS, values, strict=True):
-                sums[name] += float(value)
-    return sums, sum(map(len, groups))

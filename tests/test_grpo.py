@@ -20,8 +20,9 @@ from dataset_builder.wordings import WORDINGS, state_limit, unstated
 from dataset_builder.words import count_words
 from finetune import course, group_trainer, grpo
 from finetune.decode import Wanted, decode
-from finetune.group_trainer import OF_ANSWERS, GroupTrainer
+from finetune.group_trainer import GroupTrainer
 from finetune.groups import Read
+from finetune.judged import OF_ANSWERS
 from finetune.model import load_base
 from finetune.plan import Plan
 from finetune.preset import load_preset
