@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bench.parts import tell
 from bench.rows import Rows
 
 WARM = 3  # steps before the window: compilation, the allocator, the first reads
@@ -87,3 +88,44 @@ class Clock:
             "first_step": self.first,
             "gigabytes": peak / 1e9,
         }
+
+
+class Steps:
+    """The seconds of the steps after the first ones, in whole rollouts; `found` is told after each
+    of these.
+    """
+
+    def __init__(
+        self, warm: int, steps: int, rollout: int, found: Callable[[], dict[str, Any]]
+    ) -> None:
+        self.warm, self.steps, self.rollout, self.found = warm, steps, rollout, found
+        self.began, self.ended, self.done = 0.0, 0.0, 0
+
+    def callback(self) -> Any:
+        import torch
+        from transformers import TrainerCallback
+
+        steps = self
+
+        class Timed(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                done = state.global_step - steps.warm
+                if done < 0 or done % steps.rollout:
+                    return
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                now = time.perf_counter()
+                if done == 0:
+                    steps.began = now
+                    steps.found()
+                    return
+                steps.ended, steps.done = now, done
+                tell(steps.found() | {"seconds": steps.seconds, "steps": done})
+                control.should_training_stop |= done >= steps.steps
+
+        return Timed()
+
+    @property
+    def seconds(self) -> float:
+        """Of one step."""
+        return (self.ended - self.began) / self.done
