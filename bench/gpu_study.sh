@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A study on a bare GPU host: its cells are trained and evaluated there, and compared at home.
 #
-#   bench/gpu_study.sh pack STUDY DATA DIR [RESULTS.tgz ...]   here: what the host needs, into DIR
-#   bench/gpu_study.sh run STUDY DIR                           there: at most LIMIT seconds (555); results.tgz into OUT
-#   bench/gpu_study.sh home RESULTS.tgz                        here: into the artefacts
+#   bench/gpu_study.sh pack STUDY DATA DIR [RESULTS ...]       here: what the host needs, into DIR
+#   bench/gpu_study.sh run STUDY DIR                           there: at most LIMIT seconds (555); results.tgz.00 ... into OUT
+#   bench/gpu_study.sh home RESULTS ...                        here: into the artefacts
 #
 # Once, here, into folders that git ignores (bench/gpu_host.sh says what they are):
 #
@@ -20,18 +20,18 @@
 #   3. carry host/base host/study     as much as time allows; the same again until it says that all cells are there
 #        source bench/gpu_host.sh setup host/base && bench/gpu_study.sh run STUDY host/study
 #
-# Between calls the machine's disk keeps everything, runs that a call ended in the middle of too; results.tgz holds all that
+# Between calls the machine's disk keeps everything, runs that a call ended in the middle of too; results.tgz.* hold all that
 # is finished, of earlier calls as well, but the adapters (39 MB each for SmolLM2). A machine that is given back takes its
 # disk with it. On a fresh one, what came back is packed and carried too, and no finished cell is done again:
 #
-#   bench/gpu_study.sh pack STUDY DATA host/study results.tgz
+#   bench/gpu_study.sh pack STUDY DATA host/study results.tgz.*
 #
 # There a run without its adapter cannot be evaluated, nor another go on with it. KEEP="capped" brings home the adapters of
 # the arms it names, a file each (adapter-capped-s0.tgz), to be packed likewise, one a call.
 #
 # JOBS (4) processes share each GPU: SmolLM2 alone leaves it idle most of the time. At home, in the end:
 #
-#   bench/gpu_study.sh home results.tgz && just experiment STUDY --data DATA --only compare
+#   bench/gpu_study.sh home results.tgz.* && just experiment STUDY --data DATA --only compare
 set -uo pipefail
 python=${PYTHON:-python3}
 
@@ -40,7 +40,7 @@ pack() { # STUDY DATA DIR [RESULTS ...]
   shift 3
   rm -rf "$dir"; mkdir -p "$dir/artifacts"
   ${PYTHON:-.venv/bin/python} -m bench.study_files pack "$study" "$data" "$dir" || return
-  for each in "$@"; do tar -C "$dir/artifacts" --skip-old-files -xzf "$each"; done
+  [ $# = 0 ] || cat "$@" | tar -C "$dir/artifacts" --skip-old-files --ignore-zeros -xzf -
   du -sh "$dir"
 }
 
@@ -63,7 +63,8 @@ run() { # STUDY DIR
   [ -z "$usage" ] || kill "$usage"
   echo "exit $code after $SECONDS s" | tee -a "$out/study.txt"
   (cd "$ARTIFACTS" && tar --exclude=adapter_model.safetensors --exclude='tokenizer*' --exclude=./bases/*/model \
-    --exclude='*.unfinished' --exclude='.building-*' --exclude='.*.partial*' -czf - ./runs ./bases ./experiments) > "$out/results.tgz"
+    --exclude='*.unfinished' --exclude='.building-*' --exclude='.*.partial*' -czf - ./runs ./bases ./experiments) |
+    split --bytes 8M --numeric-suffixes - "$out/results.tgz."   # what comes back may be bounded, a file
   for each in ${KEEP:-}; do
     "$python" -m bench.study_files adapters "$study" "$dir/data" "$each" |
       while read -r name adapter; do tar -C "$ARTIFACTS" -czf "$out/adapter-$name.tgz" "$adapter"; done
@@ -71,6 +72,6 @@ run() { # STUDY DIR
   touch "$out/done"
 }
 
-home() { tar -C "${ARTIFACTS:-artifacts}" -xzf "$1"; }
+home() { cat "$@" | tar -C "${ARTIFACTS:-artifacts}" -xzf -; }
 
 "$@"

@@ -28,6 +28,9 @@ def pack(located: Located, out: Path) -> None:
     for build in sorted(set(grid.built.variants.values())):
         for name in ("manifest.json", "train.parquet", "validation.parquet"):
             _copy(root, there, f"variants/{build}/{name}")
+        pointer = f"variants/{build.rpartition('-')[0]}.json"  # by which it is found by its name
+        if (root / pointer).is_file():
+            _copy(root, there, pointer)
     for digest in sorted(
         {manifest.tables[:12] for manifest in grid.manifests.values() if manifest}
     ):
