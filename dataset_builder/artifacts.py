@@ -28,6 +28,8 @@ BUILDING = ".building-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # And where a disk is not to be written, or cannot be.
 DISK = {*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+# As libraries say it in words, of a file that is read or written.
+_SAID = re.compile(r"\(os error (\d+)\)|^unable to open file .* \((\d+)\)$")
 # And so ends the name of one that another is about to take the place of.
 _REPLACED = "~"
 # How a struct's JSON ends, and the line that vouches for what stands before it.
@@ -92,7 +94,7 @@ def writing(out: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # libraries say a full disk in kinds of their own: _refusal
-        cause = _refusal(error)
+        cause = disk_cause(error)
         if cause is None:
             raise
         raise InputError(
@@ -103,18 +105,46 @@ def writing(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _refusal(error: Exception) -> int | None:
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Makes an InputError, with path and cause, of what a disk refuses to the block, which reads
+    `path` or below it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        cause = disk_cause(error)
+        if cause is None:
+            raise
+        raise unreadable(str(path), cause) from error
+
+
+def unreadable(where: str, cause: int) -> InputError:
+    """What a user is told of a disk that refuses to be read."""
+    said = f"{where}: cannot be read: {os.strerror(cause)}"
+    return InputError(said, "look at the disk and its permissions")
+
+
+def disk_cause(error: Exception) -> int | None:
     """What a disk said, as a number of errno; None where it was something else.
 
-    Libraries in Rust pass on the number in words alone, and torch says something else about what
-    Python had told it.
+    Libraries in Rust pass on the number in words alone, torch says something else about what Python
+    had told it, and safetensors takes each file that it cannot open for one that is not there.
     """
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        try:
+            open(str(error).rpartition(": ")[2], "rb").close()
+        except OSError as opened:
+            error = opened
     if isinstance(error, OSError):
         return error.errno if error.errno in DISK else None
     if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-        return _refusal(error.__context__)
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found and int(found[1]) in DISK else None
+        return disk_cause(error.__context__)
+    found = _SAID.search(str(error))
+    cause = int(found[1] or found[2]) if found else 0
+    return cause if cause in DISK else None
 
 
 def read_json(path: Path, struct: type[Record]) -> Record:
@@ -134,7 +164,11 @@ def read_json(path: Path, struct: type[Record]) -> Record:
                 )
         return msgspec.json.decode(stored, type=struct)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror}",
+            "look at the disk and its permissions; where it is gone, delete its folder and make it"
+            " again",
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not what treetune wrote: {error}", "delete its folder and build it again"
@@ -214,8 +248,8 @@ def flush_directory(directory: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    """The sha256 of a file's bytes, in hexadecimal. Raises InputError where the disk refuses."""
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
-from dataset_builder.artifacts import write_text, writing
+from dataset_builder.artifacts import reading, write_text, writing
 from dataset_builder.errors import InputError
 from dataset_builder.json_lines import Record, as_line, read_lines
 from dataset_builder.template import (
@@ -109,7 +109,8 @@ class Partial:
 
     def _below_header(self, path: Path, struct: type[Record]) -> list[Record]:
         """The records that stand in a file under this header."""
-        held = path.read_bytes() if path.is_file() else b""
+        with reading(path):
+            held = path.read_bytes() if path.is_file() else b""
         if not held.startswith(self.header):
             return []
         return read_lines(held.removeprefix(self.header), struct)

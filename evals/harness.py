@@ -99,7 +99,7 @@ def _model(each: Planned, device: Any, merged: bool) -> tuple[Any, Any]:
 
     from dataset_builder.template import stop_ids
     from evals.generate import answering_precision
-    from finetune.foreign import adapter_of
+    from finetune.foreign import adapter_of, reading
     from finetune.model import load_base, load_merged, load_tokenizer, quiet_loading
 
     adapter = each.run_directory / "adapter" if each.run_directory else None
@@ -113,7 +113,7 @@ def _model(each: Planned, device: Any, merged: bool) -> tuple[Any, Any]:
         if adapter is not None:
             from peft import PeftModel
 
-            with quiet_loading():
+            with quiet_loading(), reading(f"{adapter}"):
                 model = PeftModel.from_pretrained(model, adapter_of(adapter))
         model.eval()
     # What ends an answer is the template's, not what the base's files say.

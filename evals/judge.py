@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dataset_builder.artifacts import artifacts_root, writing
+from dataset_builder.artifacts import artifacts_root, reading, writing
 from dataset_builder.errors import InputError
 from dataset_builder.json_lines import as_line, read_lines
 from evals.prompts import Prompt
@@ -185,7 +185,8 @@ def _text_of(address: str, reply: bytes) -> str:
 
 def _read(path: Path) -> list[Judgement]:
     # What a kill tore or a disk changed is asked again.
-    return read_lines(path.read_bytes(), Judgement) if path.exists() else []
+    with reading(path):
+        return read_lines(path.read_bytes(), Judgement) if path.exists() else []
 
 
 def _add(path: Path, judgement: Judgement) -> None:

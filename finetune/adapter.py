@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_builder.artifacts import reading
 from finetune.methods import METHODS
 from finetune.targets import is_transposed, projections
 from finetune.tokens import lora_options, prepare_rows, repair_tied_head
@@ -55,7 +56,8 @@ def start_from(model: Any, adapter: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    wanted = load_file(adapter / "adapter_model.safetensors")
+    with reading(adapter):
+        wanted = load_file(adapter / "adapter_model.safetensors")
     set_peft_model_state_dict(model, wanted)
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
     different = sorted(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dataset_builder.artifacts import disk_cause, unreadable
 from dataset_builder.errors import InputError
 
 # What every configuration, tokenizer and model is loaded with; and every model's weights.
@@ -49,10 +50,18 @@ def reading(where: str) -> Iterator[None]:
 
     try:
         yield
-    except RecursionError as error:
-        raise InputError(f"{where}: cannot be read: nested too deeply", _HINT) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except InputError:
+        raise
+    except Exception as error:
+        cause = disk_cause(error)
+        if cause is not None:
+            raise unreadable(where, cause) from error
+        if isinstance(error, RecursionError):
+            said = "nested too deeply"
+        elif isinstance(error, (OSError, ValueError, SafetensorError)):
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        else:
+            raise
         raise InputError(f"{where}: cannot be read: {said}", _HINT) from error
 
 

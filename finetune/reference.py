@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset_builder.artifacts import reading
 from finetune import launch
 from finetune.oom import in_parts
 from finetune.previews import undisturbed
@@ -65,5 +66,6 @@ def load(path: Path) -> np.ndarray:
     """The reference that was stored at `path`."""
     from safetensors.numpy import load_file
 
-    reference: np.ndarray = load_file(path)["log_probabilities"]
+    with reading(path):
+        reference: np.ndarray = load_file(path)["log_probabilities"]
     return reference

@@ -1,5 +1,6 @@
-/* A disk that fails at a chosen operation, whoever writes: loaded before libc, it counts what this
-   process does to files below a root, and lets the n-th of these fail. */
+/* A disk that fails at a chosen operation, whoever writes or reads: loaded before libc, it counts
+   what this process does to files below a root, and lets the n-th of these fail. What is read by
+   mapping it into memory is not seen. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -16,18 +17,19 @@
 #define FILES 65536
 
 static char root[PATH_MAX];
-static char is_ours[FILES]; /* by descriptor: open for writing below the root */
+static char is_ours[FILES]; /* by descriptor: open below the root, for what is to fail */
 static long point;          /* which operation fails, from 1; 0 is none */
 static int error, lasts;
+static int reads; /* whether what reads fails, and not what writes */
 static long met;
 static int failed; /* the error number that was given, once it was */
 static char where[PATH_MAX + 32];
 
-/* From here on: the `at`-th operation below `folder` fails with `number`, and where `keeps_on` is
-   not 0 all after it. */
-void faults_arm(const char *folder, long at, int number, int keeps_on) {
+/* From here on: the `at`-th operation below `folder` that writes, or reads where `reading` is not 0,
+   fails with `number`, and where `keeps_on` is not 0 all after it. */
+void faults_arm(const char *folder, long at, int number, int keeps_on, int reading) {
   met = 0, failed = 0, where[0] = 0;
-  point = at, error = number, lasts = keeps_on;
+  point = at, error = number, lasts = keeps_on, reads = reading;
   strncpy(root, folder, PATH_MAX - 1);
 }
 
@@ -38,6 +40,12 @@ const char *faults_where(void) { return where; }
 static int below(const char *path) {
   size_t n = strlen(root);
   return n && path && !strncmp(path, root, n);
+}
+
+/* Whether opening `path` so is one of the operations; folders are opened to be flushed. */
+static int concerns(const char *path, int writes) {
+  struct stat found;
+  return reads != writes && below(path) && (writes || (!stat(path, &found) && S_ISREG(found.st_mode)));
 }
 
 /* Whether this operation fails; then errno says so. */
@@ -57,6 +65,7 @@ static int fails(const char *kind, const char *path, int may_be_denied) {
 /* Writing concerns what was opened for it; a folder that is flushed was opened to be read. */
 static int fails_on(const char *kind, int file) {
   int flushes = !strcmp(kind, "fsync");
+  if (reads != !strcmp(kind, "read")) return 0;
   if (!flushes && (file < 0 || file >= FILES || !is_ours[file])) return 0;
   char link[64], path[PATH_MAX];
   snprintf(link, sizeof link, "/proc/self/fd/%d", file);
@@ -81,9 +90,9 @@ static int opened(int file, int is_ours_now) {
     va_start(more, flags); \
     mode_t mode = va_arg(more, mode_t); \
     va_end(more); \
-    int writes = (flags & O_ACCMODE) != O_RDONLY && below(path); \
-    if (writes && fails("open", path, 1)) return -1; \
-    return opened(real(path, flags, mode), writes); \
+    int ours = concerns(path, (flags & O_ACCMODE) != O_RDONLY); \
+    if (ours && fails("open", path, 1)) return -1; \
+    return opened(real(path, flags, mode), ours); \
   }
 OPEN(open)
 OPEN(open64)
@@ -95,9 +104,9 @@ OPEN(open64)
     va_start(more, flags); \
     mode_t mode = va_arg(more, mode_t); \
     va_end(more); \
-    int writes = (flags & O_ACCMODE) != O_RDONLY && below(path); \
-    if (writes && fails("open", path, 1)) return -1; \
-    return opened(real(folder, path, flags, mode), writes); \
+    int ours = concerns(path, (flags & O_ACCMODE) != O_RDONLY); \
+    if (ours && fails("open", path, 1)) return -1; \
+    return opened(real(folder, path, flags, mode), ours); \
   }
 OPENAT(openat)
 OPENAT(openat64)
@@ -105,10 +114,10 @@ OPENAT(openat64)
 #define FOPEN(name) \
   FILE *name(const char *path, const char *mode) { \
     REAL(FILE *, #name, const char *, const char *); \
-    int writes = strpbrk(mode, "wa+") && below(path); \
-    if (writes && fails("open", path, 1)) return NULL; \
+    int ours = concerns(path, strpbrk(mode, "wa+") != NULL); \
+    if (ours && fails("open", path, 1)) return NULL; \
     FILE *file = real(path, mode); \
-    if (file) opened(fileno(file), writes); \
+    if (file) opened(fileno(file), ours); \
     return file; \
   }
 FOPEN(fopen)
@@ -136,6 +145,10 @@ ON_FILE(ssize_t, pwrite64, "write", (int file, const void *from, size_t n, off64
 ON_FILE(ssize_t, sendfile, "write", (int file, int from, off_t *at, size_t n), (file, from, at, n))
 ON_FILE(ssize_t, sendfile64, "write", (int file, int from, off64_t *at, size_t n),
         (file, from, at, n))
+ON_FILE(ssize_t, read, "read", (int file, void *to, size_t n), (file, to, n))
+ON_FILE(ssize_t, readv, "read", (int file, const struct iovec *to, int n), (file, to, n))
+ON_FILE(ssize_t, pread, "read", (int file, void *to, size_t n, off_t at), (file, to, n, at))
+ON_FILE(ssize_t, pread64, "read", (int file, void *to, size_t n, off64_t at), (file, to, n, at))
 ON_FILE(int, fsync, "fsync", (int file), (file))
 ON_FILE(int, fdatasync, "fsync", (int file), (file))
 ON_FILE(int, ftruncate, "truncate", (int file, off_t n), (file, n))
@@ -143,17 +156,17 @@ ON_FILE(int, ftruncate64, "truncate", (int file, off64_t n), (file, n))
 
 int mkdir(const char *path, mode_t mode) {
   REAL(int, "mkdir", const char *, mode_t);
-  return below(path) && fails("mkdir", path, 1) ? -1 : real(path, mode);
+  return concerns(path, 1) && fails("mkdir", path, 1) ? -1 : real(path, mode);
 }
 
 int rename(const char *from, const char *to) {
   REAL(int, "rename", const char *, const char *);
-  return below(to) && fails("rename", to, 1) ? -1 : real(from, to);
+  return concerns(to, 1) && fails("rename", to, 1) ? -1 : real(from, to);
 }
 
 int renameat2(int here, const char *from, int there, const char *to, unsigned flags) {
   REAL(int, "renameat2", int, const char *, int, const char *, unsigned);
-  return below(to) && fails("rename", to, 1) ? -1 : real(here, from, there, to, flags);
+  return concerns(to, 1) && fails("rename", to, 1) ? -1 : real(here, from, there, to, flags);
 }
 
 ssize_t copy_file_range(int from, off64_t *at, int file, off64_t *to, size_t n, unsigned flags) {

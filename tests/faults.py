@@ -20,6 +20,7 @@ class Fault:
     at: int = 0  # the operation that fails, from 1; 0 is none
     cause: int = errno.ENOSPC
     lasts: bool = False  # and all after it
+    reads: bool = False  # what reads is counted and fails, not what writes
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def failing(code: str, root: Path, fault: Fault) -> str:
 import ctypes, json
 disk = ctypes.CDLL(None)
 disk.faults_where.restype, disk.faults_met.restype = ctypes.c_char_p, ctypes.c_long
-disk.faults_arm({os.fsencode(root)!r}, ctypes.c_long({fault.at}), {fault.cause}, {int(fault.lasts)})
+at, flags = ctypes.c_long({fault.at}), ({int(fault.lasts)}, {int(fault.reads)})
+disk.faults_arm({os.fsencode(root)!r}, at, {fault.cause}, *flags)
 try:
     {code}
 finally:

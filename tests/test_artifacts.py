@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from dataset_builder import artifacts
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Pointer
 from dataset_builder.tables import EXAMPLES, LEDGER, read_table, table_of, write_table
+from evals.generate import Partial
 from evals.tables import SCORES
+from finetune import foreign
 from tests.tiny import example
 
 ROOT = Path(__file__).parents[1]
@@ -144,6 +147,43 @@ def test_what_a_disk_refuses_names_path_and_cause(tmp_path: Path, cause: int):
         assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError):  # that is no refusal, and ours to mend
         refused(FileNotFoundError(errno.ENOENT, "none"))
+
+
+@pytest.mark.parametrize("cause", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_names_path_and_cause(tmp_path: Path, monkeypatch, cause: int):
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(b"x")
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OSError(cause, os.strerror(cause))
+
+    torch = f"unable to open file <{path}> in read-only mode: {os.strerror(cause)} ({cause})"
+    safetensors = FileNotFoundError(f"No such file or directory: {path}")
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuses)
+        patch.setattr(Path, "open", refuses)
+        patch.setattr(Path, "read_bytes", refuses)
+        for read in (
+            lambda: artifacts.file_digest(path),
+            lambda: artifacts.read_json(path, Pointer),
+            lambda: Partial(path, {}).read(),
+            lambda: doing(artifacts.reading(path), RuntimeError(torch)),
+            lambda: doing(artifacts.reading(path), safetensors),
+            lambda: doing(foreign.reading(str(path)), RuntimeError(torch)),
+            lambda: doing(foreign.reading(str(path)), safetensors),
+        ):
+            with pytest.raises(InputError) as told:
+                read()
+            said = f"{path}: cannot be read: {os.strerror(cause)}"
+            assert (str(told.value), bool(told.value.hint)) == (said, True)
+    for error in (FileNotFoundError(errno.ENOENT, "none"), RuntimeError("a (5) is no (13)")):
+        with pytest.raises(type(error)):
+            doing(artifacts.reading(path), error)
+
+
+def doing(block: AbstractContextManager[None], error: Exception) -> None:
+    with block:
+        raise error
 
 
 def test_a_text_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch):

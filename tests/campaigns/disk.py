@@ -28,6 +28,7 @@ unlimited_tokens = 9
 scorers = ["violation", "words", "relevance_controlled", "human_likelihood"]
 relevance_others = 1
 """
+SHARE_READ = 0.5  # of the faults
 EXPORTED = ("answers.csv", "answers.parquet", "differences.md")
 
 
@@ -39,6 +40,7 @@ class Job:
     arguments: tuple[str, ...]  # OUT in them is the folder of artefacts
     before: Path
     operations: int = 0  # that write, where nothing fails
+    readings: int = 0  # and that read
     ended: tuple[str, ...] = ()  # the names that are there then
 
     def start(self, process: Warm, artifacts: Path, fault: Fault) -> Started:
@@ -58,15 +60,22 @@ def prepare(shared: Path) -> Iterator[Attempt]:
         done = job.start(process, artifacts, Fault())
         assert done.wait() == 0, done.said()
         ended = tuple(names(artifacts))
-        jobs.append(replace(job, operations=met(done).operations, ended=ended))
+        operations = met(done).operations
+        again = shutil.copytree(job.before, shared / f"read-{number}")
+        done = job.start(process, again, Fault(reads=True))
+        assert done.wait() == 0, done.said()
+        readings = met(done).operations
+        jobs.append(replace(job, operations=operations, readings=readings, ended=ended))
 
     def attempt(seed: int, folder: Path) -> Outcome:
         chance = random.Random(seed)
         job = jobs[seed % len(jobs)]
         artifacts = shutil.copytree(job.before, folder / "artifacts")
         before = files_of(artifacts)
-        at = chance.randint(1, job.operations)
-        fault = Fault(at, chance.choice(CAUSES), chance.random() < 0.5)
+        reads = chance.random() < SHARE_READ
+        at = chance.randint(1, job.readings if reads else job.operations)
+        cause = chance.choice(CAUSES[1:] if reads else CAUSES)
+        fault = Fault(at, cause, chance.random() < 0.5, reads)
         failed = job.start(process, artifacts, fault)
         status = failed.wait()
         found = met(failed)
@@ -75,13 +84,21 @@ def prepare(shared: Path) -> Iterator[Attempt]:
             assert names(artifacts) == list(job.ended), note
         else:
             assert status == 2, f"{note}, status {status}: {failed.said()}"
-            _assert_told(failed.said(), artifacts, os.strerror(found.cause), note)
+            cause = os.strerror(found.cause)
+            if (
+                reads
+                and not fault.lasts
+                and ".safetensors" in found.where
+                and cause not in failed.said()
+            ):
+                cause = "No such file"  # safetensors says so of each that it cannot open, just once
+            _assert_told(failed.said(), artifacts, cause, note)
             left = files_of(artifacts)
             assert_same_files({name: left.get(name) for name in before}, before)
         again = job.start(process, artifacts, Fault())
         assert again.wait() == 0, f"{note}, and then: {again.said()}"
         assert names(artifacts) == list(job.ended), note
-        return Outcome(int(found.cause != 0))
+        return Outcome(int(found.cause != 0), note="" if status else f"ended well: {note}")
 
     yield attempt
 
