@@ -19,7 +19,12 @@ from reports.findings import (
 
 # What a label and a mark take of a drawing on a wide screen, in per cent: a letter's width, a
 # line's height, half a mark. On a narrow one labels are left to the key below the drawing.
-LETTER, LINE, MARK_X, MARK_Y = 0.66, 5.0, 0.9, 2.4
+LETTER, LINE, MARK_X, MARK_Y = 1.4, 5.0, 1.5, 2.4
+# A drawing's width by its height.
+SHAPE = 1.4
+# The share of a label that may lie under marks and other labels; one that would hide more is left
+# to the key as well, and to whoever points at the mark.
+HIDDEN = 0.08
 
 
 class Box(NamedTuple):
@@ -44,6 +49,7 @@ class Point:
     quality_high: float | None
     label_y: float  # of the label's foot
     label_left: bool  # the label stands to the left of the point
+    is_named: bool  # there is room for a label
     says: str
     is_trivial: bool
 
@@ -86,8 +92,8 @@ def _tradeoff(findings: Findings, metric: Metric) -> Tradeoff:
     ]
     values = [*ends, *(quality for _, quality in found.values())] or [0.0, 1.0]
     step = tick_step(min(values), max(values), 4, 10**-metric.decimals)
-    low = math.floor(min(values) / step - 0.15) * step
-    high = math.ceil(max(values) / step + 0.15) * step
+    span = max(values) - min(values) or step
+    low, high = min(values) - span / 12, max(values) + span / 12
     # A little room on both sides: points at 0 and 100 % are common, and are no edge cases.
     across, up = Scale(-0.03, 1.03), Scale(low, high)
     trivial = {name: place for name, place in found.items() if name in TRIVIAL}
@@ -98,8 +104,8 @@ def _tradeoff(findings: Findings, metric: Metric) -> Tradeoff:
         _with_labels([_point(findings, metric, name, *found[name], across, up) for name in found]),
         [Tick(across.at(n / 4), percent(n / 4)) for n in range(5)],
         [
-            Tick(100 - up.at(low + k * step), value(metric, low + k * step))
-            for k in range(round((high - low) / step) + 1)
+            Tick(100 - up.at(k * step), value(metric, k * step))
+            for k in range(math.ceil(low / step), math.floor(high / step) + 1)
         ],
         _shade([(across.at(x), 100 - up.at(y)) for x, y in trivial.values()]),
     )
@@ -134,6 +140,7 @@ def _point(
         None if quality_high is None else round(100 - up.at(quality_high), 2),
         0.0,
         False,
+        True,
         f"{percent(kept)} of limits kept, {metric.title.lower()} "
         f"{value(metric, quality) or NOTHING}",
         name in TRIVIAL,
@@ -157,12 +164,26 @@ def _with_labels(points: list[Point]) -> list[Point]:
                 box = Box(left, foot - LINE, left + width, foot)
                 outside = max(0.0, -box.left, box.right - 103, -box.top, box.bottom - 100)
                 cost = sum(_overlap(box, other) for other in taken) + 100 * outside
+                # What stands nearer to another mark would be read as that one's name.
+                cost += 100 * _is_nearer(point, points, point.x + (-2 if is_left else 2), foot - 2)
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, is_left, foot, box)
         assert best is not None
-        taken.append(best[3])
-        placed.append(replace(point, label_left=best[1], label_y=round(best[2], 2)))
+        cost, is_left, foot, box = best
+        is_named = cost <= HIDDEN * width * LINE
+        if is_named:
+            taken.append(box)
+        placed.append(replace(point, label_left=is_left, label_y=round(foot, 2), is_named=is_named))
     return placed
+
+
+def _is_nearer(point: Point, points: list[Point], x: float, y: float) -> bool:
+    """Whether a mark of another of `points` lies nearer to (x, y) than this point's own."""
+
+    def away(other: Point) -> float:
+        return math.hypot(SHAPE * (other.x - x), other.y - y)
+
+    return any(away(other) < away(point) for other in points if other is not point)
 
 
 def _overlap(one: Box, other: Box) -> float:

@@ -118,7 +118,7 @@ FOREIGN = """(() => {
   const known = new Set(`html head meta title style body header p b h1 span code div ul li dl dt dd
     time nav a main section h2 h3 h4 table caption thead tbody tr th td small details summary figure
     figcaption svg symbol use rect circle path line text g article output label input fieldset
-    legend select option button mark noscript dialog kbd footer template script`.split(/\\s+/));
+    legend select option button mark noscript dialog kbd wbr footer template script`.split(/\\s+/));
   return [...document.querySelectorAll("*")].flatMap((e) => [
     ...(known.has(e.localName) ? [] : [e.localName]),
     ...[...e.attributes].map((a) => a.name).filter((name) => /^(on|src|action|form)/.test(name)),

@@ -17,7 +17,7 @@ _CELLS = frozenset({"td", "th", "text", "span", "svg", "b"})
 class Page(HTMLParser):
     """A page as a parser that knows nothing of how it was made sees it."""
 
-    VOID = frozenset({"meta", "input", "link", "img", "br", "base"})
+    VOID = frozenset({"meta", "input", "link", "img", "br", "wbr", "base"})
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from bisect import bisect_right
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ from msgspec.structs import replace as replaced
 
 from reports.curves import length_plots, training_plots
 from reports.findings import Findings, given_words, mean, read_findings
-from reports.tradeoff import tradeoffs
+from reports.tradeoff import Point, tradeoffs
+from reports.tradeoff import _with_labels as with_labels
 from reports.training import read_training
 from tests.golden import WIDE
 from tests.reports_fixture import write_artifacts
@@ -71,6 +72,29 @@ def test_the_trade_off_places_answerers_by_both_means_and_shades_what_the_trivia
     labels = sorted(point.label_y for point in drawn.points if point.x > 95)
     assert len(labels) == 2
     assert all(b - a >= 5 for a, b in pairwise(labels))
+
+
+def test_in_a_crowd_some_marks_have_no_label_and_no_label_hides_another():
+    crowd = [
+        Point(f"an_arm_of_many_{n}", 50.0 + n / 10, 50.0, *[None] * 4, 0.0, False, True, "", False)
+        for n in range(20)
+    ]
+    alone = dataclasses.replace(crowd[0], name="alone", x=99.0, y=5.0)
+    placed = with_labels([*crowd, alone])
+    named = [point for point in placed if point.is_named]
+    assert 3 <= len(named) < len(placed)
+    assert named[-1].name == "alone"
+    assert named[-1].label_left  # to the right there is no room
+
+    def across(point: Point) -> tuple[float, float]:
+        width = 1.4 * len(point.name)
+        left = point.x - width if point.label_left else point.x
+        return left, left + width
+
+    for one, other in combinations(named, 2):
+        (a, b), (c, d) = across(one), across(other)
+        shared = max(0.0, min(b, d) - max(a, c)) * max(0.0, 5 - abs(one.label_y - other.label_y))
+        assert shared < 0.5 * 5 * (b - a)
 
 
 def test_no_trade_off_is_drawn_where_nothing_judges_quality(wide: Findings):
