@@ -233,7 +233,10 @@ def _gates(gates: Sequence[Gate], quality_is_comparable: bool) -> Iterator[str]:
         if not gate.passed:
             yield f"{gate.metric} enters no verdict, its gate failed: {gate.reason}"
     if not quality_is_comparable:
-        yield "relevance was measured under different base models and enters no verdict"
+        yield (
+            "relevance was measured under different base models, or against other prompts, and"
+            " enters no verdict"
+        )
 
 
 def _each(values: dict[str, float]) -> str:

@@ -56,19 +56,24 @@ def limit_slopes(arms: Sequence[LoadedArm], prompts: Sequence[str]) -> list[Row]
     1 follows the limit, 0 ignores it. It is the mean over prompts of each prompt's own slope, by
     least squares over its limits, with Student's 95 % interval clustered by tree; an empty answer
     counts as one word. Of this run: seeds are no part of the interval.
+
+    Only of prompts whose answers all ended by themselves: a longer limit allows more tokens, and
+    answers that are cut there would seem to follow it. `cut` counts the prompts left out for it.
     """
     rows = []
     for arm, seed, answers in _runs(arms):
-        slopes, trees = [], []
-        words = answers.values.get("words", {})
+        slopes, trees, cut = [], [], 0
+        words, stopped = (answers.values.get(name, {}) for name in ("words", "stopped"))
         limits = _limits(answers)
         for prompt in prompts:
             there = [limit for limit in limits if (prompt, limit) in words]
-            if len(there) > 1:
+            if any(stopped.get((prompt, limit), 1.0) < 1.0 for limit in there):
+                cut += 1
+            elif len(there) > 1:
                 slopes.append(slope(there, [words[prompt, limit] for limit in there]))
                 trees.append(answers.trees[prompt])
         if slopes:
-            rows.append({"arm": arm, "seed": seed, **_slope(slopes, trees)})
+            rows.append({"arm": arm, "seed": seed, **_slope(slopes, trees), "cut": cut})
     return rows
 
 

@@ -152,7 +152,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     # (quartiles), share (mean of words / limit), share_low, share_median, share_high.
     curves: list[dict[str, Any]] = []
     # How much longer answers get where more is asked for, per run: arm, seed, slope (of the log of
-    # the words on the log of the limit: 1 follows the limit, 0 ignores it), low, high (95 %).
+    # the words on the log of the limit: 1 follows the limit, 0 ignores it), low, high (95 %), n (of
+    # prompts), cut (prompts left out since an answer of theirs was cut at its tokens).
     slopes: list[dict[str, Any]] = []
     margins: dict[str, float] = {}  # metric -> the margin given beforehand
     # Each arm less the random draw that controls it, in the metrics of the verdict: arm, control,

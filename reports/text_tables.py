@@ -145,7 +145,10 @@ def following_table(findings: Findings) -> RenderableType | None:
         between = f"{min(lows):.2f}…{max(highs):.2f}" if lows and highs else NOTHING
         numbers = [each.replace("-", MINUS) for each in (slope, between)]
         table.add_row(shown(TRIVIAL.get(name, name)), *cells, *numbers)
-    legend = "slope 1: twice the words for twice the limit; 0: the same whatever is asked"
+    legend = (
+        "slope 1: twice the words for twice the limit; 0: the same whatever is asked; of prompts"
+        " whose answers all ended by themselves"
+    )
     about = "share of it used, by the median answer"
     return titled("Following the limit", about, table, legend) if rows else None
 

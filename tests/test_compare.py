@@ -528,6 +528,9 @@ def test_words_given_are_told_by_limit_with_their_share_and_how_they_follow_it(a
             for limit, count in zip(LIMITS, words, strict=True):
                 given["words", f"p{n}", limit] = float(count + n % 3)
             given["words", f"p{n}", None] = 90.0
+        # A longer limit allows more tokens: what was cut at them does not follow it.
+        given["words", "p0", LIMITS[-1]] *= 10
+        given |= {("stopped", "p0", limit): float(limit != LIMITS[-1]) for limit in LIMITS}
         run = json.loads((directory / "run.json").read_text())["name"]
         shutil.rmtree(directory / "evals")
         write_evaluation(directory, given, run=run)
@@ -537,14 +540,15 @@ def test_words_given_are_told_by_limit_with_their_share_and_how_they_follow_it(a
         (a, s, n) for a, s in (("follower", 0), ("stubborn", 0), ("base", None)) for n in LIMITS
     }
     row = curves["follower", 0, 50]
-    assert (row["n"], row["words"], row["words_median"]) == (30, 26.0, 26.0)
+    assert (row["n"], row["words"], row["words_median"]) == (30, 33.5, 26.0)
     assert (row["words_low"], row["words_high"]) == (25, 27)
-    assert row["share"] == row["share_median"] == pytest.approx(26 / 50)
+    assert (row["share"], row["share_median"]) == (33.5 / 50, 26 / 50)
     slopes = {row["arm"]: row for row in found.slopes}
     assert slopes["stubborn"]["slope"] == pytest.approx(0)
     assert slopes["follower"]["slope"] == pytest.approx(
-        np.mean([np.log((25 + n) / (10 + n)) / np.log(2.5) for n in range(3)])
+        np.mean([np.log((25 + n % 3) / (10 + n % 3)) / np.log(2.5) for n in range(1, 30)])
     )
+    assert (slopes["follower"]["n"], slopes["follower"]["cut"]) == (29, 1)
     assert slopes["follower"]["low"] < slopes["follower"]["slope"] < slopes["follower"]["high"]
 
 
