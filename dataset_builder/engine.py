@@ -21,7 +21,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.export import Export, export_of
 from dataset_builder.hub import Source
 from dataset_builder.rows import Form, Refusal
-from dataset_builder.shards import Part, Shard, joined, read_shard, shards_of
+from dataset_builder.shards import Part, Shard, joined, read_shard, reading, shards_of
 
 # Where no cluster is named; more would read no faster on the machines this is tested on.
 LOCAL_WORKERS = 2
@@ -133,10 +133,11 @@ def read_exports(
             parts[owner].append(Part(met, done.refusals, done.rows, done.lines, done.form))
             report(f"{n:,} of {len(jobs):,} shards read")
         timing = Timing(workers.n, len(jobs), time.perf_counter() - began, work)
-    exports = [
-        export_of(source.path, source.name, joined(its_parts))
-        for source, its_parts in zip(sources, parts, strict=True)
-    ]
+    exports = []
+    for source, its_parts in zip(sources, parts, strict=True):
+        with reading(source.path):
+            part = joined(its_parts)
+        exports.append(export_of(source.path, source.name, part))
     return iter(exports), timing
 
 

@@ -21,6 +21,7 @@ from dataset_builder.rows import Form, Met, Refusal
 from dataset_builder.shards import (
     WANTED,
     Part,
+    Shard,
     is_compiled,
     joined,
     read_shard,
@@ -57,18 +58,30 @@ def read_export(
     file is missing, cannot be unpacked, or holds nothing.
     """
     met = 0
+    refused: InputError | None = None
 
     def more(rows: int) -> None:
         nonlocal met
+        if refused:
+            raise refused  # no other shard is read on
         met += rows
         report(met)
+
+    def read(shard: Shard) -> Part:
+        nonlocal refused
+        try:
+            return read_shard(shard, more)
+        except InputError as error:
+            refused = error
+            raise
 
     shards = shards_of(path)
     # Only compiled code runs beside other threads.
     n = processors() if is_compiled(path) else 1
     with ThreadPoolExecutor(n) as pool, ThreadPoolExecutor(1) as beside:
         digest = beside.submit(_digest, path)  # hashing holds nobody up
-        part = joined(pool.map(lambda shard: read_shard(shard, more), shards))
+        with reading(path):
+            part = joined(pool.map(read, shards))
         return _export(path, name, part, *digest.result())
 
 

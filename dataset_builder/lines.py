@@ -4,6 +4,7 @@ says of itself.
 
 import gzip
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ _END = ord("\n")
 _SAID = np.array([not bytes([byte]).isspace() for byte in range(256)])
 # Lines of fewer bytes than these, on average, are looked at for spaces all at once.
 _SHORT = 16
+
+# Lines that become objects at once: a chunk of usual ones holds fewer.
+TOGETHER = 2**13
 
 # What a packed file may unpack to: twenty times OASST2 whole, every state.
 UNPACKED_BYTES = 8 * 2**30
@@ -107,30 +111,37 @@ def as_block(chunk: Chunk) -> Block | None:
     return Block(chunk.offset, buffer, len(chunk.held))
 
 
-def lines_in(chunk: Chunk) -> Lines:
-    """The lines of `chunk`. Of line ends alone nothing is made: a file can hold millions."""
+def lines_in(chunk: Chunk) -> Iterator[Lines]:
+    """The lines of `chunk`, TOGETHER at most at once. Of line ends alone nothing is made: there can
+    be millions.
+    """
     held = chunk.held
     data = np.frombuffer(held, np.uint8)
-    ends = np.flatnonzero(data == _END)
+    ends = np.flatnonzero(data == _END).astype(np.int32)
     if not held.endswith(b"\n"):
-        ends = np.append(ends, len(held))
-    begins = np.append(0, ends[:-1] + 1)
-    numbers = np.flatnonzero(ends > begins)
+        ends = np.append(ends, np.int32(len(held)))
+    begins = np.append(np.int32(0), ends[:-1] + 1)
+    numbers = np.flatnonzero(ends > begins).astype(np.int32)
     if len(numbers) * _SHORT > len(held):
         numbers = numbers[_are_said(data, begins[numbers], ends[numbers])]
     if chunk.dropped and (not len(numbers) or numbers[0]):
-        numbers = np.append(0, numbers)
-    places = zip(begins[numbers].tolist(), ends[numbers].tolist(), strict=True)
-    contents: list[bytes | None] = [held[begin:end] for begin, end in places]
-    if not chunk.offset and contents and not numbers[0]:
-        contents[0] = (contents[0] or b"").removeprefix(_MARK)
-    sizes = ends[numbers] - begins[numbers]
-    offsets = begins[numbers] + chunk.offset + chunk.dropped
-    if chunk.dropped:
-        offsets[0], sizes[0] = chunk.offset, sizes[0] + chunk.dropped
-    for place in np.flatnonzero(sizes > LINE_BYTES).tolist():
-        contents[place] = None
-    return Lines(numbers.tolist(), offsets.tolist(), contents, len(ends))
+        numbers = np.append(np.int32(0), numbers)
+    for at in range(0, max(len(numbers), 1), TOGETHER):
+        some = numbers[at : at + TOGETHER]
+        places = zip(begins[some].tolist(), ends[some].tolist(), strict=True)
+        contents: list[bytes | None] = [held[begin:end] for begin, end in places]
+        sizes = (ends[some] - begins[some]).astype(np.int64)
+        offsets = begins[some].astype(np.int64) + chunk.offset + chunk.dropped
+        if not at and contents and not some[0]:
+            if not chunk.offset:
+                contents[0] = (contents[0] or b"").removeprefix(_MARK)
+            offsets[0], sizes[0] = chunk.offset, sizes[0] + chunk.dropped
+        for place in np.flatnonzero(sizes > LINE_BYTES).tolist():
+            contents[place] = None
+        # Counted from where the lines before end.
+        first = int(some[0]) if at else 0
+        behind = numbers[at + TOGETHER] if at + TOGETHER < len(numbers) else len(ends)
+        yield Lines((some - first).tolist(), offsets.tolist(), contents, int(behind) - first)
 
 
 def _are_said(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -141,7 +152,7 @@ def _are_said(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndar
 
 def lines_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Lines]:
     """The lines of `file` that `chunks_of` gives."""
-    return map(lines_in, chunks_of(file, begin, end))
+    return chain.from_iterable(map(lines_in, chunks_of(file, begin, end)))
 
 
 def chunks_of(file: Any, begin: int = 0, end: int | None = None) -> Iterator[Chunk]:

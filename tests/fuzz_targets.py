@@ -64,14 +64,15 @@ RARELY = 32
 def reader(content: bytes) -> None:
     """Lines: each is messages or refused, and by compiled code as on its own."""
     for chunk in chunks_of(io.BytesIO(content)):
-        found, lines = [], lines_in(chunk)
+        found = []
+        [lines] = lines_in(chunk)  # an input is short
         for number, offset, line in zip(lines.numbers, lines.offsets, lines.contents, strict=True):
             if line is not None and line.strip():
                 each = read_row(line, Place(number + 1, offset))[1]
                 assert each or b'"' in line  # only a thread or a tree may hold nothing
                 found += each
         if len(content) % RARELY == 0:
-            part = _of_chunk(chunk)
+            [part] = _of_chunk(chunk)
             assert part.refusals == [each for each in found if isinstance(each, Refusal)]
             columns = (part.met[name].to_pylist() for name in ("line", "message_id", "text"))
             assert list(zip(*columns, strict=True)) == [

@@ -8,11 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
 
+from dataset_builder import export as export_module
 from dataset_builder import lines as lines_module
+from dataset_builder import shards
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.forest import DEPTH, join_exports
 from dataset_builder.lines import LINE_BYTES
+from dataset_builder.rows import read_row
 from dataset_builder.threads import make_tables
 
 CONVERSATION = [
@@ -431,6 +434,28 @@ def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_pa
         assert {(met.tree_id, met.tree_state) for met in export.messages} == {("mine", "growing")}
 
 
+@pytest.mark.parametrize("size", [10, 10**6])
+def test_a_file_is_refused_once_too_much_of_it_is(tmp_path, monkeypatch, size):
+    """Each refusal is kept: lines of two bytes took 600 times their room, and hours."""
+    monkeypatch.setattr(shards, "REFUSED", 5)
+    monkeypatch.setattr(lines_module, "TOGETHER", 10)
+    path = tmp_path / "x"
+    path.write_bytes(b"1\n" * 5 + lines(CONVERSATION * 3))
+    assert len(read_export(path).refusals) == 5
+    path.write_bytes(b"1\n" * 400)
+    looked_at = []
+    monkeypatch.setattr(shards, "read_row", lambda *row: looked_at.append(row) or read_row(*row))
+    parts = map(shards.read_shard, shards.shards_of(path, size))
+    told = r"x: more than 5 messages refused, the first of them by `form`: a int"
+    with pytest.raises(InputError, match=told), shards.reading(path):
+        shards.joined(parts)
+    assert len(looked_at) < 20
+    # Of shards that are read beside each other, whichever comes to it first.
+    monkeypatch.setattr(export_module, "shards_of", lambda path: shards.shards_of(path, size))
+    with pytest.raises(InputError, match=told):
+        read_export(path)
+
+
 def plain_lines(content, begin, end, bound):
     """What `lines_of` says, line by line: (number, offset, line), and how many there are."""
     at, number, found = 0, 0, []
@@ -471,6 +496,7 @@ def test_lines_are_numbered_and_cut_as_one_by_one(parts, begin, end, chunk):
         patch.setattr(lines_module, "CHUNK_BYTES", chunk)
         patch.setattr(lines_module, "TAIL_BYTES", 1 + chunk // 7)
         patch.setattr(lines_module, "LINE_BYTES", 50)
+        patch.setattr(lines_module, "TOGETHER", 2)
         found, before = [], 0
         for each in lines_module.lines_of(io.BytesIO(content), begin, end):
             found += [
@@ -486,12 +512,8 @@ def test_lines_are_numbered_and_cut_as_one_by_one(parts, begin, end, chunk):
 def test_nothing_is_made_of_lines_without_anything(line):
     """As an object each, 64 million of them took half a gigabyte."""
     chunk = lines_module.Chunk(7, line * 10**5 + b"1\n", 0)
-    assert lines_module.lines_in(chunk) == (
-        [10**5],
-        [7 + len(line) * 10**5],
-        [b"1"],
-        10**5 + 1,
-    )
+    [found] = lines_module.lines_in(chunk)
+    assert found == ([10**5], [7 + len(line) * 10**5], [b"1"], 10**5 + 1)
 
 
 class Counting(io.BytesIO):

@@ -68,6 +68,11 @@ def _wide() -> Iterable[bytes]:
         yield "".join(reply % n for n in range(start, start + 10_000)).encode()
 
 
+def _numbers() -> Iterable[bytes]:
+    """64 MiB of lines of two bytes, none of which is a message."""
+    yield from [b"1\n" * 2**19] * 2**6
+
+
 def _in_one_line() -> Iterable[bytes]:
     """As many replies as a line can hold."""
     reply = b'{"message_id":"%d","role":"assistant","text":"a"}'
@@ -87,6 +92,7 @@ BOMBS: dict[str, tuple[Callable[[], Iterable[bytes]], bool]] = {
     "a line of 1 GiB": (_line, False),
     "a million replies": (_wide, False),
     "10 GiB of line ends in gzip": (_blanks, True),
+    "32 million numbers": (_numbers, False),
 }
 
 
