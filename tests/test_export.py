@@ -544,6 +544,18 @@ def test_no_shard_of_an_endless_line_reads_all_of_it(monkeypatch, ways):
     assert file.met < 2 * 200_000
 
 
+def test_little_more_than_a_shard_is_read_for_it(monkeypatch):
+    monkeypatch.setattr(lines_module, "CHUNK_BYTES", 1010)
+    monkeypatch.setattr(lines_module, "TAIL_BYTES", 40)
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 300)
+    for width, most in ((90, 1.1), (700, 1.4)):
+        file = Counting((b"a" * width + b"\n") * 200)
+        size = len(file.getvalue())
+        for begin in range(0, size, 2000):
+            list(lines_module.lines_of(file, begin, begin + 2000))
+        assert file.met < most * size
+
+
 def test_a_line_that_goes_on_is_read_in_ever_larger_pieces(monkeypatch):
     """All that is held of it is copied with each."""
     monkeypatch.setattr(lines_module, "TAIL_BYTES", 500)
