@@ -125,6 +125,7 @@ def test_answers_are_exported_whole(findings: Findings, tmp_path: Path, root: Pa
     # Two arms of three seeds, the base model, and a human reply to seven of eight prompts.
     humans = sum(asked.human is not None and asked.origin == "held_out" for asked in PROMPTS)
     assert stored.num_rows == 3 * (8 * (2 * 3 + 1) + humans)
+    assert not [name for name in ANSWERS.names if stored[name].null_count == len(stored)]
     with (tmp_path / "answers.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["answer"] for row in rows] == [

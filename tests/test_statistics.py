@@ -270,6 +270,26 @@ def test_how_seeds_vary_is_the_variance_of_their_means_and_their_trees_noise_in_
     assert seed_variance(values[:1], clusters) is None
 
 
+def test_the_noise_of_seeds_that_lack_prompts_is_that_of_the_fit_written_out():
+    """Least squares on a column for each seed and prompt, its residuals summed by tree."""
+    values = RANDOM.normal(size=(3, 20)) + np.array([[0.0], [0.4], [1.0]])
+    values[0, :6] = values[2, 4:15] = np.nan
+    clusters = np.repeat(np.arange(8), [1, 2, 3, 4, 1, 2, 3, 4])
+    found = seed_variance(values, clusters)
+    assert found is not None
+    seed, prompt = np.nonzero(~np.isnan(values))
+    seeds, prompts = np.eye(3)[seed], np.eye(20)[prompt]
+    within = np.eye(len(seed)) - prompts @ np.linalg.pinv(prompts)
+    bread = np.linalg.pinv(seeds.T @ within @ seeds)
+    said = within @ values[seed, prompt]
+    left = said - within @ seeds @ (bread @ seeds.T @ said)
+    scores = [
+        seeds[clusters[prompt] == tree].T @ left[clusters[prompt] == tree] for tree in range(8)
+    ]
+    spread = bread @ sum(np.outer(each, each) for each in scores) @ bread * 8 / 7
+    assert found.noise == pytest.approx(np.trace(spread) / 2)
+
+
 def test_a_seed_that_lacks_the_harder_prompts_is_not_taken_for_a_better_one():
     ease = np.repeat([0.0, 1.0], 20)
     values = np.stack([ease, ease, ease]) + RANDOM.normal(0, 0.01, (3, 40))
