@@ -182,17 +182,10 @@ def trl(one: Setting, micro: int, **options: Any) -> None:
 
 
 def treetune(
-    one: Setting,
-    rollout_steps: int,
-    at_once: int,
-    *,
-    whole: bool = False,
-    keeps: bool = False,
-    looks: bool = False,
+    one: Setting, rollout_steps: int, at_once: int, *, whole: bool = False, keeps: bool = False
 ) -> None:
     """treetune's own trainer, as a run makes it, without checkpoints or previews; answers are made
-    `at_once`, in batches that go on `whole` or not, what the allocator has is kept or not, and
-    tokens look at their own slots alone or not.
+    `at_once`, in batches that go on `whole` or not, and what the allocator has is kept or not.
     """
     import msgspec
 
@@ -207,7 +200,7 @@ def treetune(
         training=replace(one.preset.training, checkpoint_steps=10**6 * rollout_steps),
     )
     rollout.ROWS = at_once
-    decode.EMPTIES, decode.LOOKS = not keeps, looks
+    decode.EMPTIES = not keeps
     if whole:
         decode.DROPS = decode.SHARES = False
         slots.STRIDE = 0
@@ -301,8 +294,6 @@ CONTENDERS: dict[str, Any] = {
     "treetune": treetune,
     "treetune-whole": partial(treetune, whole=True),
     "treetune-keeps": partial(treetune, keeps=True),
-    "treetune-looks": partial(treetune, looks=True),
-    "treetune-both": partial(treetune, keeps=True, looks=True),
     # TRL's own micro-batch is 8 answers; its step generates for all of them at once.
     "trl-defaults": lambda one, *_: trl(one, min(8, one.batch * one.grpo.group)),
     "trl-best": lambda one, *_: trl(one, one.batch * one.grpo.group, gradient_checkpointing=False),

@@ -13,13 +13,12 @@ form `prompts`, or made up.
 
 treetune comes first, once for each of `--rollout-steps` (steps made of one rollout's answers) and
 each of `--answers` (made at once; numbers that make the same batches are tried once), whole
-rollouts after three steps. Only where they are named, `treetune-whole` is the same with batches
-that go on whole, as before answers that ended left them, `treetune-keeps` with the allocator's
-memory kept where a step of decoding is recorded, `treetune-looks` with a kernel that reads no
-padding (finetune.token_attention), and `treetune-both` with these two. TRL compiles nothing, and a
-step of its defaults takes most of a minute: two steps after one. A part takes at most `--seconds`
-(240), its start among them; what it had timed by then counts. What a part found is printed as it
-ends, with every ratio that can be said by then, and goes to `$OUT/rollouts.jsonl`.
+rollouts after three steps; `treetune-whole`, only where it is named, is the same with batches that
+go on whole, as before answers that ended left them, and `treetune-keeps` with the allocator's
+memory kept where a step of decoding is recorded. TRL compiles nothing, and a step of its defaults
+takes most of a minute: two steps after one. A part takes at most `--seconds` (240), its
+start among them; what it had timed by then counts. What a part found is printed as it ends, with
+every ratio that can be said by then, and goes to `$OUT/rollouts.jsonl`.
 
 On a GPU host (bench/gpu_host.sh), one H100: the ratio, 5 minutes, and the share of a step that is
 generation, 7 minutes:

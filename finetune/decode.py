@@ -19,7 +19,6 @@ import torch
 
 from finetune.quick import quick_of
 from finetune.slots import Slots, has_fixed_cache
-from finetune.token_attention import can_look
 
 # The most likely tokens that a drawn answer is drawn from.
 TOP = 50
@@ -33,9 +32,6 @@ RECORDS = True
 EMPTIES = True
 # Whether a token goes through the layers in few kernels (finetune.quick), where they are known.
 QUICK = True
-# Whether a token looks at its own answer's slots alone (finetune.token_attention), and at none for
-# answers that have ended, where the few kernels and a card allow it. Off until measured on one.
-LOOKS = False
 # Whether the answers to one prompt share its reading.
 SHARES = True
 # Whether answers that have ended leave the batch, once no more than half of it goes on: by halves,
@@ -112,8 +108,6 @@ class Decoding:
         self.rows = list(range(rows))  # whose answers are going on, as they were asked
         self.over: dict[int, list[int]] = {}  # those that left the batch
         self.cache = Slots(size, self.device) if self.fixed else self._grows()
-        self.looks = bool(self.quick and LOOKS and can_look(self.quick.width, self.device))
-        self.firsts = self._tensor([self.width - length for length in self.lengths])
 
     def _drawn_rows(self) -> list[int]:
         """The rows that are drawn, in the order of `chance`."""
@@ -160,12 +154,8 @@ class Decoding:
             self.mask.index_fill_(3, self.cache.place, 0.0)
         if self.quick:
             mask = self.mask[..., : self.cache.reach]
-            place, firsts = self.cache.place, None
-            if self.looks:
-                # What has ended looks at its own slot alone.
-                firsts = torch.where(self.ended, place, self.firsts)
             logits = self.quick.logits(
-                self.last[:, None], self.position, place, mask, self.cache.held(), firsts
+                self.last[:, None], self.position, self.cache.place, mask, self.cache.held()
             )
         else:
             logits = self._logits(self.last[:, None], self.position)
@@ -186,8 +176,6 @@ class Decoding:
         if is_moved:
             self._drop(made, kept)
         reach = self.cache.reaches(self.width + made + LOOK - 1)
-        if self.looks:
-            reach = self.cache.size
         is_moved |= reach != self.cache.reach
         self.cache.reach = reach
         return is_moved
@@ -204,7 +192,7 @@ class Decoding:
         places = {row: place for place, row in enumerate(self._drawn_rows())}
         drawn = [places[row] for row in take if row in places]
         rows = self._tensor(take)
-        for name in ("position", "mask", "last", "ended", "allowed", "answers", "firsts"):
+        for name in ("position", "mask", "last", "ended", "allowed", "answers"):
             setattr(self, name, getattr(self, name).index_select(0, rows))
         self.chance = self.chance.index_select(0, self._tensor(drawn)) if drawn else self.chance
         self.rows = [self.rows[row] for row in take]
@@ -213,7 +201,6 @@ class Decoding:
         longest = max(self.lengths[row] for row in self.rows)
         padding = (self.width - longest) // EIGHT * EIGHT
         self.width -= padding
-        self.firsts.sub_(padding)
         self.mask = self.mask[..., padding:].contiguous()
         self.cache.take(rows, padding)
 

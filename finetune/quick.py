@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from finetune.token_attention import look
-
 # Keys and values of each layer: (answers, heads, slots, width).
 Held = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
@@ -69,13 +67,11 @@ class Quick:
         place: torch.Tensor,
         mask: torch.Tensor,
         held: Held,
-        firsts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Scores (answers, vocabulary) of what follows `ids` (answers, 1), float32.
 
         `position` (answers, 1) is theirs, `place` (1,) the slot of `held` that they take, `mask`
-        (answers, 1, 1, slots) is added to attention scores. With `firsts` (answers,), the first
-        slot that each looks at, the mask is not.
+        (answers, 1, 1, slots) is added to attention scores.
         """
         hidden = self.inner.embed_tokens(ids)[:, 0]
         cos, sin = self.inner.rotary_emb(hidden, position)
@@ -84,7 +80,7 @@ class Quick:
         for number, layer in enumerate(self.layers):
             x = _normed(hidden, layer.norms[0])
             made = layer.into(x)
-            attended = self._attend(made, cos, sin, place, mask, held[number], firsts)
+            attended = self._attend(made, cos, sin, place, mask, held[number])
             if self.is_parallel:
                 up = functional.gelu(made[:, self._own() :], approximate="tanh")
                 hidden = _onto(_onto(hidden, attended, layer.out), up, layer.down)
@@ -107,7 +103,6 @@ class Quick:
         place: torch.Tensor,
         mask: torch.Tensor,
         held: tuple[torch.Tensor, torch.Tensor],
-        firsts: torch.Tensor | None,
     ) -> torch.Tensor:
         rows = len(made)
         heads = made[:, : self._own()].view(rows, self.heads + 2 * self.kept, self.width)
@@ -118,9 +113,6 @@ class Quick:
         queries, keys, values = heads.split([self.heads, self.kept, self.kept], dim=1)
         for kept, new in zip(held, (keys, values), strict=True):
             kept.index_copy_(2, place, new[:, :, None])
-        if firsts is not None:
-            looked = look(queries, *held, firsts, place, self.scale)
-            return looked.reshape(rows, self.heads * self.width)
         # Queries that share keys stand beside each other, as if they were tokens.
         queries = queries.unflatten(1, (self.kept, self.heads // self.kept))
         out = functional.scaled_dot_product_attention(
