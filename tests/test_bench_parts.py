@@ -18,7 +18,7 @@ def ran(code: str, seconds: float = 60.0) -> Part:
 
 def test_what_a_part_told_outlives_its_failure_and_its_time_limit():
     whole, failed = ran("print('and talks')"), ran("raise ValueError('no such thing')")
-    slow = ran("import time; time.sleep(60)", seconds=5.0)
+    slow = ran("import time; time.sleep(60)", seconds=3.0)
     assert (whole.found, whole.trouble) == ({"n": 2}, "")
     assert failed.found == {"n": 2}
     assert "exit code 1" in failed.trouble
