@@ -107,7 +107,7 @@ def test_an_evaluation_killed_at_any_moments_ends_as_one_that_was_not(
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             statuses.append(os.waitpid(child, 0)[1])
-            met |= {path.suffixes[-1] for path in here.glob("*/*/*/evals/.*")}
+            met |= {path.suffix for path in here.glob("*/*/*/evals/.*")}
         assert set(statuses[1:-1]) <= {signal.SIGKILL}
         kills += len(statuses) - 2
         assert tables(here) == alone
