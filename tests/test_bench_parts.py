@@ -33,7 +33,7 @@ def test_a_line_is_kept_of_every_part(tmp_path: Path, monkeypatch: pytest.Monkey
     keep("some", Part("b", {}, "cut off after 5 s", 5.0), model="m")
     first, second = map(json.loads, (tmp_path / "some.jsonl").read_text().splitlines())
     assert first == {"part": "a", "model": "m", "trouble": "", "took": 31.0, "seconds": 2.0}
-    assert (second["part"], second["trouble"]) == ("b", "cut off after 3 s")
+    assert (second["part"], second["trouble"]) == ("b", "cut off after 5 s")
 
 
 def pairs_part(name: str, rate: float, loss: float | None, trouble: str = "") -> Part:
