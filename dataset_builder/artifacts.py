@@ -93,7 +93,7 @@ def writing(out: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # libraries say a full disk in kinds of their own: _refusal
+    except Exception as error:  # libraries say a full disk in kinds of their own: disk_cause
         cause = disk_cause(error)
         if cause is None:
             raise
@@ -114,7 +114,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # in kinds of their own here too; what no disk said goes on
         cause = disk_cause(error)
         if cause is None:
             raise

@@ -52,7 +52,7 @@ def reading(where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever kind a parser has; what is of no file goes on below
         cause = disk_cause(error)
         if cause is not None:
             raise unreadable(where, cause) from error

@@ -9,7 +9,7 @@ import pytest
 from dataset_builder.artifacts import write_json
 from dataset_builder.errors import InputError
 from dataset_builder.tables import EXAMPLES, HELDOUT, PAIRS, table_of, write_table
-from dataset_builder.wordings import FURTHER, TRAINING, main_family, state_limit
+from dataset_builder.wordings import EVALUATION, FURTHER, TRAINING, family, main_family, state_limit
 from evals.prompts import (
     contaminated,
     held_out_prompts,
@@ -282,3 +282,10 @@ def test_a_prompt_in_the_training_rows_is_found_whatever_limit_was_stated(
     path.write_bytes(whole)
     with pytest.raises(InputError, match="changed since it was written"):
         contaminated(prompts, [later])
+
+
+def test_a_further_wording_is_of_training_and_none_of_evaluation_says_the_same():
+    assert {family(name) for name in (*TRAINING, *FURTHER)} == {"training"}
+    assert {family(name) for name in EVALUATION} == {"evaluation"}
+    said = [state_limit("Why?", 50, name) for name in (*TRAINING, *FURTHER, *EVALUATION)]
+    assert len(set(said)) == len(said)
