@@ -1,5 +1,5 @@
-"""How a number of words is stated: four wordings of an upper limit to train on and eight more where a
-recipe names them, four to evaluate with, and other requests, which only evaluation makes.
+"""How a number of words is stated: four wordings of an upper limit to train on and twelve more where
+a recipe names them, four to evaluate with, and other requests, which only evaluation makes.
 
 A model that keeps limits only in the wording it was tuned on has learnt the wording; one that is
 short whatever it is asked keeps every upper limit and no lower one.
@@ -27,6 +27,11 @@ FURTHER = {
     "brief": "{question} Be brief, {limit} words at the very most.",
     "under": "{question}\n\n[no longer than {limit} words]",
     "only": "{question} I only have time to read {limit} words.",
+    # And without a verb, as terse people put it.
+    "tops": "{question} {limit} words, tops.",
+    "cap": "{question}\n\nUpper limit: {limit} words.",
+    "max": "{question} [max. {limit} words]",
+    "length": "Length: no more than {limit} words.\n\n{question}",
 }
 
 EVALUATION = {
