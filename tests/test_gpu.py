@@ -1,5 +1,7 @@
 """What only a GPU can show; skipped where there is none."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -13,8 +15,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 
 
 @pytest.fixture(autouse=True)
-def _exact_products(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def _exact_products() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 def alone(model, wanted: Wanted) -> list[int]:
