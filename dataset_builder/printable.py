@@ -4,11 +4,7 @@ A reply may hold escape sequences, carriage returns or bidirectional overrides, 
 of them through.
 """
 
-import re
 import unicodedata
-
-# What is not plain ASCII is looked at one by one.
-_DOUBTFUL = re.compile(r"[^ -~\n\t]")
 
 
 def printable(text: str) -> str:
@@ -22,14 +18,21 @@ def printable(text: str) -> str:
     # Nearly every text is plain, and the interpreter says so a hundred times sooner.
     if text.replace("\n", " ").replace("\t", " ").isprintable():
         return text
-    return _DOUBTFUL.sub(_escaped, text)
+    return text.translate(_SHOWN)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
-    return (
-        character.encode("unicode_escape").decode("ascii") if _is_control(character) else character
-    )
+class _Shown(dict[int, str]):
+    """What stands for each character, by its code: found when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        shown = character = chr(code)
+        if _is_control(character):
+            shown = character.encode("unicode_escape").decode("ascii")
+        self[code] = shown
+        return shown
+
+
+_SHOWN = _Shown()
 
 
 def _is_control(character: str) -> bool:

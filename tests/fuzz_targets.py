@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
@@ -27,7 +28,7 @@ with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", 
     from dataset_builder.export import read_export
     from dataset_builder.flags import has_control_tokens, has_personal_data
     from dataset_builder.folds import fold_codes
-    from dataset_builder.lines import Place, chunks_of, lines_in
+    from dataset_builder.lines import Chunk, Place, chunks_of, lines_in
     from dataset_builder.pages import page_environment
     from dataset_builder.printable import printable
     from dataset_builder.recipe import load_recipe
@@ -36,6 +37,7 @@ with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", 
     from dataset_builder.settings import as_stored
     from dataset_builder.shards import _of_chunk
     from dataset_builder.shingles import shingles_of
+    from dataset_builder.shingles import words as folded_words
     from dataset_builder.split import normalised
     from dataset_builder.words import (
         count_words,
@@ -57,29 +59,70 @@ STEERS = re.compile(
 )
 
 
-# Tables take a hundred times as long as what is told of one line or text, so that few are made.
-RARELY = 32
+# Making tables takes a hundred times as long as looking at one line or text.
+TOGETHER = 128
+
+Item = TypeVar("Item")
+
+
+def together(check: Callable[[list[Item]], None]) -> Callable[[Item], None]:
+    """Gives `check` what it is given, many at once. Where that breaks, the item that breaks it
+    alone is named, as libFuzzer keeps the last input only.
+    """
+    held: list[Item] = []
+
+    def add(item: Item) -> None:
+        held.append(item)
+        if len(held) == TOGETHER:
+            items = held[:]
+            held.clear()
+            try:
+                check(items)
+            except Exception:
+                for each in items:
+                    _alone(check, each)
+                raise
+
+    return add
+
+
+def _alone(check: Callable[[list[Item]], None], item: Item) -> None:
+    try:
+        check([item])
+    except Exception as error:
+        raise AssertionError(f"broken by {item!r}") from error
 
 
 def reader(content: bytes) -> None:
     """Lines: each is messages or refused, and by compiled code as on its own."""
     for chunk in chunks_of(io.BytesIO(content)):
-        found = []
-        [lines] = lines_in(chunk)  # an input is short
+        _read_slowly(chunk)
+    _read_in_both_ways(content)
+
+
+def _read_slowly(chunk: Chunk) -> list[Met | Refusal]:
+    found: list[Met | Refusal] = []
+    for lines in lines_in(chunk):
         for number, offset, line in zip(lines.numbers, lines.offsets, lines.contents, strict=True):
             if line is not None and line.strip():
                 each = read_row(line, Place(number + 1, offset))[1]
                 assert each or b'"' in line  # only a thread or a tree may hold nothing
                 found += each
-        if len(content) % RARELY == 0:
-            [part] = _of_chunk(chunk)
-            assert part.refusals == [each for each in found if isinstance(each, Refusal)]
-            columns = (part.met[name].to_pylist() for name in ("line", "message_id", "text"))
-            assert list(zip(*columns, strict=True)) == [
-                (each.at.line, each.message.message_id, each.message.text)
-                for each in found
-                if isinstance(each, Met)
-            ]
+    return found
+
+
+@together
+def _read_in_both_ways(contents: list[bytes]) -> None:
+    for chunk in chunks_of(io.BytesIO(b"\n".join(contents))):
+        found = _read_slowly(chunk)
+        [part] = _of_chunk(chunk)
+        assert part.refusals == [each for each in found if isinstance(each, Refusal)]
+        columns = (part.met[name].to_pylist() for name in ("line", "message_id", "text"))
+        assert list(zip(*columns, strict=True)) == [
+            (each.at.line, each.message.message_id, each.message.text)
+            for each in found
+            if isinstance(each, Met)
+        ]
 
 
 def files(content: bytes) -> None:
@@ -123,13 +166,18 @@ def words(content: bytes) -> None:
     assert count_paragraphs(text) >= 0
     assert has_personal_data(text) in (True, False)
     assert has_control_tokens(text) in (True, False)
-    if len(content) % RARELY == 0:
-        half = text[: len(text) // 2]
-        texts = pa.array([text, "", half])
-        assert word_counts(texts).tolist() == [n, 0, count_words(half)]
-        assert shingles_of(texts, 3).words.tolist() == [n, 0, count_words(half)]
-        codes = fold_codes(pa.array([text, normalised(text)]))
-        assert codes[0] == codes[1]
+    for each in (text, text[: len(text) // 2]):
+        _by_tables(each)
+
+
+@together
+def _by_tables(texts: list[str]) -> None:
+    counts = [count_words(text) for text in texts]
+    assert word_counts(pa.array(texts)).tolist() == counts
+    folded = [len(folded_words(text)) for text in texts]
+    assert shingles_of(pa.array(texts), 3).words.tolist() == folded
+    codes = fold_codes(pa.array([*texts, *map(normalised, texts)])).tolist()
+    assert codes[: len(texts)] == codes[len(texts) :]
 
 
 def escapers(content: bytes) -> None:
@@ -138,40 +186,43 @@ def escapers(content: bytes) -> None:
     shown = printable(text)
     assert not STEERS.search(shown)
     assert printable(shown) == shown
-    page = _Read()
-    page.feed(_PAGE.render(x=text))
-    page.close()
-    assert page.tags == [("p", [("title", _visible(text))])]
-    assert page.text == _visible(text)
-    if "\0" not in text:  # which csv writes and does not read
-        cell = guarded(text)
-        assert not cell.startswith(FORMULA)
-        read = csv.reader(io.StringIO(csv_text([text], [{text: text}]), newline=""), strict=True)
-        assert list(read) == [[text], [cell]]
     for written in (plain(text), code(text)):
         assert "\n" not in written
         assert not STEERS.search(written)
     assert not re.search(r"(?<!\\)<", re.sub(r"`[^`]*`", "", plain(text)))
+    _on_pages_and_sheets(text)
 
 
-_PAGE = page_environment(Path("/")).from_string('<p title="{{ x }}">{{ x }}</p>')
+@together
+def _on_pages_and_sheets(texts: list[str]) -> None:
+    page = _Read()
+    page.feed(_PAGE.render(texts=texts))
+    page.close()
+    visible = [printable(text.replace("\r\n", "\n")) for text in texts]
+    assert page.found == [["p", [("title", each)], each] for each in visible]
+    texts = [text for text in texts if "\0" not in text]  # which csv writes and does not read
+    cells = [guarded(text) for text in texts]
+    assert not any(cell.startswith(FORMULA) for cell in cells)
+    table = csv_text(["x", "y"], [{"x": text, "y": "y"} for text in texts])
+    read = csv.reader(io.StringIO(table, newline=""), strict=True)
+    assert list(read) == [["x", "y"], *([cell, "y"] for cell in cells)]
 
 
-def _visible(text: str) -> str:
-    return printable(text.replace("\r\n", "\n"))
+_PAGE = page_environment(Path("/")).from_string(
+    '{% for x in texts %}<p title="{{ x }}">{{ x }}</p>{% endfor %}'
+)
 
 
 class _Read(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.tags: list[tuple[str, list]] = []
-        self.text = ""
+        self.found: list[list] = []  # tag, attributes, text
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.tags.append((tag, attrs))
+        self.found.append([tag, attrs, ""])
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.found[-1][2] += data
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
