@@ -17,7 +17,9 @@ def recipe_files(name: str, recipe: Mapping[str, Any]) -> dict[str, str]:
         return {}
     control = recipe.get("control")
     if control is None:
-        return {f"{name}.toml": _toml(_changed(recipe, _plain(Recipe(title=""))))}
+        usual = _plain(Recipe(title=""))
+        del usual["title"]  # every recipe says its own, an empty one too
+        return {f"{name}.toml": _toml(_changed(recipe, usual))}
     of, targets = control["of"], recipe_files(control["of"], control["recipe"])
     # A target called as its control would be the same file.
     names = {each: f"target-{each}" if each == f"{name}.toml" else each for each in targets}

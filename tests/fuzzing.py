@@ -15,7 +15,7 @@ from dataset_builder.errors import InputError
 from tests.campaign import Attempt, Campaign, Outcome
 from tests.warm import ROOT
 
-RUNS = 100_000  # of an attempt: libFuzzer's own memory grows by up to a kB each
+RUNS = 100_000  # of an attempt: atheris itself grows by up to a kB each
 SECONDS = 20  # that one execution may take on a busy machine
 MEGABYTES = 512
 LENGTH = 4096  # bytes of an input

@@ -13,7 +13,7 @@ from dataset_builder.__main__ import app
 from dataset_builder.command_line import run
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import find_variant
-from dataset_builder.recipe import load_recipe, recipe_names
+from dataset_builder.recipe import Recipe, load_recipe, recipe_names
 from dataset_builder.recipe_file import recipe_files
 
 ODD = """
@@ -95,6 +95,14 @@ def test_what_ships_needs_no_file_and_as_a_file_says_the_same(tmp_path, name):
     for file, text in files.items():
         (tmp_path / file).write_text(text, encoding="utf-8")
     assert load_recipe(str(tmp_path / "mine.toml")) == load_recipe(name)
+
+
+@pytest.mark.parametrize("title", ["", "'", '"', "\x7f"])
+def test_a_recipe_written_as_a_file_keeps_its_title_an_empty_one_too(tmp_path, title):
+    recipe = msgspec.json.decode(msgspec.json.encode(Recipe(title=title)))
+    [(file, text)] = recipe_files("mine", recipe).items()
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    assert load_recipe(str(tmp_path / file)).title == title
 
 
 def test_files_of_one_name_are_told_apart_by_as_much_of_their_paths_as_it_takes(tmp_path):
