@@ -68,7 +68,6 @@ def test_a_batch_that_drops_and_grows_is_recorded_anew(
     whole = decode(model, wanted, **ways)
     monkeypatch.undo()
     for module, option, value in [
-        (torch.backends.cuda.matmul, "allow_tf32", False),
         (decoding, "LOOK", 4),
         (decoding, "FEWEST", 8),
         (decoding, "EMPTIES", empties),
