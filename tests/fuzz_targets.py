@@ -7,7 +7,9 @@ Needs atheris, which follows the branches of our Python as libFuzzer follows tho
 
 import csv
 import io
+import json
 import os
+import random
 import re
 import sys
 import tempfile
@@ -24,16 +26,19 @@ import atheris
 with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", "tomllib"]):
     import pyarrow as pa
 
+    from dataset_builder.columns import table_of_met
+    from dataset_builder.compiled import is_at_hand, library
     from dataset_builder.errors import InputError
     from dataset_builder.export import read_export
     from dataset_builder.flags import has_control_tokens, has_personal_data
     from dataset_builder.folds import fold_codes
-    from dataset_builder.lines import Chunk, Place, chunks_of, lines_in
+    from dataset_builder.lines import Chunk, Place, as_block, chunks_of, lines_in
     from dataset_builder.pages import page_environment
     from dataset_builder.printable import printable
     from dataset_builder.recipe import load_recipe
     from dataset_builder.recipe_file import recipe_files
     from dataset_builder.rows import Met, Refusal, read_row
+    from dataset_builder.scanning import scanned
     from dataset_builder.settings import as_stored
     from dataset_builder.shards import _of_chunk
     from dataset_builder.shingles import shingles_of
@@ -50,6 +55,11 @@ with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", 
     from reports.export import FORMULA, csv_text, guarded
     from reports.markdown import code, plain
 
+from tests.usual_lines import ROWS, USUAL
+
+assert library() is not None
+assert is_at_hand()  # or nothing compiled is looked at
+
 # On a file system in memory, where there is one.
 PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
 
@@ -59,15 +69,16 @@ STEERS = re.compile(
 )
 
 
-# Making tables takes a hundred times as long as looking at one line or text.
-TOGETHER = 128
+# Making tables takes a hundred times as long as looking at one line or text. An attempt's
+# executions are a multiple of it, so that each is looked at.
+TOGETHER = 125
 
 Item = TypeVar("Item")
 
 
 def together(check: Callable[[list[Item]], None]) -> Callable[[Item], None]:
-    """Gives `check` what it is given, many at once. Where that breaks, the item that breaks it
-    alone is named, as libFuzzer keeps the last input only.
+    """Gives `check` what it is given, many at once. Where that breaks, all of it is written down,
+    as libFuzzer keeps the last input only, and what breaks it alone is named.
     """
     held: list[Item] = []
 
@@ -79,6 +90,7 @@ def together(check: Callable[[list[Item]], None]) -> Callable[[Item], None]:
             try:
                 check(items)
             except Exception:
+                (Path(tempfile.gettempdir()) / "together.txt").write_text(repr(items))
                 for each in items:
                     _alone(check, each)
                 raise
@@ -90,14 +102,29 @@ def _alone(check: Callable[[list[Item]], None], item: Item) -> None:
     try:
         check([item])
     except Exception as error:
-        raise AssertionError(f"broken by {item!r}") from error
+        raise AssertionError(f"broken by {repr(item)[:4000]}") from error
 
 
 def reader(content: bytes) -> None:
-    """Lines: each is messages or refused, and by compiled code as on its own."""
+    """Lines: each is messages or refused, and in columns as on its own."""
     for chunk in chunks_of(io.BytesIO(content)):
         _read_slowly(chunk)
-    _read_in_both_ways(content)
+    _in_columns_as_slowly(content)
+
+
+def compiled(content: bytes) -> None:
+    """Lines that exporters write, each with a little in it that none writes: compiled code reads
+    them as the slow reader does. What libFuzzer makes of lines it leaves nearly always.
+    """
+    chance = random.Random(content)
+    if chance.random() < 0.5:
+        row = {**chance.choice(ROWS), "text": content.decode("utf-8", "replace")}
+        _compiled_as_slowly(json.dumps(row, ensure_ascii=chance.random() < 0.5).encode())
+        return
+    line = chance.choice(USUAL)
+    at = chance.randrange(len(line))
+    some = content[: chance.randint(1, 4)].replace(b"\n", b"")
+    _compiled_as_slowly(line[:at] + some + line[at + chance.choice((0, len(some))) :])
 
 
 def _read_slowly(chunk: Chunk) -> list[Met | Refusal]:
@@ -111,18 +138,26 @@ def _read_slowly(chunk: Chunk) -> list[Met | Refusal]:
     return found
 
 
-@together
-def _read_in_both_ways(contents: list[bytes]) -> None:
+def _is_read_as_slowly(contents: list[bytes]) -> None:
     for chunk in chunks_of(io.BytesIO(b"\n".join(contents))):
         found = _read_slowly(chunk)
         [part] = _of_chunk(chunk)
         assert part.refusals == [each for each in found if isinstance(each, Refusal)]
-        columns = (part.met[name].to_pylist() for name in ("line", "message_id", "text"))
-        assert list(zip(*columns, strict=True)) == [
-            (each.at.line, each.message.message_id, each.message.text)
-            for each in found
-            if isinstance(each, Met)
-        ]
+        assert part.met.equals(table_of_met([each for each in found if isinstance(each, Met)]))
+
+
+_in_columns_as_slowly = together(_is_read_as_slowly)
+
+
+@together
+def _compiled_as_slowly(lines: list[bytes]) -> None:
+    # It gives a block up of which it would leave more lines than these.
+    for at in range(0, len(lines), 60):
+        some = lines[at : at + 60]
+        block = as_block(Chunk(0, b"\n".join(some), 0))
+        assert block is not None
+        assert scanned(block) is not None
+        _is_read_as_slowly(some)
 
 
 def files(content: bytes) -> None:
@@ -227,7 +262,7 @@ class _Read(HTMLParser):
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (reader, files, recipe, words, escapers)
+    each.__name__: each for each in (reader, compiled, files, recipe, words, escapers)
 }
 
 

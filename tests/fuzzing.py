@@ -59,7 +59,8 @@ def _attempt(target: str, corpus: Path, seed: int, folder: Path) -> Outcome:
         text=True,
         errors="replace",
     )
-    assert not ran.returncode, ran.stderr[-8000:]
+    said = f"it ended with {ran.returncode}: {ran.stdout[-8000:]}{ran.stderr[-8000:]}"
+    assert not ran.returncode, said
     done = re.search(r"#(\d+)\s+DONE\s+(cov: \d+).*?(corp: \d+).*?(rss: \d+Mb)", ran.stderr)
-    assert done, ran.stderr[-8000:]
+    assert done, said
     return Outcome(tried=int(done[1]), note=", ".join(done.groups()[1:]))

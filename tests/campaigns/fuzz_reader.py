@@ -6,6 +6,6 @@ from tests.usual_lines import USUAL
 
 CAMPAIGN = fuzzing(
     "reader",
-    "whatever a line holds, it is read or refused, and by compiled code alike",
+    "whatever a line holds, it is read or refused, in columns as on its own",
     lambda: [*USUAL, *(row for rows in LINES.values() for row in rows)],
 )
