@@ -28,7 +28,7 @@ unlimited_tokens = 9
 scorers = ["violation", "words", "relevance_controlled", "human_likelihood"]
 relevance_others = 1
 """
-SHARE_READ = 0.5  # of the faults
+SHARE_READ = 0.25  # of the faults
 EXPORTED = ("answers.csv", "answers.parquet", "differences.md")
 
 
