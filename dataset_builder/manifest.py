@@ -74,13 +74,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def find_variant(name: str) -> tuple[Path, Manifest]:
     """The current build of the variant `name`, or the build whose path or full name it is.
 
-    Raises InputError where there is none, listing those that exist.
+    Raises InputError where there is none, listing those that exist, and where the pointer to it
+    leads out of the artefacts.
     """
     folder = artifacts_root() / "variants"
     pointer = folder / f"{name}.json"
-    candidates = [Path(name), folder / name]
-    if "/" not in name and pointer.is_file():
-        candidates.insert(0, folder / read_json(pointer, Pointer).build)
+    candidates = [Path(name)]
+    if Path(name).name == name:
+        candidates.append(folder / name)
+        if pointer.is_file():
+            build = read_json(pointer, Pointer).build
+            if Path(build).name != build:
+                raise InputError(
+                    f"{pointer}: `{build}` is no name of a build", f"type `just build-data {name}`"
+                )
+            candidates.insert(0, folder / build)
     for directory in candidates:
         if (directory / "manifest.json").is_file():
             return directory, read_json(directory / "manifest.json", Manifest)

@@ -8,6 +8,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.tokenizer import open_tokenizer
 from finetune.base import ready_base
 from finetune.preset import Base
+from tests.campaigns.names import elsewhere
 from tests.poisoned import attack_all
 
 
@@ -39,3 +40,8 @@ def test_a_tokenizer_of_the_hub_is_named_with_its_commit(name: str):
         open_tokenizer(name)
     assert str(caught.value) == f"the tokenizer `{name}` is named without its commit"
     assert "a/b@" in str(caught.value.hint)
+
+
+def test_no_name_leads_out_of_where_such_things_are(tmp_path: Path):
+    """The last attempt of the campaign `names`."""
+    assert elsewhere(tmp_path).tried > 200

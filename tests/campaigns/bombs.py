@@ -1,4 +1,6 @@
-"""Files that grow when they are read, given to the command: how long, and in how much memory."""
+"""Files that grow when they are read, given to what builds read exports by: how long it takes, in
+seconds of CPU, and in how much memory.
+"""
 
 import gzip
 import json

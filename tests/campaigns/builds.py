@@ -50,7 +50,9 @@ def prepare(shared: Path) -> Iterator[Attempt]:
             else:
                 code = killed(DATASET_BUILDER, chance.randint(1, operations))
                 running = build(process, artifacts, two, code)
-            kills += running.wait() == -signal.SIGKILL
+            status = running.wait()
+            assert status in (0, -signal.SIGKILL), running.said()
+            kills += status != 0
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("ARTIFACTS", str(artifacts))
                 assert_whole(*find_variant("full"))

@@ -70,7 +70,7 @@ def plant(seed: int, folder: Path) -> tuple[int, int, int, int]:
     roots = [_said(chance, chance.randint(30, 60)) for _ in range(TREES)]
     held = [text for text in roots if side(text, HELD_OUT) != "train"]
     asked = [_said(chance, chance.randint(8, 40)) for _ in range(2 * LEAKS)]
-    rows, leaks = [], set()
+    rows, leaks = [], dict[str, str]()
     for at, text in enumerate(roots):
         rows += [prompt(f"p{at}", text=text), reply(f"r{at}", f"p{at}", rank=0, words=9)]
     free = iter(at for at, text in enumerate(roots) if side(text, HELD_OUT) == "train")
@@ -81,11 +81,11 @@ def plant(seed: int, folder: Path) -> tuple[int, int, int, int]:
             name = f"{kind} {n}"
             rows.append(prompt(f"leak {name}", f"r{at}", text=changed(source, chance)))
             rows.append(reply(name, f"leak {name}", rank=0, words=9))
-            leaks.add(name)
+            leaks[name] = name
             if is_before:
                 more = [prompt(f"more {name}", name, text=_said(chance, 9))]
                 rows += [*more, reply(f"last {name}", f"more {name}", rank=0, words=9)]
-                leaks.add(f"last {name}")
+                leaks[f"last {name}"] = name  # the same leak, in a longer thread
     lines = tuple(enumerate(asked, start=1))
     against = Against((PromptLines("asked.jsonl", "0", lines, {}, ()),))
     made = plan_variant(
@@ -94,9 +94,10 @@ def plant(seed: int, folder: Path) -> tuple[int, int, int, int]:
     found = {row["thread_id"]: row["dropped_by"] for row in made.ledger.to_pylist()}
     reasons = ("near_held_out", "contamination")
     train = {row["thread_id"] for row in made.ledger.to_pylist() if row["split"] == "train"}
-    others = train - leaks
+    others = train - leaks.keys()
     alarms = sum(found[name] in reasons for name in others)
-    return len(leaks), sum(found[name] not in reasons for name in leaks), len(others), alarms
+    missed = {leak for name, leak in leaks.items() if found[name] not in reasons}
+    return len(KINDS) * LEAKS, len(missed), len(others), alarms
 
 
 @contextmanager

@@ -4,21 +4,30 @@ or a text.
 """
 
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from dataset_builder.artifacts import write_json
 from dataset_builder.card import build_command, card
+from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
+from dataset_builder.manifest import Pointer, find_variant
 from dataset_builder.recipe import load_recipe
 from dataset_builder.template import TEMPLATES, encode_prompts, token_id
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant
+from evals.suite import load_suite
+from finetune.preset import load_preset
+from reports.study import load_study
 from tests.builders import prompt, reply, write
 from tests.campaign import Attempt, Campaign, Outcome
 from tests.hostile import MARKUP
 from tests.hostile_terminal import PAYLOADS as FOR_TERMINALS
-from tests.tiny import tiny_tokenizer
+from tests.tiny import tiny_tokenizer, write_variant
 
 # Of files. What they would match, quote or lead to stands beside them, and is another file.
 NAMES = (
@@ -33,13 +42,21 @@ NAMES = (
     *("\u2028", "\u0130", "\u00df", "漢字", "🙂", "🙂\u200d🙂", "con", "nul", "aux", "x" * 200, "<b>", "&lt;"),
     *("[link=x]y", "[INST]", "a.parquet", "a.gz", "PAR1", "__proto__", "None", "null", "0", "1e9"),
 )  # fmt: skip
+# Of things that have names: what would lead elsewhere, at what stands there.
+ELSEWHERE = (
+    *("..", "../..", "../x", "../../x", "x/..", "x/../..", "./x", "x/", "x/.", "../variants/x", "a/../x", "/../x"),
+    *("../outside/x", "../../outside/x", "../../outside", "variants/../../outside/x", "/etc/passwd", "//etc/passwd"),
+    *("../../etc/passwd", "..\\x", "..\\..\\outside\\x", "%2e%2e/x", "..%2fx", "x\0", "\0", "../x\0", ".", "", " "),
+    *("~", "~/x", "~root/x", "*", "x*", "?", "[x]", "{x,y}", "**", "../*", "../out*/x", "$HOME/x", "`pwd`", "$(pwd)/x"),
+    *("../x.toml", "../../outside/x.toml/", "file:///etc/passwd", "con", "x:y", "-", "--", "-x", "'x'", '"x"', "x;y"),
+)  # fmt: skip
 DECOYS = ("a", "b", "ab", "x", "etc", "ran", "-", "messages")
 
 
 @contextmanager
 def prepare(shared: Path) -> Iterator[Attempt]:
-    """Nothing: names first, links second, texts third."""
-    yield lambda seed, folder: (names, links, texts)[seed](folder)
+    """Nothing: names first, links second, texts third, names that lead elsewhere last."""
+    yield lambda seed, folder: (names, links, texts, elsewhere)[seed](folder)
 
 
 def names(folder: Path) -> Outcome:
@@ -104,11 +121,43 @@ def texts(folder: Path) -> Outcome:
     return Outcome(tried=len(said))
 
 
+def elsewhere(folder: Path) -> Outcome:
+    """No name of a recipe, preset, suite, study or variant leads out of where such
+    things are, nor does a pointer to a build; what stands outside could be loaded.
+    """
+    artifacts = folder / "artifacts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTIFACTS", str(artifacts))
+        work = folder / "at" / "deep" / "work"  # from where no name is a path to what is outside
+        work.mkdir(parents=True)
+        patch.chdir(work)
+        built = write_variant()
+        for outside in (folder / "outside" / "x", artifacts / "x"):
+            shutil.copytree(built, outside)
+            outside.with_name("x.toml").write_text('title = "a test"\n')
+        pointer = artifacts / "variants" / "x.json"
+        before = set(folder.rglob("*"))
+        tried = 0
+        for name in ELSEWHERE:
+            for find in (load_recipe, load_preset, load_suite, load_study, find_variant):
+                with pytest.raises(InputError):
+                    find(name)
+                tried += 1
+            if Path(name).name != name:
+                write_json(Pointer(build=name), pointer)
+                with pytest.raises(InputError):
+                    find_variant("x")
+                pointer.unlink()
+                tried += 1
+        assert set(folder.rglob("*")) == before
+    return Outcome(tried=tried)
+
+
 CAMPAIGN = Campaign(
     code="S2",
     promise="a name is a name and a text a text: no pattern, query, command or control token",
     counted="names, links and texts",
     aim=100,
     prepare=prepare,
-    attempts=3,
+    attempts=4,
 )
