@@ -434,6 +434,13 @@ def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_pa
         assert {(met.tree_id, met.tree_state) for met in export.messages} == {("mine", "growing")}
 
 
+def test_a_tree_that_is_its_root_message_loses_the_wrong_one_alone(tmp_path):
+    (tree,) = nested([*CONVERSATION[:3], CONVERSATION[3] | {"rank": "first"}, CONVERSATION[4]])
+    export = read(tmp_path, lines([tree["prompt"]]))
+    assert reasons(export) == [(1, "wrong_type")]
+    assert [met.message.message_id for met in export.messages] == ["a", "b", "e", "c"]
+
+
 @pytest.mark.parametrize("size", [10, 10**6])
 def test_a_file_is_refused_once_too_much_of_it_is(tmp_path, monkeypatch, size):
     """Each refusal is kept: lines of two bytes took 600 times their room, and hours."""
@@ -506,6 +513,54 @@ def test_lines_are_numbered_and_cut_as_one_by_one(parts, begin, end, chunk):
             ]
             before += each.lines
     assert (found, before) == plain_lines(content, begin, end, 50)
+
+
+def test_a_block_is_the_lines_that_begin_in_it(monkeypatch):
+    monkeypatch.setattr(lines_module, "TAIL_BYTES", 2)
+    content = b"a\n\nbbbbbbbbbbbbbbb\ncc\ndddd"
+    begins = [0, 2, 3, 19, 22]
+    for begin in range(len(content) + 1):
+        for end in (None, *range(begin + 1, len(content) + 1)):
+            block = lines_module.block_of(io.BytesIO(content), begin, end)
+            own = [at for at in begins if begin <= at and (end is None or at < end)]
+            behind = min((at for at in begins if own and at > own[-1]), default=len(content))
+            said = content[own[0] : behind] if own else b""
+            assert block.buffer[: block.size].tobytes() == said
+            assert not own or block.offset == own[0]
+            assert len(block.buffer) > block.size + lines_module.PADDING
+            assert block.buffer[block.size :].tobytes().rstrip(b"\0") == b"\n"
+
+
+def test_more_than_a_line_may_have_is_no_block(monkeypatch):
+    monkeypatch.setattr(lines_module, "TAIL_BYTES", 2)
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 10)
+    for size, is_block in ((8, True), (9, False)):
+        assert bool(lines_module.block_of(io.BytesIO(b"a" * size), 0, None)) is is_block
+    for held, dropped, is_block in ((10, 0, True), (11, 0, False), (3, 1, False)):
+        chunk = lines_module.Chunk(5, b"a" * held, dropped)
+        assert bool(lines_module.as_block(chunk)) is is_block
+
+
+@pytest.mark.parametrize(
+    ("unpacked", "packed", "said"),
+    [
+        (8 * 2**30, 2**30, None),
+        (8 * 2**30 + 1, 2**30, "x: unpacks to more than 8 GiB"),
+        (64 * 2**20, 0, None),
+        (64 * 2**20 + 200, 2**20, None),
+        (200 * 2**20, 2**20, None),
+        (200 * 2**20 + 1, 2**20, "x: unpacks to more than 200 times its size"),
+        (64 * 2**20 + 1, 2**10, "x: unpacks to more than 200 times its size"),
+    ],
+)
+def test_what_a_file_unpacks_to_is_bounded_in_bytes_and_in_ratio(unpacked, packed, said):
+    if said is None:
+        lines_module.refuse_bomb(unpacked, packed, "x")
+        return
+    with pytest.raises(InputError) as error:
+        lines_module.refuse_bomb(unpacked, packed, "x")
+    assert str(error.value) == said
+    assert error.value.hint == "unpack it yourself if you trust it, and name the result"
 
 
 @pytest.mark.parametrize("line", [b"\n", b"  \n", b"\r\n"])

@@ -327,6 +327,14 @@ def test_no_worse_and_equivalent_are_the_one_sided_tests(margin: float):
     assert no_worse(None, None, margin, 1) == "not shown"
 
 
+def test_an_interval_that_ends_at_the_margin_does_not_lie_within_it():
+    ends = [(-0.5, 0.25), (-0.25, 0.5), (-0.25, 0.25), (-0.5, 0.5)]
+    less = [no_worse(*each, 0.5, -1) for each in ends]
+    assert less == ["no worse", "not shown", "equivalent", "not shown"]
+    more = [no_worse(*each, 0.5, 1) for each in ends]
+    assert more == ["not shown", "no worse", "equivalent", "not shown"]
+
+
 def test_arms_that_never_differ_are_equivalent_by_three_in_as_many_trees():
     found = paired(np.zeros((3, 100)), np.zeros((3, 100)), one_each(100), is_share=True)
     assert found.high_90 == -found.low_90 == pytest.approx(3 / 100, rel=0.03)

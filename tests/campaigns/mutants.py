@@ -20,7 +20,12 @@ TESTS = {
     "dataset_builder/rows.py": ("test_export", "test_merge", "test_hostile_files"),
     "dataset_builder/split.py": ("test_threads",),
     "dataset_builder/rules.py": ("test_recipe", "test_selecting"),
-    "dataset_builder/recipe.py": ("test_recipe", "test_selecting", "test_forms"),
+    "dataset_builder/recipe.py": (
+        "test_recipe",
+        "test_selecting",
+        "test_forms",
+        "test_recipe_docs",
+    ),
     "dataset_builder/strata.py": ("test_selecting",),
     "dataset_builder/printable.py": ("test_printable", "test_hostile_terminal"),
     "dataset_builder/pages.py": ("test_printable", "test_html"),
@@ -31,6 +36,7 @@ TESTS = {
 ALSO = {
     "dataset_builder/lines.py": ("test_merge", "test_columns", "test_scanning"),
     "dataset_builder/rows.py": ("test_columns", "test_scanning"),
+    "dataset_builder/recipe.py": ("test_control",),
 }
 # What these tests and our modules import; nothing that may be changed is among it.
 LIBRARIES = (
