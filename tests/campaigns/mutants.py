@@ -36,7 +36,6 @@ TESTS = {
 ALSO = {
     "dataset_builder/lines.py": ("test_merge", "test_columns", "test_scanning"),
     "dataset_builder/rows.py": ("test_columns", "test_scanning"),
-    "dataset_builder/recipe.py": ("test_control",),
 }
 # What these tests and our modules import; nothing that may be changed is among it.
 LIBRARIES = (
