@@ -25,6 +25,7 @@ TESTS = {
         "test_selecting",
         "test_forms",
         "test_recipe_docs",
+        "test_control",
     ),
     "dataset_builder/strata.py": ("test_selecting",),
     "dataset_builder/printable.py": ("test_printable", "test_hostile_terminal"),
@@ -82,7 +83,8 @@ OPTIONS += ("-o", "tmp_path_retention_policy=failed", "--tb=short", "--durations
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # hypothesis is there already
 SECONDS = 600  # for all tests of a module
 # For those that were not seen to run the line, the shortest first, where others were.
-REST = 10
+REST = 4
+ALSO_SECONDS = 20  # for those of ALSO, the shortest first
 
 
 @contextmanager
@@ -109,7 +111,9 @@ def prepare(shared: Path) -> Iterator[Attempt]:
         asked = {test: each for name in names for test, each in ran(name).items()}
         lines = lines_of(mutant)
         near, far = by_reach(asked, mutant.file, lines, noticing)
-        if not is_near_enough:
+        if is_near_enough:
+            near = within(ALSO_SECONDS, near)
+        else:
             near |= within(REST if near else SECONDS, far)
         if not near:
             return ""
