@@ -21,6 +21,12 @@ from evals.statistics import (
 from finetune.gate import least_share
 
 RANDOM = np.random.default_rng(7)
+BEGIN = RANDOM.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def what_is_drawn_does_not_hang_on_the_tests_before() -> None:
+    RANDOM.bit_generator.state = BEGIN
 
 
 def one_each(n: int) -> list[str]:
