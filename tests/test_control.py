@@ -420,6 +420,11 @@ ROWS_OF = '[control]\nmatch = "rows"\nof = '
             "name in `of` a recipe that chooses",
         ),
         (
+            f'{ROWS_OF}"pairs"',
+            "recipe `{path}`: `pairs` does not make answers, and only those have controls",
+            'name a recipe of the form "answers" in `of`',
+        ),
+        (
             f'{ROWS_OF}"full"\n[keep]\nlanguages = ["en"]',
             "recipe `{path}`: a control takes all but the draw from `full`; found `[keep]`",
             "leave in the file only `title` and `[control]` with `of` and `match`",

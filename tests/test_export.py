@@ -14,7 +14,6 @@ from dataset_builder import shards
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.forest import DEPTH, join_exports
-from dataset_builder.lines import LINE_BYTES
 from dataset_builder.rows import read_row
 from dataset_builder.threads import make_tables
 
@@ -152,7 +151,7 @@ def test_a_row_that_cannot_be_read_is_refused_alone_with_its_place_and_reason(
 
 
 def test_a_line_beyond_the_bound_is_refused_and_never_held(tmp_path):
-    huge = b'{"message_id": "x", "text": "' + b"a" * LINE_BYTES + b'", "role": "prompter"}\n'
+    huge = b'{"message_id": "x", "text": "' + b"a" * 16 * 2**20 + b'", "role": "prompter"}\n'
     content = gzip.compress(lines([message("a")]) + huge + lines([message("b")]), compresslevel=1)
     export = read(tmp_path, content)
     assert reasons(export) == [(2, "too_long")]
@@ -437,8 +436,18 @@ def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_pa
 def test_a_tree_that_is_its_root_message_loses_the_wrong_one_alone(tmp_path):
     (tree,) = nested([*CONVERSATION[:3], CONVERSATION[3] | {"rank": "first"}, CONVERSATION[4]])
     export = read(tmp_path, lines([tree["prompt"]]))
-    assert reasons(export) == [(1, "wrong_type")]
+    assert (export.form, reasons(export)) == ("trees", [(1, "wrong_type")])
     assert [met.message.message_id for met in export.messages] == ["a", "b", "e", "c"]
+
+
+@pytest.mark.parametrize("place", ["thread", "inner", "messages"])
+def test_a_thread_with_a_wrong_value_in_it_loses_that_message_alone(tmp_path, place):
+    turns = [CONVERSATION[0] | {"text": "a\0b"}, CONVERSATION[1] | {"rank": "first"}]
+    turns.append(CONVERSATION[3])
+    row = {"inner": {"thread": {"messages": turns}}}.get(place, {place: turns})
+    export = read(tmp_path, lines([{"thread_id": "t"} | row]))
+    assert (export.form, reasons(export)) == ("threads", [(1, "nul"), (1, "wrong_type")])
+    assert [met.message.message_id for met in export.messages] == ["d"]
 
 
 @pytest.mark.parametrize("size", [10, 10**6])
@@ -487,6 +496,7 @@ pieces = st.sampled_from(
         b"\r\n",
         b"a",
         b"bb\n",
+        b"c" * 50 + b"\n",
         b"c" * 60,
         b"c" * 150,
         b"\t",
@@ -515,12 +525,16 @@ def test_lines_are_numbered_and_cut_as_one_by_one(parts, begin, end, chunk):
     assert (found, before) == plain_lines(content, begin, end, 50)
 
 
-def test_a_block_is_the_lines_that_begin_in_it(monkeypatch):
+def test_lines_and_blocks_are_those_that_begin_in_it(monkeypatch):
     monkeypatch.setattr(lines_module, "TAIL_BYTES", 2)
-    content = b"a\n\nbbbbbbbbbbbbbbb\ncc\ndddd"
-    begins = [0, 2, 3, 19, 22]
+    content = b"\n\nabbbbbbbbbbbbbbb\ncc\ndddd"
+    begins = [0, 1, 2, 19, 22]
     for begin in range(len(content) + 1):
         for end in (None, *range(begin + 1, len(content) + 1)):
+            found = [*lines_module.lines_of(io.BytesIO(content), begin, end)]
+            contents = [line for each in found for line in each.contents]
+            numbered = plain_lines(content, begin, end, 99)[0]
+            assert contents == [line for _, _, line in numbered]
             block = lines_module.block_of(io.BytesIO(content), begin, end)
             own = [at for at in begins if begin <= at and (end is None or at < end)]
             behind = min((at for at in begins if own and at > own[-1]), default=len(content))
