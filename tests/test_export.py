@@ -14,7 +14,9 @@ from dataset_builder import shards
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.forest import DEPTH, join_exports
-from dataset_builder.rows import read_row
+from dataset_builder.lines import Place
+from dataset_builder.messages import NAME
+from dataset_builder.rows import Met, Refusal, read_row
 from dataset_builder.threads import make_tables
 
 CONVERSATION = [
@@ -440,6 +442,64 @@ def test_a_tree_that_is_its_root_message_loses_the_wrong_one_alone(tmp_path):
     assert [met.message.message_id for met in export.messages] == ["a", "b", "e", "c"]
 
 
+SAID = {"message_id": "x", "text": "Hello", "role": "prompter"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        ([1], "form", "a list; wanted an object"),
+        ({"thread_id": "t"}, "form", "a thread without messages"),
+        ({"some": 1}, "form", "neither `message_id` nor `thread_id` nor `prompt`"),
+        ({"text": "Hello"}, "incomplete", "no `message_id`"),
+        ({"role": "prompter"}, "incomplete", "no `message_id`"),
+        (SAID | {"message_id": ""}, "incomplete", "an empty `message_id`"),
+        (SAID | {"text": None}, "incomplete", "no `text`"),
+        (SAID | {"role": None}, "incomplete", "no `role`"),
+        (SAID | {"role": "bot"}, "role", "role `bot`; wanted prompter or assistant"),
+        (SAID | {"parent_id": "x"}, "self_parent", "it is its own parent"),
+        (SAID | {"text": "a\0"}, "nul", "a NUL character"),
+        (
+            SAID | {"message_id": "x" * (NAME + 1)},
+            "too_long",
+            f"an id or a tree's state of more than {NAME} characters",
+        ),
+        (
+            {"thread_id": "t", "thread": [SAID | {"replies": [SAID]}]},
+            "form",
+            "a thread's message with replies",
+        ),
+        ({"prompt": {"replies": [3]} | SAID}, "wrong_type", "a message is a int; wanted an object"),
+        (
+            {"prompt": SAID | {"replies": [SAID | {"message_id": "y", "parent_id": "z"}]}},
+            "parent",
+            "nested below x, its `parent_id` is z",
+        ),
+        (
+            {"prompt": {"replies": [SAID | {"parent_id": "z"}]}},
+            "parent",
+            "nested below a message without id, its `parent_id` is z",
+        ),
+        (
+            {"prompt": SAID, "tree_state": 3, "some": 1},
+            "wrong_type",
+            "`tree_state` is a int; wanted a string",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_said_in_words(row, reason, detail):
+    place = Place(1, 0)
+    _, found = read_row(json.dumps(row).encode(), place)
+    refusals = [each for each in found if isinstance(each, Refusal)]
+    assert (refusals[-1].at, refusals[-1].reason) == (place, reason)
+    assert refusals[-1].detail == detail
+
+
+def test_an_id_may_have_as_many_characters_as_a_name():
+    _, [met] = read_row(json.dumps(SAID | {"message_id": "x" * NAME}).encode(), Place(1, 0))
+    assert isinstance(met, Met)
+
+
 @pytest.mark.parametrize("place", ["thread", "inner", "messages"])
 def test_a_thread_with_a_wrong_value_in_it_loses_that_message_alone(tmp_path, place):
     turns = [CONVERSATION[0] | {"text": "a\0b"}, CONVERSATION[1] | {"rank": "first"}]
@@ -533,8 +593,9 @@ def test_lines_and_blocks_are_those_that_begin_in_it(monkeypatch):
         for end in (None, *range(begin + 1, len(content) + 1)):
             found = [*lines_module.lines_of(io.BytesIO(content), begin, end)]
             contents = [line for each in found for line in each.contents]
-            numbered = plain_lines(content, begin, end, 99)[0]
+            numbered, count = plain_lines(content, begin, end, 99)
             assert contents == [line for _, _, line in numbered]
+            assert sum(each.lines for each in found) == count
             block = lines_module.block_of(io.BytesIO(content), begin, end)
             own = [at for at in begins if begin <= at and (end is None or at < end)]
             behind = min((at for at in begins if own and at > own[-1]), default=len(content))

@@ -89,6 +89,15 @@ def test_the_interval_over_trees_of_unequal_size_is_that_of_a_ratio():
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
+def test_trees_of_many_sizes_do_not_make_an_interval_lopsided():
+    # What each says for itself is alike, so that the ends lie as far from the mean.
+    sizes = np.repeat([1.0, 2.0, 40.0], [40, 18, 2])
+    sums = sizes * (2 + np.tile([-0.3, 0.3], 30))
+    low, high = bootstrap_interval(sums, sizes)
+    mean = sums.sum() / sizes.sum()
+    assert (high - mean) / (mean - low) == pytest.approx(1, abs=0.05)
+
+
 def test_with_one_prompt_a_tree_the_variance_is_that_of_a_mean():
     gaps = RANDOM.normal(size=30)
     assert cluster_variance(gaps, np.ones(30)) == pytest.approx(gaps.var(ddof=1) / 30)
