@@ -388,6 +388,13 @@ def test_the_controls_that_ship_control_concise_best():
         assert control.recipe == load_recipe("concise_best")
 
 
+def test_the_pool_of_best_paths_is_all_whole_conversations():
+    assert (
+        pool(Keep(paths="best", max_rank=0)) == pool(Keep(paths="leaves")) == Keep(paths="leaves")
+    )
+    assert pool(Keep(paths="replies")).paths == "replies"
+
+
 def test_the_target_is_found_beside_the_file_that_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deep").mkdir()

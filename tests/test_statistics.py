@@ -89,6 +89,11 @@ def test_the_interval_over_trees_of_unequal_size_is_that_of_a_ratio():
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
+def test_resamples_that_equal_the_mean_are_as_much_above_as_below():
+    low, high = bootstrap_interval(np.tile([1.0, -1.0], 8), np.ones(16))
+    assert low == -high
+
+
 def test_trees_of_many_sizes_do_not_make_an_interval_lopsided():
     # What each says for itself is alike, so that the ends lie as far from the mean.
     sizes = np.repeat([1.0, 2.0, 40.0], [40, 18, 2])
