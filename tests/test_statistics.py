@@ -223,6 +223,16 @@ def test_five_trees_can_show_nothing_and_six_only_everything():
     assert paired(baseline, baseline, one_each(6), is_share=True).detectable == 1.0
 
 
+def test_arms_that_never_differ_show_nothing_where_values_are_no_shares_or_trees_are_few():
+    zeros = np.zeros((1, 30))
+    assert paired(zeros, zeros, one_each(30), is_share=True).detectable == 0.2
+    assert paired(zeros, zeros, one_each(30)).detectable is None
+    assert paired(zeros[:, :5], zeros[:, :5], one_each(5), is_share=True).detectable is None
+    # A constant difference is no absence of one.
+    assert paired(zeros + 1, zeros, one_each(30), is_share=True).high_90 is None
+    assert paired(zeros, zeros, one_each(30)).high_90 is None
+
+
 def test_holms_adjustment_is_the_textbooks():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, None, 0.8]) == [1.0, None, 1.0]
