@@ -326,5 +326,3 @@ def check_form(name: str, recipe: Recipe) -> None:
             f"recipe `{name}`: no prompt would state a limit",
             "`state_word_limit = 1.0` in [shape] has each state one",
         )
-    if shape.form == "prompts" and shape.limit_from == "list" and not shape.limits:
-        raise InputError(f"recipe `{name}`: `limits` names none", "limits = [20, 50, 100]")

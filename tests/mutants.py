@@ -49,6 +49,27 @@ def in_order(files: list[str]) -> list[Mutant]:
     return sorted(found, key=lambda each: hashlib.sha256(repr(each).encode()).digest())
 
 
+def lines_of(mutant: Mutant) -> range | None:
+    """Those of the statement that is changed, of one that holds others its head; None where it runs
+    when the module is imported.
+    """
+    tree = ast.parse((ROOT / mutant.file).read_text(encoding="utf-8"))
+    above = {inner: node for node in ast.walk(tree) for inner in ast.iter_child_nodes(node)}
+    node: ast.AST = list(ast.walk(tree))[mutant.place]
+    while not isinstance(node, ast.stmt):
+        node = above[node]
+    body = getattr(node, "body", None)
+    end = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+    lines = range(node.lineno, max(node.lineno, end) + 1)
+    outer = node
+    while outer := above[outer]:
+        if isinstance(outer, ast.FunctionDef):
+            return lines
+        if isinstance(outer, ast.Module):
+            break
+    return None
+
+
 def install(file: str, place: int) -> None:
     """From here on the module in `file` is imported with that change; none where it is -1."""
     sys.meta_path.insert(0, _Changed(file.removesuffix(".py").replace("/", "."), file, place))

@@ -388,6 +388,13 @@ def test_the_controls_that_ship_control_concise_best():
         assert control.recipe == load_recipe("concise_best")
 
 
+def test_the_pool_of_best_paths_is_all_whole_conversations():
+    assert (
+        pool(Keep(paths="best", max_rank=0)) == pool(Keep(paths="leaves")) == Keep(paths="leaves")
+    )
+    assert pool(Keep(paths="replies")).paths == "replies"
+
+
 def test_the_target_is_found_beside_the_file_that_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deep").mkdir()
@@ -418,6 +425,11 @@ ROWS_OF = '[control]\nmatch = "rows"\nof = '
             f'{ROWS_OF}"mine.toml"',
             "recipe `{path}`: `mine.toml` is a control itself",
             "name in `of` a recipe that chooses",
+        ),
+        (
+            f'{ROWS_OF}"pairs"',
+            "recipe `{path}`: `pairs` does not make answers, and only those have controls",
+            'name a recipe of the form "answers" in `of`',
         ),
         (
             f'{ROWS_OF}"full"\n[keep]\nlanguages = ["en"]',

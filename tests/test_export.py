@@ -14,8 +14,9 @@ from dataset_builder import shards
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.forest import DEPTH, join_exports
-from dataset_builder.lines import LINE_BYTES
-from dataset_builder.rows import read_row
+from dataset_builder.lines import Place
+from dataset_builder.messages import NAME
+from dataset_builder.rows import Met, Refusal, read_row
 from dataset_builder.threads import make_tables
 
 CONVERSATION = [
@@ -152,7 +153,7 @@ def test_a_row_that_cannot_be_read_is_refused_alone_with_its_place_and_reason(
 
 
 def test_a_line_beyond_the_bound_is_refused_and_never_held(tmp_path):
-    huge = b'{"message_id": "x", "text": "' + b"a" * LINE_BYTES + b'", "role": "prompter"}\n'
+    huge = b'{"message_id": "x", "text": "' + b"a" * 16 * 2**20 + b'", "role": "prompter"}\n'
     content = gzip.compress(lines([message("a")]) + huge + lines([message("b")]), compresslevel=1)
     export = read(tmp_path, content)
     assert reasons(export) == [(2, "too_long")]
@@ -434,6 +435,81 @@ def test_a_tree_or_thread_with_a_wrong_value_in_it_keeps_its_id_and_state(tmp_pa
         assert {(met.tree_id, met.tree_state) for met in export.messages} == {("mine", "growing")}
 
 
+def test_a_tree_that_is_its_root_message_loses_the_wrong_one_alone(tmp_path):
+    (tree,) = nested([*CONVERSATION[:3], CONVERSATION[3] | {"rank": "first"}, CONVERSATION[4]])
+    export = read(tmp_path, lines([tree["prompt"]]))
+    assert (export.form, reasons(export)) == ("trees", [(1, "wrong_type")])
+    assert [met.message.message_id for met in export.messages] == ["a", "b", "e", "c"]
+
+
+SAID = {"message_id": "x", "text": "Hello", "role": "prompter"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        ([1], "form", "a list; wanted an object"),
+        ({"thread_id": "t"}, "form", "a thread without messages"),
+        ({"some": 1}, "form", "neither `message_id` nor `thread_id` nor `prompt`"),
+        ({"text": "Hello"}, "incomplete", "no `message_id`"),
+        ({"role": "prompter"}, "incomplete", "no `message_id`"),
+        (SAID | {"message_id": ""}, "incomplete", "an empty `message_id`"),
+        (SAID | {"text": None}, "incomplete", "no `text`"),
+        (SAID | {"role": None}, "incomplete", "no `role`"),
+        (SAID | {"role": "bot"}, "role", "role `bot`; wanted prompter or assistant"),
+        (SAID | {"parent_id": "x"}, "self_parent", "it is its own parent"),
+        (SAID | {"text": "a\0"}, "nul", "a NUL character"),
+        (
+            SAID | {"message_id": "x" * (NAME + 1)},
+            "too_long",
+            f"an id or a tree's state of more than {NAME} characters",
+        ),
+        (
+            {"thread_id": "t", "thread": [SAID | {"replies": [SAID]}]},
+            "form",
+            "a thread's message with replies",
+        ),
+        ({"prompt": {"replies": [3]} | SAID}, "wrong_type", "a message is a int; wanted an object"),
+        (
+            {"prompt": SAID | {"replies": [SAID | {"message_id": "y", "parent_id": "z"}]}},
+            "parent",
+            "nested below x, its `parent_id` is z",
+        ),
+        (
+            {"prompt": {"replies": [SAID | {"parent_id": "z"}]}},
+            "parent",
+            "nested below a message without id, its `parent_id` is z",
+        ),
+        (
+            {"prompt": SAID, "tree_state": 3, "some": 1},
+            "wrong_type",
+            "`tree_state` is a int; wanted a string",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_said_in_words(row, reason, detail):
+    place = Place(1, 0)
+    _, found = read_row(json.dumps(row).encode(), place)
+    refusals = [each for each in found if isinstance(each, Refusal)]
+    assert (refusals[-1].at, refusals[-1].reason) == (place, reason)
+    assert refusals[-1].detail == detail
+
+
+def test_an_id_may_have_as_many_characters_as_a_name():
+    _, [met] = read_row(json.dumps(SAID | {"message_id": "x" * NAME}).encode(), Place(1, 0))
+    assert isinstance(met, Met)
+
+
+@pytest.mark.parametrize("place", ["thread", "inner", "messages"])
+def test_a_thread_with_a_wrong_value_in_it_loses_that_message_alone(tmp_path, place):
+    turns = [CONVERSATION[0] | {"text": "a\0b"}, CONVERSATION[1] | {"rank": "first"}]
+    turns.append(CONVERSATION[3])
+    row = {"inner": {"thread": {"messages": turns}}}.get(place, {place: turns})
+    export = read(tmp_path, lines([{"thread_id": "t"} | row]))
+    assert (export.form, reasons(export)) == ("threads", [(1, "nul"), (1, "wrong_type")])
+    assert [met.message.message_id for met in export.messages] == ["d"]
+
+
 @pytest.mark.parametrize("size", [10, 10**6])
 def test_a_file_is_refused_once_too_much_of_it_is(tmp_path, monkeypatch, size):
     """Each refusal is kept: lines of two bytes took 600 times their room, and hours."""
@@ -480,6 +556,7 @@ pieces = st.sampled_from(
         b"\r\n",
         b"a",
         b"bb\n",
+        b"c" * 50 + b"\n",
         b"c" * 60,
         b"c" * 150,
         b"\t",
@@ -506,6 +583,59 @@ def test_lines_are_numbered_and_cut_as_one_by_one(parts, begin, end, chunk):
             ]
             before += each.lines
     assert (found, before) == plain_lines(content, begin, end, 50)
+
+
+def test_lines_and_blocks_are_those_that_begin_in_it(monkeypatch):
+    monkeypatch.setattr(lines_module, "TAIL_BYTES", 2)
+    content = b"\n\nabbbbbbbbbbbbbbb\ncc\ndddd"
+    begins = [0, 1, 2, 19, 22]
+    for begin in range(len(content) + 1):
+        for end in (None, *range(begin + 1, len(content) + 1)):
+            found = [*lines_module.lines_of(io.BytesIO(content), begin, end)]
+            contents = [line for each in found for line in each.contents]
+            numbered, count = plain_lines(content, begin, end, 99)
+            assert contents == [line for _, _, line in numbered]
+            assert sum(each.lines for each in found) == count
+            block = lines_module.block_of(io.BytesIO(content), begin, end)
+            own = [at for at in begins if begin <= at and (end is None or at < end)]
+            behind = min((at for at in begins if own and at > own[-1]), default=len(content))
+            said = content[own[0] : behind] if own else b""
+            assert block.buffer[: block.size].tobytes() == said
+            assert not own or block.offset == own[0]
+            assert len(block.buffer) > block.size + lines_module.PADDING
+            assert block.buffer[block.size :].tobytes().rstrip(b"\0") == b"\n"
+
+
+def test_more_than_a_line_may_have_is_no_block(monkeypatch):
+    monkeypatch.setattr(lines_module, "TAIL_BYTES", 2)
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 10)
+    for size, is_block in ((8, True), (9, False)):
+        assert bool(lines_module.block_of(io.BytesIO(b"a" * size), 0, None)) is is_block
+    for held, dropped, is_block in ((10, 0, True), (11, 0, False), (3, 1, False)):
+        chunk = lines_module.Chunk(5, b"a" * held, dropped)
+        assert bool(lines_module.as_block(chunk)) is is_block
+
+
+@pytest.mark.parametrize(
+    ("unpacked", "packed", "said"),
+    [
+        (8 * 2**30, 2**30, None),
+        (8 * 2**30 + 1, 2**30, "x: unpacks to more than 8 GiB"),
+        (64 * 2**20, 0, None),
+        (64 * 2**20 + 200, 2**20, None),
+        (200 * 2**20, 2**20, None),
+        (200 * 2**20 + 1, 2**20, "x: unpacks to more than 200 times its size"),
+        (64 * 2**20 + 1, 2**10, "x: unpacks to more than 200 times its size"),
+    ],
+)
+def test_what_a_file_unpacks_to_is_bounded_in_bytes_and_in_ratio(unpacked, packed, said):
+    if said is None:
+        lines_module.refuse_bomb(unpacked, packed, "x")
+        return
+    with pytest.raises(InputError) as error:
+        lines_module.refuse_bomb(unpacked, packed, "x")
+    assert str(error.value) == said
+    assert error.value.hint == "unpack it yourself if you trust it, and name the result"
 
 
 @pytest.mark.parametrize("line", [b"\n", b"  \n", b"\r\n"])

@@ -97,6 +97,14 @@ FORMULAS = [
     '"=1+1',
     "\ufeff=1+1",
     "＝1+1",
+    "＋1",
+    "－1",
+    "＠A1",
+    "\v=1",
+    "\f=1",
+    "\0=1",
+    "'=1",
+    "\xa0=1",
     "-1",
 ]
 
@@ -162,20 +170,44 @@ def test_markdown_obeys_no_hostile_text(payload: str):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "hint"),
     [
-        (("demo", "out.xlsx"), "wanted a file that ends in one of"),
-        (("demo", "out.md", "--table", "answers"), "answers are written as"),
-        (("demo", "no/such/folder/out.csv"), "cannot be written"),
-        (("other", "out.csv"), "no comparison `other`"),
+        (
+            ("demo", "out.xlsx"),
+            "out.xlsx: wanted a file that ends in one of .csv, .parquet, .md",
+            "`out.csv`, for example",
+        ),
+        (
+            ("demo", "."),
+            ".: wanted a file that ends in one of .csv, .parquet, .md",
+            "`comparison.csv`, for example",
+        ),
+        (
+            ("demo", "out.md", "--table", "answers"),
+            "answers are written as .csv or .parquet",
+            "`out.csv`",
+        ),
+        (
+            ("demo", "no/such/folder/out.csv"),
+            "no/such/folder/out.csv: cannot be written: No such file or directory",
+            "name a file in a folder that exists",
+        ),
+        (("other", "out.csv"), "no comparison `other`", None),
     ],
 )
 def test_what_cannot_be_exported_is_refused_with_a_hint_or_a_reason(
-    root: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+    hint: str | None,
 ):
     monkeypatch.setenv("ARTIFACTS", str(root))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as error:
         call("export", *arguments)
+    assert str(error.value).startswith(message)
+    if hint is not None:
+        assert (str(error.value), error.value.hint) == (message, hint)
 
 
 def test_a_comparison_is_found_by_a_unique_beginning(

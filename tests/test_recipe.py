@@ -161,7 +161,11 @@ def test_a_null_fails_every_rule_that_asks_for_its_column():
         reply_words=(0, 9),
     )
     found = rules(strict)
-    assert len(found) == 17
+    assert " ".join(found) == (
+        "complete deleted tree_states root_languages languages synthetic review root_review "
+        "near_held_out leaves rank path_rank turns prompt_words min_labels.quality "
+        "max_labels.quality reply_words"
+    )
     for name, rule in found.items():
         assert nulls.select(rule.alias("rule"))["rule"].to_list() == [False], name
 
@@ -357,6 +361,23 @@ def test_a_recipe_that_makes_no_sense_is_an_input_error(tmp_path, text, message,
         load_recipe(str(path))
     assert str(error.value) == message.replace("{path}", str(path))
     assert error.value.hint == hint
+
+
+def test_the_least_and_the_most_of_each_number_are_taken(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'title = "Mine"\n[keep]\nprompt_words = [0, 0]\nturns = [1, 1]\nmax_rank = 0\n'
+        "max_path_rank = 0\nshortest_of_top = 1\nmin_labels = {quality = 1.0}\n"
+        "[shape]\nslack = [1.0, 100.0]\nlimits = [1, 2147483647]\nstate_word_limit = 1.0\n"
+        "[cap]\nexamples = 1\nconcise_share = 0.0\n"
+    )
+    recipe = load_recipe(str(path))
+    assert (recipe.keep.prompt_words, recipe.keep.turns) == ((0, 0), (1, 1))
+    assert recipe.shape.limits == (1, 2**31 - 1)
+    for text in ("[keep]\nprompt_words = [-1, 2]", "[shape]\nlimits = [2147483648]"):
+        path.write_text(f'title = "Mine"\n{text}\n')
+        with pytest.raises(InputError):
+            load_recipe(str(path))
 
 
 def test_a_recipe_without_title_broken_toml_and_unknown_names_are_input_errors(tmp_path):

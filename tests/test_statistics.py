@@ -21,6 +21,12 @@ from evals.statistics import (
 from finetune.gate import least_share
 
 RANDOM = np.random.default_rng(7)
+BEGIN = RANDOM.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def what_is_drawn_does_not_hang_on_the_tests_before() -> None:
+    RANDOM.bit_generator.state = BEGIN
 
 
 def one_each(n: int) -> list[str]:
@@ -81,6 +87,20 @@ def test_the_interval_over_trees_of_unequal_size_is_that_of_a_ratio():
         rng=np.random.default_rng(1),
     ).confidence_interval
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_resamples_that_equal_the_mean_are_as_much_above_as_below():
+    low, high = bootstrap_interval(np.tile([1.0, -1.0], 8), np.ones(16))
+    assert low == -high
+
+
+def test_trees_of_many_sizes_do_not_make_an_interval_lopsided():
+    # What each says for itself is alike, so that the ends lie as far from the mean.
+    sizes = np.repeat([1.0, 2.0, 40.0], [40, 18, 2])
+    sums = sizes * (2 + np.tile([-0.3, 0.3], 30))
+    low, high = bootstrap_interval(sums, sizes)
+    mean = sums.sum() / sizes.sum()
+    assert (high - mean) / (mean - low) == pytest.approx(1, abs=0.05)
 
 
 def test_with_one_prompt_a_tree_the_variance_is_that_of_a_mean():
@@ -201,6 +221,16 @@ def test_five_trees_can_show_nothing_and_six_only_everything():
     assert paired(arm[:, :5], baseline[:, :5], one_each(5), is_share=True).detectable is None
     assert paired(arm, baseline, one_each(6), is_share=True).detectable == 1.0
     assert paired(baseline, baseline, one_each(6), is_share=True).detectable == 1.0
+
+
+def test_arms_that_never_differ_show_nothing_where_values_are_no_shares_or_trees_are_few():
+    zeros = np.zeros((1, 30))
+    assert paired(zeros, zeros, one_each(30), is_share=True).detectable == 0.2
+    assert paired(zeros, zeros, one_each(30)).detectable is None
+    assert paired(zeros[:, :5], zeros[:, :5], one_each(5), is_share=True).detectable is None
+    # A constant difference is no absence of one.
+    assert paired(zeros + 1, zeros, one_each(30), is_share=True).high_90 is None
+    assert paired(zeros, zeros, one_each(30)).high_90 is None
 
 
 def test_holms_adjustment_is_the_textbooks():
@@ -325,6 +355,14 @@ def test_no_worse_and_equivalent_are_the_one_sided_tests(margin: float):
             expected = "equivalent"
         assert no_worse(found.low_90, found.high_90, margin, direction) == expected
     assert no_worse(None, None, margin, 1) == "not shown"
+
+
+def test_an_interval_that_ends_at_the_margin_does_not_lie_within_it():
+    ends = [(-0.5, 0.25), (-0.25, 0.5), (-0.25, 0.25), (-0.5, 0.5)]
+    less = [no_worse(*each, 0.5, -1) for each in ends]
+    assert less == ["no worse", "not shown", "equivalent", "not shown"]
+    more = [no_worse(*each, 0.5, 1) for each in ends]
+    assert more == ["not shown", "no worse", "equivalent", "not shown"]
 
 
 def test_arms_that_never_differ_are_equivalent_by_three_in_as_many_trees():
