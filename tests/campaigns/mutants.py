@@ -16,7 +16,9 @@ from tests.warm import ROOT, TRAINING, Warm
 
 # Each module, and the tests that are to notice.
 TESTS = {
+    "dataset_builder/export.py": ("test_export", "test_hostile_files"),
     "dataset_builder/lines.py": ("test_export", "test_hostile_files"),
+    "dataset_builder/shards.py": ("test_export", "test_columns", "test_scanning"),
     "dataset_builder/rows.py": ("test_export", "test_merge", "test_hostile_files"),
     "dataset_builder/split.py": ("test_threads",),
     "dataset_builder/rules.py": ("test_recipe", "test_selecting"),
@@ -31,6 +33,7 @@ TESTS = {
     "dataset_builder/printable.py": ("test_printable", "test_hostile_terminal"),
     "dataset_builder/pages.py": ("test_printable", "test_html"),
     "reports/export.py": ("test_export_comparison",),
+    "reports/markdown.py": ("test_export_comparison", "test_hostile_terminal"),
     "evals/statistics.py": ("test_statistics",),
 }
 # Tests of more than the module: those that run the line are asked where the others noticed nothing.
