@@ -43,10 +43,14 @@ def mutants(file: str) -> Iterator[Mutant]:
             yield Mutant(file, place, getattr(node, "lineno", 0), change)
 
 
+# Changed whenever tests were written for what survived: the next sample is one they have not seen.
+DRAW = "2"
+
+
 def in_order(files: list[str]) -> list[Mutant]:
     """The changes of all files in the order of a hash: the first n are a fair sample."""
     found = [mutant for file in files for mutant in mutants(file)]
-    return sorted(found, key=lambda each: hashlib.sha256(repr(each).encode()).digest())
+    return sorted(found, key=lambda each: hashlib.sha256(f"{DRAW}{each!r}".encode()).digest())
 
 
 def lines_of(mutant: Mutant) -> range | None:
