@@ -268,6 +268,12 @@ def test_what_hangs_together_is_one_tree_whatever_the_rows_say(tmp_path):
     assert set(forest.messages["tree_id"].to_pylist()) == {"t"}
 
 
+def test_a_row_of_parquet_is_told_by_its_number_from_1(tmp_path):
+    export = read_export(write(tmp_path / "x.parquet", [prompt("a"), message("b", role="judge")]))
+    assert [refusal.at.line for refusal in export.refusals] == [2]
+    assert export.met["line"].to_pylist() == [1]
+
+
 @pytest.mark.parametrize("form", ["flat.jsonl", "nested.trees.jsonl", "rows.parquet"])
 @pytest.mark.parametrize(
     ("roots", "stands"),

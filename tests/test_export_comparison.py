@@ -157,6 +157,7 @@ def test_markdown_has_the_verdict_and_each_difference_with_its_interval(findings
     assert f"{100 * row.difference:+.0f} [".replace("-", "\N{MINUS SIGN}") in line
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {5, 6}
+    assert f"({findings.comparison.suite_digest[:8]})" in text
 
 
 @pytest.mark.parametrize("payload", MARKUP)
