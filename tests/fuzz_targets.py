@@ -5,6 +5,7 @@
 Needs atheris, which follows the branches of our Python as libFuzzer follows those of C.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -23,7 +24,9 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import atheris
 
-with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", "tomllib"]):
+with atheris.instrument_imports(
+    include=["dataset_builder", "evals", "finetune", "reports", "tomllib"]
+):
     import pyarrow as pa
 
     from dataset_builder.columns import table_of_met
@@ -50,10 +53,13 @@ with atheris.instrument_imports(include=["dataset_builder", "evals", "reports", 
         word_counts,
         words_of,
     )
+    from evals.suite import load_suite
     from evals.units import count_paragraphs, count_sentences
+    from finetune.preset import load_preset
     from reports.answers import split_at_limit
     from reports.export import FORMULA, csv_text, guarded
     from reports.markdown import code, plain
+    from reports.study import load_study
 
 from tests.usual_lines import ROWS, USUAL
 
@@ -186,6 +192,15 @@ def recipe(content: bytes) -> None:
     assert as_stored(load_recipe(str(path))) == stored
 
 
+def settings(content: bytes) -> None:
+    """A file of settings: it is a preset, a suite or a study, or refused by one line as each."""
+    path = PLACE / "fuzzed.toml"
+    path.write_bytes(content)
+    for load in (load_preset, load_suite, load_study):
+        with contextlib.suppress(InputError):
+            load(str(path))
+
+
 def words(content: bytes) -> None:
     """A text: it is counted, cut, folded and looked through in one way, compiled or not."""
     text = content.decode("utf-8", "ignore")
@@ -262,7 +277,7 @@ class _Read(HTMLParser):
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (reader, compiled, files, recipe, words, escapers)
+    each.__name__: each for each in (reader, compiled, files, recipe, settings, words, escapers)
 }
 
 
