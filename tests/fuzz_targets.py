@@ -95,7 +95,7 @@ def together(check: Callable[[list[Item]], None]) -> Callable[[Item], None]:
             held.clear()
             try:
                 check(items)
-            except Exception:
+            except Exception:  # whatever it is goes on below; what it came of is kept first
                 (Path(tempfile.gettempdir()) / "together.txt").write_text(repr(items))
                 for each in items:
                     _alone(check, each)
@@ -107,7 +107,7 @@ def together(check: Callable[[list[Item]], None]) -> Callable[[Item], None]:
 def _alone(check: Callable[[list[Item]], None], item: Item) -> None:
     try:
         check([item])
-    except Exception as error:
+    except Exception as error:  # of any kind: libFuzzer takes each for what it looks for
         raise AssertionError(f"broken by {repr(item)[:4000]}") from error
 
 

@@ -105,7 +105,7 @@ class Watching:
             yield
         finally:
             sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)  # type: ignore[arg-type]  # typeshed wants a function
 
     def _taken(self) -> bytes:
         taken = self.seen[:]

@@ -449,55 +449,6 @@ def test_a_recipe_that_sets_what_its_form_does_not_read_is_refused(tmp_path, tex
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "message", "hint"),
-    [
-        (
-            "[shape]\nflip_gap = 20",
-            "`flip_gap` says nothing for the form `answers`",
-            "leave `flip_gap` out",
-        ),
-        (
-            '[shape]\nform = "pairs"\nlength_flips = true\nstate_word_limit = 0.5',
-            "`state_word_limit` says nothing for the form `pairs` with `length_flips`",
-            "leave `state_word_limit` out",
-        ),
-        (
-            '[shape]\nform = "pairs"\n[cap]\nconcise_share = 0.5',
-            "a cap on pairs counts rows and nothing else",
-            "leave only `examples` in [cap]",
-        ),
-        (
-            '[keep]\nshortest_of_top = 2\n[shape]\nform = "pairs"',
-            "`shortest_of_top` leaves no two replies to pair",
-            "leave `shortest_of_top` out",
-        ),
-        (
-            '[shape]\nform = "prompts"',
-            "no prompt would state a limit",
-            "`state_word_limit = 1.0` in [shape] has each state one",
-        ),
-        (
-            "[keep]\nbest_per_prompt = true\nshortest_of_top = 2",
-            "`best_per_prompt` and `shortest_of_top` each choose one reply",
-            "leave one out; `shortest_of_top = 1` is the best-ranked",
-        ),
-        (
-            "[keep]\nmin_labels = {quality = 0.5}\nmax_labels = {quality = 0.25}",
-            "`quality` of at least 0.5 and at most 0.25",
-            "exchange the two, or leave one out",
-        ),
-    ],
-)
-def test_what_a_recipe_is_refused_for_is_said_with_what_to_do(tmp_path, text, message, hint):
-    path = tmp_path / "mine.toml"
-    path.write_text(f'title = "Mine"\n{text}\n')
-    with pytest.raises(InputError) as error:
-        load_recipe(str(path))
-    assert str(error.value) == f"recipe `{path}`: {message}"
-    assert error.value.hint == hint
-
-
 def test_sources_without_ranked_siblings_are_an_input_error_with_a_hint(tmp_path):
     rows = [prompt("p"), reply("a", "p", 0, 9), reply("b", "p", None, 9), reply("c", "p", 0, 9)]
     with pytest.raises(InputError, match="keeps none of 3 threads: no_pair dropped 3") as error:

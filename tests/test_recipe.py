@@ -352,6 +352,42 @@ def test_the_recipes_that_ship_load_and_those_of_answers_are_built_where_none_is
             "wanted two factors from 1 to 100, the smaller first",
             "slack = [1.0, 2.0] states up to twice the words that the reply has",
         ),
+        (
+            "[shape]\nflip_gap = 20",
+            "recipe `{path}`: `flip_gap` says nothing for the form `answers`",
+            "leave `flip_gap` out",
+        ),
+        (
+            '[shape]\nform = "pairs"\nlength_flips = true\nstate_word_limit = 0.5',
+            "recipe `{path}`: `state_word_limit` says nothing for the form `pairs` "
+            "with `length_flips`",
+            "leave `state_word_limit` out",
+        ),
+        (
+            '[shape]\nform = "pairs"\n[cap]\nconcise_share = 0.5',
+            "recipe `{path}`: a cap on pairs counts rows and nothing else",
+            "leave only `examples` in [cap]",
+        ),
+        (
+            '[keep]\nshortest_of_top = 2\n[shape]\nform = "pairs"',
+            "recipe `{path}`: `shortest_of_top` leaves no two replies to pair",
+            "leave `shortest_of_top` out",
+        ),
+        (
+            '[shape]\nform = "prompts"',
+            "recipe `{path}`: no prompt would state a limit",
+            "`state_word_limit = 1.0` in [shape] has each state one",
+        ),
+        (
+            "[keep]\nbest_per_prompt = true\nshortest_of_top = 2",
+            "recipe `{path}`: `best_per_prompt` and `shortest_of_top` each choose one reply",
+            "leave one out; `shortest_of_top = 1` is the best-ranked",
+        ),
+        (
+            "[keep]\nmin_labels = {quality = 0.5}\nmax_labels = {quality = 0.25}",
+            "recipe `{path}`: `quality` of at least 0.5 and at most 0.25",
+            "exchange the two, or leave one out",
+        ),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_an_input_error(tmp_path, text, message, hint):
