@@ -39,6 +39,16 @@ def what_never_changes_is_found_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_is_cut() -> Iterator[None]:
+    """A kill leaves what was written, whether it was flushed or not, and no test does more to the
+    machine; 15,000 times 3 ms are waited for otherwise. A descriptor that is none is refused still.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Collecting tests imports a million objects, none of which is garbage."""
