@@ -115,7 +115,7 @@ check: environment
 # The tests: CPU, no network, under five minutes on two cores
 [group('development')]
 test *arguments: environment
-    {{ python }} -m pytest -n auto --dist worksteal "$@"
+    PYTHONDONTWRITEBYTECODE= {{ python }} -m pytest -n auto --dist worksteal "$@"
 
 # Rewrite the golden files and docs/commands.md; read the diff before you commit it
 [group('development')]
