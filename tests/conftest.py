@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from jinja2 import Environment
 
 from tests.browser import Tab, chromium
-from tests.warm import DATA, TRAINING, Warm, warm
+from tests.warm import DATA, TRAINING, Warm, fork_early, warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -72,10 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Collecting tests imports a million objects, none of which is garbage."""
     gc.disable()
     try:
+        fork_early(session.config)
         return (yield)
     finally:
         gc.enable()

@@ -2,10 +2,12 @@
 
 A test that kills what it started needs a process of its own, and importing what training imports
 takes ten seconds of CPU. Here one process has done so for all tests, those of other workers too; it
-does nothing else, and is forked for each.
+does nothing else, and is forked for each. Where all tests run, it is itself forked off a worker
+that has imported no more yet.
 """
 
 import fcntl
+import importlib
 import json
 import os
 import select
@@ -122,13 +124,39 @@ ALL = [
 class Warm:
     """The process that is forked."""
 
-    def __init__(self, place: Path, owner: int, names: Sequence[str], **environment: str) -> None:
+    def __init__(
+        self,
+        place: Path,
+        owner: int,
+        names: Sequence[str],
+        *,
+        forked: bool = False,
+        **environment: str,
+    ) -> None:
         self.place, self.environment = place, environment
         place.mkdir(exist_ok=True)
         with (place / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (place / "socket").exists():
-                self._begin(owner, names)
+                (self._fork if forked else self._begin)(owner, names)
+
+    def _fork(self, owner: int, names: Sequence[str]) -> None:
+        for name in names:
+            importlib.import_module(name)
+        ours, theirs = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.dup2(theirs, 1)
+                os.dup2(os.open(self.place / "errors", os.O_WRONLY | os.O_CREAT), 2)
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # by which the worker talks to pytest
+                sys.stdout, sys.stderr = (os.fdopen(stream, "w") for stream in (1, 2))
+                sys.argv = ["-c", str(self.place), str(owner), *names]
+                exec(compile(SERVER, "<server>", "exec"), {"__name__": "__main__"})
+            finally:
+                os._exit(1)
+        os.close(theirs)
+        with os.fdopen(ours) as said:
+            assert said.readline() == "ready\n", (self.place / "errors").read_text()[-2000:]
 
     def _begin(self, owner: int, names: Sequence[str]) -> None:
         command = [sys.executable, "-c", SERVER, str(self.place), str(owner), *names]
@@ -211,6 +239,16 @@ class Started:
     def said(self) -> str:
         """What it wrote on stderr."""
         return Path(f"{self.out}-2").read_text(encoding="utf-8")
+
+
+def fork_early(config: pytest.Config) -> None:
+    """The process for training, off the first of several workers that run all tests, which imports
+    the same anyway.
+    """
+    worker = getattr(config, "workerinput", {"workerid": ""})["workerid"]
+    if worker == "gw0" and all(Path(place).is_dir() for place in config.args):
+        place = Path(config.option.basetemp).parent / "warm-training"
+        Warm(place, os.getppid(), TRAINING, forked=True)
 
 
 def warm(session: pytest.TempPathFactory, config: pytest.Config, name: str, *names: str) -> Warm:
