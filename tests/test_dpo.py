@@ -365,7 +365,8 @@ def test_a_trainer_that_drops_or_cuts_pairs_is_found_out(folder: Path, monkeypat
 
 def test_extra_tokens_of_the_parent_go_on(folder: Path):
     for template in MODELS:
-        shared = {"template": template, "base": 'precision = "fp32"'}
+        shared = {"template": template, "base": 'precision = "fp32"', "previews": "prompts = 0"}
+        shared["training"] = "examples = 8"
         extra = 'extra_tokens = ["<limit>"]'
         parent = tiny_preset(
             folder / f"{template}-extra.toml", folder / template, **shared, top=extra

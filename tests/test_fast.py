@@ -309,7 +309,7 @@ def test_a_run_of_preferences_on_the_fast_path_is_the_usual_run_up_to_rounding(
         "training": f"micro_batch = {micro_batch}",
         "previews": "prompts = 0",
     }
-    trained(tiny_preset(tmp_path / "sft.toml", model, **shared))
+    trained(tiny_preset(tmp_path / "sft.toml", model, **shared | {"training": "examples = 8"}))
     preset = tiny_preset(
         tmp_path / "dpo.toml", model, **shared, top='method = "dpo"', dpo="beta = 0.3"
     )

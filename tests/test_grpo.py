@@ -54,6 +54,8 @@ GRPO = {
     "grpo": "tokens = 12\ngroup = 4\nbeta = 0.05\nclip = 0.01\nrollout_steps = 2",
     "training": "learning_rate = 5e-3",
 }
+# Four steps, of two rollouts: each has a step by answers that an older adapter gave.
+SHORT = GRPO | {"training": f"{GRPO['training']}\nexamples = 16", "previews": "prompts = 0"}
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +71,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
             shared = {"template": template, "base": 'precision = "fp32"'}
             trained(tiny_preset(folder / f"{template}-sft.toml", model, **shared))
             tiny_preset(folder / f"{template}.toml", model, **shared, **GRPO)
+            tiny_preset(folder / f"{template}-short.toml", model, **shared, **SHORT)
         yield folder
 
 
-def plan_of(folder: Path, template: str = "chatml", seed: int = 0) -> Plan:
-    # Of seed 0 whatever the seed: other tests leave supervised runs of others.
+def plan_of(folder: Path, template: str = "chatml", seed: int = 0, short: str = "") -> Plan:
     (start,) = (folder / "artifacts" / "runs").glob(f"{template}-sft-*/tiny-*-s0")
-    return planned(folder / f"{template}.toml", "prompts", seed, str(start))
+    return planned(folder / f"{template}{short}.toml", "prompts", seed, str(start))
 
 
 def trainer_of(plan: Plan, report: Callable[[str], None] = lambda line: None) -> GroupTrainer:
@@ -290,7 +292,7 @@ def test_a_resumed_run_of_rollouts_ends_in_the_same_bits(folder: Path):
 
 @pytest.mark.parametrize("template", list(MODELS))
 def test_a_run_on_the_fast_path_is_the_usual_run_up_to_rounding(folder, monkeypatch, template):
-    plan = plan_of(folder, template, seed=4)
+    plan = plan_of(folder, template, seed=4, short="-short")
     usual = read_steps(course.train(plan, Memory()).rename(folder / f"usual {template}"))
     monkeypatch.setattr("finetune.trainer.fast_or_reason", forced)
     directory = course.train(plan, Memory())
@@ -304,7 +306,7 @@ def test_a_run_on_the_fast_path_is_the_usual_run_up_to_rounding(folder, monkeypa
 
 
 def test_memory_that_does_not_do_for_a_micro_batch_does_for_single_prompts(folder, monkeypatch):
-    plan = plan_of(folder, seed=5)
+    plan = plan_of(folder, seed=5, short="-short")
     whole = read_steps(course.train(plan, Memory()).rename(folder / "whole memory"))
     usual = GroupTrainer.compute_loss
 
@@ -330,7 +332,7 @@ def test_memory_that_does_not_do_for_reading_does_for_fewer_answers(
     if is_fast:
         monkeypatch.setattr("finetune.trainer.fast_or_reason", forced)
     # A seed whose first answers differ in worth: of a gradient of rounding alone Adam makes a step.
-    plan = plan_of(folder, seed=9)
+    plan = plan_of(folder, seed=9, short="-short")
     whole = read_steps(course.train(plan, Memory()).rename(folder / f"read whole {is_fast}"))
     usual = group_trainer.token_log_probabilities
     read: list[tuple[int, int]] = []
@@ -373,21 +375,23 @@ def test_a_run_may_go_on_from_one_that_went_on_itself(folder: Path):
     """And two seeds that went on from two seeds are one arm."""
     write_pairs()
     model = folder / "chatml"
-    shared = {"template": "chatml", "base": 'precision = "fp32"'}
-    tiny_preset(folder / "pairs.toml", model, **shared, **DPO)
+    shared = {"template": "chatml", "base": 'precision = "fp32"', "previews": "prompts = 0"}
+    brief = {"training": "examples = 8"}
+    first = tiny_preset(folder / "first.toml", model, **shared, **brief)
+    pairs = tiny_preset(folder / "pairs.toml", model, **shared, **brief, **DPO)
+    last = tiny_preset(folder / "last.toml", model, **shared, **GRPO | brief)
     runs = []
     for seed in (6, 7):
-        trained(folder / "chatml-sft.toml", seed=seed)
-        trained(folder / "pairs.toml", "pairs", seed=seed, start="chatml-sft/tiny")
-        preset = folder / "chatml.toml"
-        runs.append(trained(preset, "prompts", seed=seed, start="pairs/pairs"))
+        trained(first, seed=seed)
+        trained(pairs, "pairs", seed=seed, start="first/tiny")
+        runs.append(trained(last, "prompts", seed=seed, start="pairs/pairs"))
     record = load_run(runs[0])
 
     assert record.parent is not None
     assert [each.preset["method"] for each in record.parent.lineage] == ["sft", "dpo"]
     assert [each.name for each in record.manifests] == ["tiny", "pairs", "prompts"]
     assert arm_of(runs[0]) == arm_of(runs[1])
-    assert "had gone on from `chatml-sft" in (runs[0] / "adapter" / "README.md").read_text()
+    assert "had gone on from `first" in (runs[0] / "adapter" / "README.md").read_text()
 
 
 # Rewards.
