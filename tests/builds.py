@@ -1,8 +1,10 @@
 """Builds of the sample forest to attack: started in processes of their own, and looked over."""
 
 import hashlib
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import which
 
 from dataset_builder.digest import rows_digest
 from dataset_builder.manifest import Manifest
@@ -35,12 +37,8 @@ from dataset_builder.command_line import run
 for number, artifacts in places:
     os.environ["TZ"] = ("UTC", "Asia/Kathmandu", "America/St_Johns")[number // 3 % 3]
     time.tzset()
-    for name in (("C", "C.UTF-8", "tr_TR.UTF-8", "de_DE.UTF-8")[number % 4], "C.UTF-8"):
-        try:
-            locale.setlocale(locale.LC_ALL, name)
-            break
-        except locale.Error:  # not on this machine
-            pass
+    names = os.environ["LOCALES"].split()
+    locale.setlocale(locale.LC_ALL, names[number % len(names)])
     os.environ["ARTIFACTS"] = artifacts
     sources, recipes = (json.loads(each)[:: (-1) ** number] for each in sys.argv[3:5])
     try:
@@ -50,6 +48,23 @@ for number, artifacts in places:
 assert set(met) == {threads}
 assert polars.thread_pool_size() == threads
 """
+
+
+# Languages whose letters, numbers and order are not English ones, and encodings that are not UTF-8.
+LOCALES = ("tr_TR.UTF-8", "ar_EG.UTF-8", "de_DE.ISO-8859-1", "ja_JP.EUC-JP")
+
+
+def locales(folder: Path, wanted: Sequence[str] = LOCALES) -> dict[str, str]:
+    """The environment in which those of LOCALES can be chosen beside `C` that can be made in
+    `folder`: where the C library's own program and its definitions are here.
+    """
+    names = ["C", "C.UTF-8"]
+    for name in wanted if which("localedef") else ():
+        language, _, encoding = name.partition(".")
+        making = ["localedef", "-i", language, "-f", encoding, str(folder / name)]
+        subprocess.run(making, capture_output=True, check=False)
+        names += [name] if (folder / name).is_dir() else []
+    return {"LOCALES": " ".join(names), "LOCPATH": str(folder)}
 
 
 def build(process: Warm, artifacts: Path, source: Path, code: str = DATASET_BUILDER) -> Started:

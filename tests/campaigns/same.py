@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.builds import MANY, RECIPES, assert_same_files, files_of, halves
+from tests.builds import MANY, RECIPES, assert_same_files, files_of, halves, locales
 from tests.campaign import Attempt, Campaign, Outcome
 from tests.warm import ROOT
 
@@ -20,6 +20,8 @@ BUILDS = 6  # a process
 def prepare(shared: Path) -> Iterator[Attempt]:
     """Several recipes over two sources that share trees."""
     sources = [str(path) for path in halves(shared, trees=26)]
+    (shared / "locales").mkdir()
+    known = locales(shared / "locales")
 
     def builds(folder: Path, first: int, chance: random.Random) -> list[dict[str, str]]:
         """The files of so many builds in one process."""
@@ -29,14 +31,16 @@ def prepare(shared: Path) -> Iterator[Attempt]:
             "POLARS_MAX_THREADS": threads,
             "OMP_NUM_THREADS": threads,
             "PYTHONHASHSEED": chance.randint(0, 2**32 - 1),
-            "LC_ALL": chance.choice(("C", "C.UTF-8", "tr_TR.UTF-8")),
+            "LC_ALL": chance.choice(known["LOCALES"].split()),
+            # What a file is read as where nobody said: by the locale, or UTF-8 whatever it is.
+            "PYTHONUTF8": chance.randint(0, 1),
         }
         files, recipes = (chance.sample(each, len(each)) for each in (sources, RECIPES))
         arguments = (threads, json.dumps(places), json.dumps(files), json.dumps(recipes))
         done = subprocess.run(
             [sys.executable, "-c", MANY, *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {name: str(value) for name, value in settings.items()},
+            env=os.environ | known | {name: str(value) for name, value in settings.items()},
             capture_output=True,
             check=False,
         )
@@ -48,7 +52,7 @@ def prepare(shared: Path) -> Iterator[Attempt]:
     def attempt(seed: int, folder: Path) -> Outcome:
         for found in builds(folder, seed * BUILDS, random.Random(seed)):
             assert_same_files(found, wanted)
-        return Outcome(BUILDS)
+        return Outcome(BUILDS, note=f"locales: {known['LOCALES']}")
 
     yield attempt
 
