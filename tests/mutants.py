@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +79,13 @@ def install(file: str, place: int) -> None:
     sys.meta_path.insert(0, _Changed(file.removesuffix(".py").replace("/", "."), file, place))
 
 
+def changed(file: str, place: int) -> CodeType:
+    """The code of the module in `file` with that change."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert _change(list(ast.walk(tree))[place])
+    return compile(tree, str(ROOT / file), "exec")
+
+
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, name: str, file: str, place: int) -> None:
         self.name, self.file, self.place = name, file, place
@@ -89,12 +96,7 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.util.spec_from_file_location(name, ROOT / self.file, loader=self)
 
     def exec_module(self, module: ModuleType) -> None:
-        tree = ast.parse((ROOT / self.file).read_text(encoding="utf-8"))
-        for place, node in enumerate(ast.walk(tree)):
-            if place == self.place:
-                assert _change(node)
-                break
-        exec(compile(tree, str(ROOT / self.file), "exec"), module.__dict__)
+        exec(changed(self.file, self.place), module.__dict__)
 
 
 def _never_run(tree: ast.Module) -> Iterator[int]:

@@ -79,7 +79,7 @@ class Watching:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Function) -> Iterator[object]:
-        _forget()
+        forget()
         began = time.monotonic()
         with self._watched():
             found = yield
@@ -128,7 +128,7 @@ def _either(some: bytes, others: bytes) -> bytes:
     return both.to_bytes(len(some), "big")
 
 
-def _forget() -> None:
+def forget() -> None:
     """What our modules and the tests keep of earlier calls, so that each test runs all it needs."""
     for name, module in list(sys.modules.items()):
         if name.startswith((*PACKAGES, "test")):

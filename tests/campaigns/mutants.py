@@ -2,17 +2,18 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from tests.campaign import Attempt, Campaign, Outcome
+from tests.forking import Answer, Asked
 from tests.mutants import Mutant, in_order, lines_of
 from tests.reaching import Ran, by_reach, within
-from tests.warm import ROOT, TRAINING, Warm
+from tests.warm import ROOT, TRAINING, Started, Warm
 
 # Each module, and the tests that are to notice.
 TESTS = {
@@ -33,7 +34,7 @@ TESTS = {
     "dataset_builder/printable.py": ("test_printable", "test_hostile_terminal"),
     "dataset_builder/pages.py": ("test_printable", "test_html"),
     "reports/export.py": ("test_export_comparison",),
-    "reports/markdown.py": ("test_export_comparison", "test_hostile_terminal"),
+    "reports/markdown.py": ("test_export_comparison", "test_hostile_terminal", "test_terminal"),
     "evals/statistics.py": ("test_statistics",),
 }
 # Tests of more than the module: those that run the line are asked where the others noticed nothing.
@@ -71,9 +72,18 @@ out, files, *options = sys.argv[1:]
 import pytest
 sys.exit(pytest.main(options, plugins=[Watching(files.split(), Path(out))]))
 """
+COLLECTED = """
+import sys
+from pathlib import Path
+from tests.forking import Forking
+asked, answers, files, *options = sys.argv[1:]
+import pytest
+sys.exit(pytest.main(options, plugins=[Forking(files.split(), Path(asked), Path(answers))]))
+"""
 CHANGED = """
 import json, sys
 from pathlib import Path
+from tests.forking import Answer, Asked
 from tests.mutants import install
 file, place, tests, *options = sys.argv[1:]
 install(file, int(place))
@@ -85,6 +95,7 @@ OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:anyio", "
 OPTIONS += ("-o", "tmp_path_retention_policy=failed", "--tb=short", "--durations=0")
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # hypothesis is there already
 SECONDS = 600  # for all tests of a module
+NEAR = 100  # of those that were seen to run the line, the shortest so many seconds
 # For those that were not seen to run the line, the shortest first, where others were.
 REST = 4
 ALSO_SECONDS = 20  # for those of ALSO, the shortest first
@@ -92,63 +103,125 @@ ALSO_SECONDS = 20  # for those of ALSO, the shortest first
 
 @contextmanager
 def prepare(shared: Path) -> Iterator[Attempt]:
-    """A process with the libraries, and without our modules, is forked for each change. What each
-    file of tests reaches is found out once, when it is first asked.
+    """A process with the libraries, and without our modules, is forked for each file of tests, to
+    find out what each test reaches; for one that collects all tests and is forked for each change
+    in a function; and for each change of what runs when a module is imported.
     """
     process = Warm(shared / "warm", os.getpid(), LIBRARIES)
+    ran = {name: _reach(process, name, shared) for name in _names()}
+    with _collected(process, shared) as fork:
+        # Tests that fail in such a process without a change would notice each.
+        everything = {test: each.seconds for tests in ran.values() for test, each in tests.items()}
+        by = fork("", 0, everything, shared)
+        assert not by, f"{by}: {(shared / 'by-1').read_text()}"
 
-    @cache
-    def ran(name: str) -> dict[str, Ran]:
-        out, temporary = shared / f"{name}.json", shared / name
-        temporary.mkdir()
-        running = process.start(
-            UNCHANGED, out, " ".join(TESTS), *OPTIONS, _path(name), TMPDIR=str(temporary)
-        )
-        assert running.wait() == 0, running.printed() + running.said()
-        return msgspec.json.decode(out.read_bytes(), type=dict[str, Ran])
+        noticing: set[str] = set()  # tests that have noticed a change are likely to notice another
 
-    noticing: set[str] = set()  # tests that have noticed a change are likely to notice another
+        def noticed(
+            mutant: Mutant, names: tuple[str, ...], is_near_enough: bool, folder: Path
+        ) -> str:
+            """The test that failed; empty where none did."""
+            tests = {test: each for name in names for test, each in ran[name].items()}
+            lines = lines_of(mutant)
+            near, far = by_reach(tests, mutant.file, lines, noticing)
+            if is_near_enough:
+                near = within(ALSO_SECONDS, near)
+            else:
+                near = within(NEAR, near) | within(REST if near else SECONDS, far)
+            if not near:
+                return ""
+            if lines is not None:
+                return fork(mutant.file, mutant.place, near, folder)
+            return _imported(process, mutant, near, [*tests], names, folder)
 
-    def noticed(mutant: Mutant, names: tuple[str, ...], is_near_enough: bool, folder: Path) -> str:
-        """The test that failed; empty where none did."""
-        asked = {test: each for name in names for test, each in ran(name).items()}
-        lines = lines_of(mutant)
-        near, far = by_reach(asked, mutant.file, lines, noticing)
-        if is_near_enough:
-            near = within(ALSO_SECONDS, near)
+        def attempt(seed: int, folder: Path) -> Outcome:
+            mutant = MUTANTS[seed]
+            by = noticed(mutant, TESTS[mutant.file], False, folder)
+            if not by and mutant.file in ALSO:
+                by = noticed(mutant, ALSO[mutant.file], True, folder)
+            noticing.add(f"tests/{by}")
+            said = f"{mutant.file}:{mutant.line}: {mutant.change}"
+            return Outcome(
+                failed=int(not by), note=f"killed {said}; by {by}" if by else f"survived {said}"
+            )
+
+        yield attempt
+
+
+def _reach(process: Warm, name: str, shared: Path) -> dict[str, Ran]:
+    """What the tests of that file reach."""
+    out, temporary = shared / f"{name}.json", shared / name
+    temporary.mkdir()
+    options = (*OPTIONS, _path(name))
+    running = process.start(UNCHANGED, out, " ".join(TESTS), *options, TMPDIR=str(temporary))
+    assert running.wait() == 0, running.printed() + running.said()
+    return msgspec.json.decode(out.read_bytes(), type=dict[str, Ran])
+
+
+# Tries a change of a file at a place on tests, whose seconds are given, in a folder.
+Fork = Callable[[str, int, dict[str, float], Path], str]
+
+
+@contextmanager
+def _collected(process: Warm, shared: Path) -> Iterator[Fork]:
+    asked, answers = shared / "asked", shared / "answers"
+    for each in (asked, answers):
+        os.mkfifo(each)
+    options = (*OPTIONS, "--capture=sys", *map(_path, _names()))
+    files = " ".join(TESTS)
+    running = process.start(COLLECTED, asked, answers, files, *options, TMPDIR=str(shared))
+    with _opened(asked, running) as lines, answers.open("rb") as said:
+
+        def fork(file: str, place: int, tests: dict[str, float], folder: Path) -> str:
+            line = Asked(file, place, tests, str(folder), SECONDS)
+            lines.write(msgspec.json.encode(line) + b"\n")
+            lines.flush()
+            answer = said.readline()
+            assert answer, running.printed() + running.said()
+            return msgspec.json.decode(answer, type=Answer).by
+
+        yield fork
+
+
+def _opened(path: Path, running: Started) -> BinaryIO:
+    """The pipe, to write to it, once the process reads from it."""
+    while True:
+        try:
+            opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads from it yet
+            assert running.is_running(0.1), running.printed() + running.said()
         else:
-            near |= within(REST if near else SECONDS, far)
-        if not near:
-            return ""
-        tests = folder / "tests.json"
-        tests.write_bytes(msgspec.json.encode({"seconds": near, "known": list(asked)}))
-        running = process.start(
-            CHANGED,
-            *(mutant.file, mutant.place, tests),
-            *("-x", *OPTIONS),
-            *map(_path, names),
-            TMPDIR=str(folder),
-        )
-        running.is_running(SECONDS)
-        running.kill_all()  # also what it left
-        ended = running.wait()
-        # Neither of these is a test that failed: pytest's own fault, its usage, no tests.
-        assert ended not in (3, 4, 5), running.printed() + running.said()
-        found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", running.printed(), re.MULTILINE)
-        return found[1] if found else f"an end of {ended}" if ended else ""
+            os.set_blocking(opened, True)
+            return os.fdopen(opened, "wb")
 
-    def attempt(seed: int, folder: Path) -> Outcome:
-        mutant = MUTANTS[seed]
-        by = noticed(mutant, TESTS[mutant.file], False, folder)
-        if not by and mutant.file in ALSO:
-            by = noticed(mutant, ALSO[mutant.file], True, folder)
-        noticing.add(f"tests/{by}")
-        said = f"{mutant.file}:{mutant.line}: {mutant.change}"
-        return Outcome(
-            failed=int(not by), note=f"killed {said}; by {by}" if by else f"survived {said}"
-        )
 
-    yield attempt
+def _imported(
+    process: Warm,
+    mutant: Mutant,
+    tests: dict[str, float],
+    known: list[str],
+    names: tuple[str, ...],
+    folder: Path,
+) -> str:
+    """The test that failed where the module is imported with the change; empty where none did."""
+    listed = folder / "tests.json"
+    listed.write_bytes(msgspec.json.encode({"seconds": tests, "known": known}))
+    options = ("-x", *OPTIONS, *map(_path, names))
+    running = process.start(
+        CHANGED, mutant.file, mutant.place, listed, *options, TMPDIR=str(folder)
+    )
+    running.is_running(SECONDS)
+    running.kill_all()  # also what it left
+    ended = running.wait()
+    # Neither of these is a test that failed: pytest's own fault, its usage, no tests.
+    assert ended not in (3, 4, 5), running.printed() + running.said()
+    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", running.printed(), re.MULTILINE)
+    return found[1] if found else f"an end of {ended}" if ended else ""
+
+
+def _names() -> list[str]:
+    """The files of tests."""
+    return sorted({name for names in (*TESTS.values(), *ALSO.values()) for name in names})
 
 
 def _path(name: str) -> str:
