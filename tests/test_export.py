@@ -2,15 +2,18 @@ import gzip
 import io
 import json
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from builders import lines, message, nested, prompt, reply, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real import real
 
+from dataset_builder import compiled, shards
 from dataset_builder import export as export_module
 from dataset_builder import lines as lines_module
-from dataset_builder import shards
 from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.forest import DEPTH, join_exports
@@ -538,6 +541,175 @@ def test_a_file_is_refused_once_too_much_of_it_is(tmp_path, monkeypatch, size):
         read_export(path)
 
 
+def test_a_packed_file_is_one_shard_and_a_plain_one_as_many_as_it_fills(tmp_path):
+    content = lines(CONVERSATION)
+    path = tmp_path / "x"
+
+    def ends():
+        return [(shard.begin, shard.end) for shard in shards.shards_of(path, 100)]
+
+    path.write_bytes(content[:250])
+    assert ends() == [(0, 100), (100, 200), (200, None)]
+    assert {shard.path for shard in shards.shards_of(path, 100)} == {str(path)}
+    path.write_bytes(b"")
+    assert [*shards.shards_of(path, 1)] == [shards.Shard(str(path))]
+    random = bytes(range(256))  # packs to more than a shard
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"text": [random.decode("latin-1")]}), parquet)
+    zstd = pa.compress(random, codec="zstd", asbytes=True)
+    for packed in (gzip.compress(random), zstd, parquet.getvalue()):
+        assert len(packed) > 200
+        path.write_bytes(packed)
+        assert ends() == [(0, None)]
+
+
+@pytest.mark.parametrize("size", [60, 200, 10_000])
+def test_the_shards_of_a_file_together_are_the_file(tmp_path, size):
+    odd = [b"\n", b"5\n", b'{"text": 1}\n', b"\n"]
+    rows = [line + b"\n" for line in lines(CONVERSATION).splitlines()]
+    path = tmp_path / "x"
+    path.write_bytes(b"".join(odd + rows[:2] + odd + rows[2:] + odd))
+    found = shards.joined(map(shards.read_shard, shards.shards_of(path, size)))
+    assert found.met["message_id"].to_pylist() == ["a", "b", "c", "d", "e"]
+    assert found.met["line"].to_pylist() == [5, 6, 11, 12, 13]
+    assert [each.at.line for each in found.refusals] == [2, 3, 8, 9, 15, 16]
+    assert (found.rows, found.lines, found.form) == (11, 17, "messages")
+    whole = shards.read_shard(shards.Shard(str(path)))
+    assert (whole.rows, whole.lines, whole.form) == (11, 17, "messages")
+
+
+def test_rows_are_reported_as_they_are_read_and_in_the_end_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "shards_of", lambda path: shards.shards_of(path, 300))
+    path = tmp_path / "x"
+    path.write_bytes(lines(CONVERSATION))
+    told = []
+    assert read_export(path, report=told.append).rows == 5
+    assert told == sorted(told)
+    assert (told[-1], len(told) > 1) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (EOFError("cut off"), "cut off"),
+        (EOFError(), "it ends too early"),
+        (pa.ArrowInvalid("not a table"), "not a table"),
+    ],
+)
+def test_whatever_goes_wrong_with_a_file_is_said_with_its_name(tmp_path, fault, reason):
+    with pytest.raises(InputError) as error, shards.reading(tmp_path / "x"):
+        raise fault
+    assert str(error.value) == f"{tmp_path / 'x'}: cannot be read: {reason}"
+    assert error.value.hint == shards.WANTED
+
+
+def test_a_file_in_shards_has_the_form_of_the_first_shard_with_one(tmp_path):
+    tree, lone = lines(nested([prompt("a"), reply("b", "a")])), lines([prompt("c")])
+    path = tmp_path / "x"
+    for content, form in (
+        (lone + tree, "messages"),
+        (tree + lone, "trees"),
+        (b"5\n" + tree + lone, "trees"),
+        (lone + lone.replace(b'"c"', b'"d"') + tree, "messages"),
+    ):
+        path.write_bytes(content)
+        for size in (200, 10**6):
+            parts = map(shards.read_shard, shards.shards_of(path, size))
+            assert shards.joined(parts).form == form
+
+
+def test_a_text_of_a_table_that_is_no_utf8_is_refused_in_one_line(tmp_path):
+    offsets, data = pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff")
+    text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, data])
+    path = tmp_path / "x"
+    pq.write_table(pa.table({"message_id": ["m"], "text": text}), path)
+    with pytest.raises(InputError, match=r"x: cannot be read: .*UTF8"):
+        read_export(path)
+
+
+def test_a_table_whose_texts_repeat_is_refused_before_it_is_spread_out(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+
+    def table(rows, width):
+        columns = {"message_id": [f"m{n}" for n in range(rows)], "text": ["a" * width] * rows}
+        pq.write_table(pa.table(columns), path)
+
+    # By a text that the file holds once: 10,000 rows are three batches, none too large by itself.
+    table(10_000, 1000)
+    packed = path.stat().st_size
+    monkeypatch.setattr(lines_module, "FREE_BYTES", 0)
+    for ratio, is_refused in ((4_000_000 / packed, True), (20_000_000 / packed, False)):
+        monkeypatch.setattr(lines_module, "UNPACKED_RATIO", ratio)
+        if is_refused:
+            with pytest.raises(InputError, match="unpacks to more than"):
+                read_export(path)
+            monkeypatch.setattr(lines_module, "UNPACKED_RATIO", 9_000_000 / packed)
+            with pytest.raises(InputError, match="unpacks to more than"):
+                read_export(path)
+        else:
+            found = read_export(path)
+            assert (found.rows, found.form) == (10_000, "parquet")
+
+
+@pytest.mark.parametrize("first", [b"5", b'{"text": 1}', b"{", b'{"message_id": "x"}'])
+def test_a_file_has_the_form_of_its_first_row_that_could_be_read(tmp_path, first):
+    tree = lines(nested([prompt("a"), reply("b", "a")]))
+    lone = lines([prompt("c")])
+    assert read(tmp_path, first + b"\n" + tree + lone).form == "trees"
+    assert read(tmp_path, first + b"\n" + lone + tree).form == "messages"
+    assert read(tmp_path, first + b"\n" + lone).form == "messages"
+
+
+def test_compiled_code_reads_where_it_is_at_hand(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(lines(CONVERSATION))
+    if compiled.library() is None:
+        pytest.skip("no C compiler here")
+    assert shards.is_compiled(path) is True
+
+
+def test_what_is_wrong_with_a_row_is_said_in_full(tmp_path, monkeypatch):
+    at = Place(1, 0)
+
+    def told(content):
+        [refusal] = read_row(content, at)[1]
+        return refusal.reason, refusal.detail
+
+    assert told(b'{"message_id": "a", "message_id": "b"}') == (
+        "duplicate_key",
+        "`message_id` stands twice in one object",
+    )
+    row = {**prompt("a"), "labels": [{"name": "spam", "value": 0.5}] * 2}
+    assert told(json.dumps(row).encode()) == ("duplicate_key", "`spam` stands twice in one map")
+    deep = b'{"message_id": "a", "x": ' + b"[" * 10**5 + b"]" * 10**5 + b"}"
+    assert told(deep) == ("too_deep", "more levels than can be parsed")
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 50)
+    monkeypatch.setattr(shards, "LINE_BYTES", 50)
+    long = b'{"message_id": "' + b"a" * 60 + b'"}\n'
+    [refusal] = read(tmp_path, long + b"5\n").refusals[:1]
+    assert (refusal.reason, refusal.detail) == ("too_long", "more than 50 bytes")
+    with pytest.raises(InputError) as error:
+        read(tmp_path, b"\n \n", "empty.jsonl")
+    assert str(error.value) == f"{tmp_path / 'empty.jsonl'}: holds no rows"
+    assert error.value.hint == shards.WANTED
+
+
+def test_a_row_with_an_id_is_a_message_whatever_else_it_has(tmp_path):
+    turns = [prompt("t0"), reply("t1", "t0")]
+    row = {**prompt("a"), "thread_id": "t", "thread": turns, "created_date": 5}
+    form, found = read_row(json.dumps(row).encode(), Place(1, 0))
+    assert (form, len(found)) == ("messages", 1)
+    # `created_date` is of a wrong type, so that the row is read without types.
+    assert isinstance(found[0], Refusal)
+    del row["message_id"]
+    form, found = read_row(json.dumps(row).encode(), Place(1, 0))
+    assert (form, len(found)) == ("threads", 2)
+    del row["thread_id"]
+    form, found = read_row(json.dumps(row).encode(), Place(1, 0))
+    assert form == "messages"
+
+
 def plain_lines(content, begin, end, bound):
     """What `lines_of` says, line by line: (number, offset, line), and how many there are."""
     at, number, found = 0, 0, []
@@ -553,7 +725,7 @@ def plain_lines(content, begin, end, bound):
     return found, number
 
 
-sizes = st.integers(1, 40)
+sizes = st.integers(1, 200)
 pieces = st.sampled_from(
     [
         b"\n",
@@ -591,6 +763,16 @@ def test_lines_are_numbered_and_cut_as_one_by_one(parts, begin, end, chunk):
     assert (found, before) == plain_lines(content, begin, end, 50)
 
 
+def test_lines_that_are_taken_together_are_numbered_from_where_those_before_them_end(monkeypatch):
+    monkeypatch.setattr(lines_module, "TOGETHER", 2)
+    chunk = lines_module.Chunk(100, b"a\n\nb\n\nc\nd\n\n\ne\n\n", 0)
+    assert [*lines_module.lines_in(chunk)] == [
+        ([0, 2], [100, 103], [b"a", b"b"], 4),
+        ([0, 1], [106, 108], [b"c", b"d"], 4),
+        ([0], [112], [b"e"], 2),
+    ]
+
+
 def test_lines_and_blocks_are_those_that_begin_in_it(monkeypatch):
     monkeypatch.setattr(lines_module, "TAIL_BYTES", 2)
     content = b"\n\nabbbbbbbbbbbbbbb\ncc\ndddd"
@@ -618,7 +800,12 @@ def test_more_than_a_line_may_have_is_no_block(monkeypatch):
     for size, is_block in ((8, True), (9, False)):
         assert bool(lines_module.block_of(io.BytesIO(b"a" * size), 0, None)) is is_block
     for held, dropped, is_block in ((10, 0, True), (11, 0, False), (3, 1, False)):
-        chunk = lines_module.Chunk(5, b"a" * held, dropped)
+        for offset in (0, 5):
+            chunk = lines_module.Chunk(offset, b"a" * held, dropped)
+            assert bool(lines_module.as_block(chunk)) is is_block
+    # A mark is cut from the first line of a file, and from no other.
+    for offset, is_block in ((0, False), (5, True)):
+        chunk = lines_module.Chunk(offset, b"\xef\xbb\xbfa", 0)
         assert bool(lines_module.as_block(chunk)) is is_block
 
 
@@ -642,6 +829,19 @@ def test_what_a_file_unpacks_to_is_bounded_in_bytes_and_in_ratio(unpacked, packe
         lines_module.refuse_bomb(unpacked, packed, "x")
     assert str(error.value) == said
     assert error.value.hint == "unpack it yourself if you trust it, and name the result"
+
+
+def test_a_file_may_unpack_to_all_that_is_free_and_is_measured_from_its_first_byte(monkeypatch):
+    monkeypatch.setattr(lines_module, "FREE_BYTES", 1000)
+    monkeypatch.setattr(lines_module, "UNPACKED_RATIO", 2)
+    for size, is_refused in ((1000, False), (1001, True)):
+        packed = io.BytesIO(gzip.compress(b"a" * size))
+        stream = lines_module.unpacked(packed, packed.getvalue()[:4], "x")
+        if is_refused:
+            with pytest.raises(InputError, match="more than 2 times its size"):
+                stream.read(2000)
+        else:
+            assert len(stream.read(2000)) == size
 
 
 @pytest.mark.parametrize("line", [b"\n", b"  \n", b"\r\n"])

@@ -117,6 +117,15 @@ def test_a_cell_of_csv_never_begins_as_a_formula(formula: str):
     assert number == "-1.5"
 
 
+def test_a_cell_that_is_no_formula_stays_as_it_is_and_truth_is_in_small_letters():
+    for text in ("X=1", "a=1", "n=1", "x\t=1", "1-1", ""):
+        assert guarded(text) == text
+    row = {"yes": True, "no": False, "none": None, "list": ["=1", 2], "text": 'a "b"'}
+    assert csv_text([*row], [row]) == (
+        '"yes","no","none","list","text"\n"true","false","","[""=1"",2]","a ""b"""\n'
+    )
+
+
 @given(st.text())
 def test_whatever_the_text_its_cell_is_no_formula_and_holds_all_of_it(text: str):
     cell = guarded(text)
@@ -158,6 +167,16 @@ def test_markdown_has_the_verdict_and_each_difference_with_its_interval(findings
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {5, 6}
     assert f"({findings.comparison.suite_digest[:8]})" in text
+
+
+def test_a_comparison_is_exported_as_markdown(findings: Findings, tmp_path: Path, root: Path):
+    call("export", str(root / "comparisons" / "demo"), str(tmp_path / "out.md"))
+    assert (tmp_path / "out.md").read_text(encoding="utf-8") == comparison_markdown(findings)
+
+
+def test_a_name_in_markdown_is_one_span_of_code():
+    assert code("a|b`c\n d") == "`a\\|b'c d`"
+    assert code("") == code(" ") == "` `"
 
 
 @pytest.mark.parametrize("payload", MARKUP)

@@ -4,7 +4,9 @@ import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
+from dataset_builder.pages import visible
 from dataset_builder.printable import printable
 
 
@@ -21,3 +23,11 @@ def test_plain_text_stays_and_escapes_become_visible():
     assert printable("naïve 日本語\n\tok") == "naïve 日本語\n\tok"
     assert printable("\x1b]8;;evil\x07x") == "\\x1b]8;;evil\\x07x"
     assert printable("a\u202eb") == "a\\u202eb"
+
+
+def test_a_page_shows_the_ends_of_lines_as_one_kind_and_what_is_no_text_as_it_is():
+    assert visible("a\r\nb\n\rc") == "a\nb\n\\rc"
+    assert visible("a\u202eb") == "a\\u202eb"
+    ours = Markup("<b>\r\n</b>")
+    assert visible(ours) is ours
+    assert visible(5) == 5

@@ -11,6 +11,8 @@ from dataset_builder.export import read_export
 from dataset_builder.labels import Labels
 from dataset_builder.recipe import (
     RECIPES,
+    Cap,
+    Control,
     Keep,
     Recipe,
     Shape,
@@ -432,6 +434,20 @@ def test_a_recipe_without_title_broken_toml_and_unknown_names_are_input_errors(t
     assert error.value.hint == "did you mean `concise_best`?"
 
 
+@pytest.mark.parametrize("section", [Keep, Shape, Cap, Control, Recipe])
+def test_what_a_recipe_says_is_named_and_does_not_change_once_it_is_read(section):
+    made = {"title": "Mine", "of": "full", "match": "rows"}
+    known = {name: made[name] for name in section.__struct_fields__ if name in made}
+    mine = msgspec.convert(known, section)
+    first = section.__struct_fields__[0]
+    with pytest.raises(AttributeError):
+        setattr(mine, first, getattr(mine, first))
+    with pytest.raises(TypeError):
+        section(*known.values() or [None])
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({**known, "other": 1}, section)
+
+
 def test_two_files_of_one_name_do_not_shadow_each_other(tmp_path):
     path = tmp_path / "full.toml"
     path.write_text('title = "Mine"\n')
@@ -439,6 +455,7 @@ def test_two_files_of_one_name_do_not_shadow_each_other(tmp_path):
     with pytest.raises(InputError) as error:
         load_recipes(["full", str(path)])
     assert str(error.value) == f"`{path}` would be a second variant `full`"
+    assert error.value.hint == "rename the file"
 
 
 # ---------------------------------------------------------------------------- the real files

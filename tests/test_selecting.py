@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import msgspec
 import plain_rules
+import polars as pl
 import pytest
 from builders import example, prompt, reply, tables_of
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.export import read_export
 from dataset_builder.labels import Labels
 from dataset_builder.recipe import Cap, Keep, Recipe, Shape, load_recipe, recipe_names
-from dataset_builder.strata import proportional_order
+from dataset_builder.strata import by_strata, proportional_order, strata_counts
 from dataset_builder.threads import make_tables
 from dataset_builder.variant import plan_variant, shares
 from dataset_builder.wordings import EVALUATION, TRAINING, WORDINGS, state_limit
@@ -164,6 +165,25 @@ def test_where_all_rows_are_of_one_stratum_their_order_stays():
     # Due at once, the row that stands first is taken, whatever its stratum is called.
     assert proportional_order(["b", "a", "b", "a"])[0] == 0
     assert proportional_order(["a", "b", "a", "b"])[0] == 0
+
+
+def test_rows_stay_as_they_are_without_a_name_and_none_are_none():
+    rows = pl.DataFrame({"lang": [*"bbaa"], "standing": [0, 1, 0, 1], "reply_words": [1, 2, 3, 4]})
+    assert by_strata(rows, []).equals(rows)
+    assert by_strata(rows, ["lang"]).rows() == [rows.row(n) for n in (0, 2, 1, 3)]
+    assert by_strata(rows.clear(), ["lang"]).equals(rows.clear())
+
+
+def test_strata_are_counted_the_largest_first_and_equal_ones_by_name():
+    schema = {"lang": pl.String, "standing": pl.Int32, "reply_words": pl.Int32}
+    usable = pl.DataFrame({"lang": [*"ccbaaa", None], "standing": 0, "reply_words": 1}, schema)
+    found = strata_counts(usable, usable[[3, 0]], ["lang"])
+    assert [(each["lang"], each["usable"], each["kept"]) for each in found] == [
+        ("a", 3, 2),
+        ("c", 2, 1),
+        ("b", 1, 1),
+        (None, 1, 1),
+    ]
 
 
 # -------------------------------------------------------------------------------- by example

@@ -89,6 +89,85 @@ def test_the_interval_over_trees_of_unequal_size_is_that_of_a_ratio():
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
+def efrons(sums: np.ndarray, sizes: np.ndarray, level: float) -> tuple[float, float]:
+    """The bias-corrected and accelerated interval by its formulas, over the module's resamples."""
+    n, mean = len(sums), sums.sum() / sizes.sum()
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=10_000)
+    replicates = (drawn @ sums) / (drawn @ sizes)
+    is_tied = np.isclose(replicates, mean, rtol=0, atol=1e-9)
+    below = ((replicates < mean) & ~is_tied).mean() + is_tied.mean() / 2
+    left_out = [(sums.sum() - sums[place]) / (sizes.sum() - sizes[place]) for place in range(n)]
+    skewness = stats.skew(-np.array(left_out))
+    acceleration = skewness / (6 * np.sqrt(n))
+    bias = stats.norm.ppf(below)
+    reach = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(n / (n - 1))
+    places = [
+        stats.norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in (-reach, reach)
+    ]
+    low, high = np.quantile(replicates, places)
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize(("n", "level"), [(8, 0.95), (8, 0.9), (40, 0.95), (201, 0.9)])
+def test_the_interval_is_efrons_formula_of_its_own_resamples(n: int, level: float):
+    sizes = RANDOM.integers(1, 9, n).astype(float)
+    sums = (RANDOM.gamma(0.5, 2, n) - 0.6) * sizes
+    # Resamples of more than 200 trees are multiplied as 32-bit numbers.
+    assert bootstrap_interval(sums, sizes, level) == pytest.approx(
+        efrons(sums, sizes, level), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("n", [6, 13, 19, 20, 40])
+def test_one_seed_against_one_is_the_bootstrap_and_of_few_trees_students_interval_too(n: int):
+    sizes = np.arange(n) % 4 + 1
+    names = [f"{tree:02}" for tree in np.repeat(np.arange(n), sizes)]  # in the order of text
+    arm, baseline = RANDOM.gamma(0.5, 2, (2, len(names)))
+    found = paired(arm[None], baseline[None], names)
+    gaps = arm - baseline
+    sums = np.array([gaps[np.array(names) == f"{tree:02}"].sum() for tree in range(n)])
+    mean = gaps.mean()
+    error = np.sqrt(((sums - sizes * mean) ** 2).sum() * n / (n - 1)) / len(names)
+    for level, low, high in (
+        (0.95, found.low, found.high),
+        (0.90, found.low_90, found.high_90),
+    ):
+        ends = efrons(sums, sizes.astype(float), level)
+        if n < 20:
+            reach = stats.t.ppf((1 + level) / 2, n - 1) * error
+            ends = min(ends[0], mean - reach), max(ends[1], mean + reach)
+        assert (low, high) == pytest.approx(ends)
+    assert found.detectable == pytest.approx(reach_of(n - 1) * error)
+
+
+@pytest.mark.parametrize("n", [14, 40])
+def test_p_of_signs_drawn_at_random_counts_the_signs_as_they_are(n: int):
+    sums = RANDOM.normal(0.3, 1, n)
+    signs = 1 - 2 * np.random.default_rng(0).integers(0, 2, (10_000, n))
+    as_far = (np.abs(signs @ sums) >= np.abs(sums.sum()) - 1e-9).sum()
+    assert sign_flip(sums) == pytest.approx((1 + as_far) / 10_001, rel=1e-9)
+    assert sign_flip(np.ones(40)) == pytest.approx(1 / 10_001, rel=1e-9)
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.5), (0.5, 1.0), (0.0, 2.0)])
+def test_values_that_are_no_zeros_and_ones_are_told_apart_by_their_signs_flipped(values: tuple):
+    # McNemar's test would count who won, whatever by how much.
+    arm = np.array([[values[1]] * 7 + [values[0]] * 8])
+    baseline = np.array([[values[0]] * 7 + [values[1]] * 2 + [values[0]] * 6])
+    baseline[0, 8] = (values[0] + values[1]) / 2
+    found = paired(arm, baseline, one_each(15), is_share=True)
+    gaps = (arm - baseline)[0]
+    assert found.p == pytest.approx(sign_flip(gaps))
+    assert found.p != pytest.approx(mcnemar(gaps))
+
+
+def test_prompts_of_one_tree_are_told_apart_by_flipping_the_tree():
+    arm, baseline = np.array([[1.0, 1.0, 1.0, 1.0, 0.0, 0.0]]), np.array([[0.0] * 5 + [1.0]])
+    found = paired(arm, baseline, ["a", "a", "b", "c", "d", "e"], is_share=True)
+    assert found.p == pytest.approx(sign_flip(np.array([2.0, 1.0, 1.0, 0.0, -1.0])))
+    assert found.p != pytest.approx(mcnemar((arm - baseline)[0]))
+
+
 def test_resamples_that_equal_the_mean_are_as_much_above_as_below():
     low, high = bootstrap_interval(np.tile([1.0, -1.0], 8), np.ones(16))
     assert low == -high
@@ -231,6 +310,27 @@ def test_arms_that_never_differ_show_nothing_where_values_are_no_shares_or_trees
     # A constant difference is no absence of one.
     assert paired(zeros + 1, zeros, one_each(30), is_share=True).high_90 is None
     assert paired(zeros, zeros, one_each(30)).high_90 is None
+
+
+def test_of_seeds_too_six_trees_show_something_and_five_nothing():
+    arm, baseline = RANDOM.normal(size=(3, 6)), RANDOM.normal(size=(3, 6))
+    assert paired(arm, baseline, one_each(6)).detectable is not None
+    assert paired(arm[:, :5], baseline[:, :5], one_each(5)).detectable is None
+
+
+def test_seeds_that_take_turns_leave_nothing_to_measure_an_interval_by():
+    # Each prompt is answered by one seed of two, and both by as many.
+    arm = np.array([[1.0, 0.0] * 10, [0.0, 1.0] * 10])
+    found = paired(arm, np.zeros((2, 20)), one_each(20))
+    assert (found.difference, found.low, found.p, found.detectable) == (0.5, None, None, None)
+
+
+def test_two_seeds_are_enough_for_a_variance():
+    values = RANDOM.normal(size=(2, 12))
+    found = seed_variance(values, np.arange(12))
+    assert found is not None
+    assert found.variance == pytest.approx(values.mean(axis=1).var(ddof=1))
+    assert found.freedom == 1
 
 
 def test_holms_adjustment_is_the_textbooks():
