@@ -35,10 +35,10 @@ import polars
 from dataset_builder.__main__ import app
 from dataset_builder.command_line import run
 for number, artifacts in places:
-    os.environ["TZ"] = ("UTC", "Asia/Kathmandu", "America/St_Johns")[number // 3 % 3]
+    os.environ["TZ"] = ("UTC", "Asia/Kathmandu", "America/St_Johns")[number // 9 % 3]
     time.tzset()
     names = os.environ["LOCALES"].split()
-    locale.setlocale(locale.LC_ALL, names[number % len(names)])
+    locale.setlocale(locale.LC_ALL, names[number // 3 % len(names)])
     os.environ["ARTIFACTS"] = artifacts
     sources, recipes = (json.loads(each)[:: (-1) ** number] for each in sys.argv[3:5])
     try:
@@ -55,16 +55,24 @@ LOCALES = ("tr_TR.UTF-8", "ar_EG.UTF-8", "de_DE.ISO-8859-1", "ja_JP.EUC-JP")
 
 
 def locales(folder: Path, wanted: Sequence[str] = LOCALES) -> dict[str, str]:
-    """The environment in which those of LOCALES can be chosen beside `C` that can be made in
-    `folder`: where the C library's own program and its definitions are here.
+    """The environment in which `wanted` can be chosen, as many as the C library's own program could
+    make in `folder`; and C and C.UTF-8, which every machine has. LOCALES names them all.
     """
     names = ["C", "C.UTF-8"]
     for name in wanted if which("localedef") else ():
         language, _, encoding = name.partition(".")
         making = ["localedef", "-i", language, "-f", encoding, str(folder / name)]
         subprocess.run(making, capture_output=True, check=False)
-        names += [name] if (folder / name).is_dir() else []
+        if (folder / name).is_dir():
+            names.append(name)
     return {"LOCALES": " ".join(names), "LOCPATH": str(folder)}
+
+
+def foreign_recipe(folder: Path) -> str:
+    """A recipe whose title another encoding would write as other bytes, or not at all."""
+    path = folder / "foreign.toml"
+    path.write_text('title = "Größe ñ, 日本語"\n', encoding="utf-8")
+    return str(path)
 
 
 def build(process: Warm, artifacts: Path, source: Path, code: str = DATASET_BUILDER) -> Started:

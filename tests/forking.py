@@ -6,8 +6,11 @@ import gc
 import os
 import select
 import signal
+import sys
 import tempfile
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -17,7 +20,9 @@ import pytest
 from tests.mutants import ROOT, changed
 from tests.reaching import Ordered, at_once, forget
 
-Place = tuple[str, int]  # a function's qualified name, and its first line
+Known = tuple[str, int]  # a function by its qualified name and its first line
+
+FAULT = 70  # a child ends with it where no test failed but this did
 
 
 class Asked(msgspec.Struct):
@@ -33,7 +38,8 @@ class Asked(msgspec.Struct):
 class Answer(msgspec.Struct):
     """What came of it."""
 
-    by: str  # the test that failed, or how the process ended; empty where all passed
+    by: str  # the test that failed, or the signal that ended the process; empty where all passed
+    fault: str = ""  # why it says nothing about the tests
 
 
 class Forking:
@@ -55,7 +61,7 @@ class Forking:
         with self.asked.open("rb") as lines, self.answers.open("wb") as answers:
             for line in lines:
                 asked = msgspec.json.decode(line, type=Asked)
-                answer = Answer(_forked(session, functions, asked))
+                answer = _forked(session, functions, asked)
                 answers.write(msgspec.json.encode(answer) + b"\n")
                 answers.flush()
         return True
@@ -63,34 +69,43 @@ class Forking:
 
 def _forked(
     session: pytest.Session,
-    functions: Mapping[str, Mapping[Place, list[FunctionType]]],
+    functions: Mapping[str, Mapping[Known, list[FunctionType]]],
     asked: Asked,
-) -> str:
+) -> Answer:
     said = Path(asked.folder) / "by"
     child = os.fork()
     if not child:
-        os.setpgid(0, 0)
-        # What it prints is its own, and is kept where it fails.
-        for stream in (1, 2):
-            os.dup2(os.open(f"{said}-{stream}", os.O_WRONLY | os.O_CREAT, 0o600), stream)
         try:
+            os.setpgid(0, 0)
+            # What it prints is its own, and is kept where it fails.
+            for stream in (1, 2):
+                os.dup2(os.open(f"{said}-{stream}", os.O_WRONLY | os.O_CREAT, 0o600), stream)
             _run(session, functions, asked, said)
+        except BaseException:  # noqa: BLE001 - whatever it is, it must not go on as the parent
+            traceback.print_exc()
         finally:
-            os._exit(1)  # `_run` does not return
-    os.setpgid(child, child)  # here too, as it may be killed before it did so
+            sys.stderr.flush()
+            os._exit(FAULT)  # `_run` does not return
+    with suppress(ProcessLookupError, PermissionError):  # it was quicker
+        os.setpgid(child, child)  # here too, as it may be killed before it did so
     ended = os.pidfd_open(child)
     try:
         select.select([ended], [], [], asked.seconds)
     finally:
         os.close(ended)
-    os.killpg(child, signal.SIGKILL)  # also what it left
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # also what it left
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return said.read_text() if said.exists() else f"an end of {status}" if status else ""
+    if said.exists():
+        return Answer(said.read_text())
+    if status > 0:
+        return Answer("", f"an end of {status}: {Path(f'{said}-2').read_text()[-2000:]}")
+    return Answer(f"signal {-status}" if status else "")
 
 
 def _run(
     session: pytest.Session,
-    functions: Mapping[str, Mapping[Place, list[FunctionType]]],
+    functions: Mapping[str, Mapping[Known, list[FunctionType]]],
     asked: Asked,
     said: Path,
 ) -> None:
@@ -98,7 +113,8 @@ def _run(
     os.chdir(asked.folder)  # a changed path may lead anywhere
     tempfile.tempdir = None
     if asked.file:
-        _put(functions[asked.file], changed(asked.file, asked.place))
+        changes = _put(functions[asked.file], changed(asked.file, asked.place))
+        assert changes == 1, f"{changes} functions are changed"
     forget()
     plugins = session.config.pluginmanager
     plugins.register(Ordered(asked.tests, ()))
@@ -119,27 +135,31 @@ class _First:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             print(report.longreprtext, flush=True)
-            self.said.write_text(report.nodeid.removeprefix("tests/"))
+            self.said.write_text(report.nodeid)
             os._exit(1)
 
 
-def _functions(file: str) -> dict[Place, list[FunctionType]]:
+def _functions(file: str) -> dict[Known, list[FunctionType]]:
     """Those of the file, wherever something holds on to them."""
-    found: dict[Place, list[FunctionType]] = {}
+    found: dict[Known, list[FunctionType]] = {}
     for each in gc.get_objects():
         if isinstance(each, FunctionType) and each.__code__.co_filename == file:
-            found.setdefault(_place(each.__code__), []).append(each)
+            found.setdefault(_known(each.__code__), []).append(each)
     return found
 
 
-def _put(functions: Mapping[Place, list[FunctionType]], module: CodeType) -> None:
+def _put(functions: Mapping[Known, list[FunctionType]], module: CodeType) -> int:
+    """Gives the functions the code that they have in `module`; how many had another."""
+    changes = 0
     for code in _codes(module):
-        for function in functions.get(_place(code), ()):
+        for function in functions.get(_known(code), ()):
             if function.__code__ != code:
                 function.__code__ = code
+                changes += 1
+    return changes
 
 
-def _place(code: CodeType) -> Place:
+def _known(code: CodeType) -> Known:
     return code.co_qualname, code.co_firstlineno
 
 

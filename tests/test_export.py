@@ -553,11 +553,11 @@ def test_a_packed_file_is_one_shard_and_a_plain_one_as_many_as_it_fills(tmp_path
     assert {shard.path for shard in shards.shards_of(path, 100)} == {str(path)}
     path.write_bytes(b"")
     assert [*shards.shards_of(path, 1)] == [shards.Shard(str(path))]
-    random = bytes(range(256))  # packs to more than a shard
+    mixed = bytes(range(256))  # packs to more than a shard
     parquet = io.BytesIO()
-    pq.write_table(pa.table({"text": [random.decode("latin-1")]}), parquet)
-    zstd = pa.compress(random, codec="zstd", asbytes=True)
-    for packed in (gzip.compress(random), zstd, parquet.getvalue()):
+    pq.write_table(pa.table({"text": [mixed.decode("latin-1")]}), parquet)
+    zstd = pa.compress(mixed, codec="zstd", asbytes=True)
+    for packed in (gzip.compress(mixed), zstd, parquet.getvalue()):
         assert len(packed) > 200
         path.write_bytes(packed)
         assert ends() == [(0, None)]
@@ -628,28 +628,24 @@ def test_a_text_of_a_table_that_is_no_utf8_is_refused_in_one_line(tmp_path):
         read_export(path)
 
 
-def test_a_table_whose_texts_repeat_is_refused_before_it_is_spread_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("most", "is_refused"), [(4_000_000, True), (9_000_000, True), (20_000_000, False)]
+)
+def test_a_table_whose_texts_repeat_is_refused_before_it_is_spread_out(
+    tmp_path, monkeypatch, most, is_refused
+):
+    # 10 MB of one text that the file holds once: three batches of 4,096 rows at most.
     path = tmp_path / "x"
-
-    def table(rows, width):
-        columns = {"message_id": [f"m{n}" for n in range(rows)], "text": ["a" * width] * rows}
-        pq.write_table(pa.table(columns), path)
-
-    # By a text that the file holds once: 10,000 rows are three batches, none too large by itself.
-    table(10_000, 1000)
-    packed = path.stat().st_size
+    names = [f"m{n}" for n in range(10_000)]
+    pq.write_table(pa.table({"message_id": names, "text": ["a" * 1000] * 10_000}), path)
     monkeypatch.setattr(lines_module, "FREE_BYTES", 0)
-    for ratio, is_refused in ((4_000_000 / packed, True), (20_000_000 / packed, False)):
-        monkeypatch.setattr(lines_module, "UNPACKED_RATIO", ratio)
-        if is_refused:
-            with pytest.raises(InputError, match="unpacks to more than"):
-                read_export(path)
-            monkeypatch.setattr(lines_module, "UNPACKED_RATIO", 9_000_000 / packed)
-            with pytest.raises(InputError, match="unpacks to more than"):
-                read_export(path)
-        else:
-            found = read_export(path)
-            assert (found.rows, found.form) == (10_000, "parquet")
+    monkeypatch.setattr(lines_module, "UNPACKED_RATIO", most / path.stat().st_size)
+    if is_refused:
+        with pytest.raises(InputError, match="unpacks to more than"):
+            read_export(path)
+    else:
+        found = read_export(path)
+        assert (found.rows, found.form) == (10_000, "parquet")
 
 
 @pytest.mark.parametrize("first", [b"5", b'{"text": 1}', b"{", b'{"message_id": "x"}'])

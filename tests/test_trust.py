@@ -14,7 +14,16 @@ from pathlib import Path
 from dataset_builder.export import read_export
 from dataset_builder.manifest import find_variant
 from dataset_builder.threads import make_tables
-from tests.builds import MANY, RECIPES, assert_whole, build, files_of, halves, locales
+from tests.builds import (
+    MANY,
+    RECIPES,
+    assert_whole,
+    build,
+    files_of,
+    foreign_recipe,
+    halves,
+    locales,
+)
 from tests.real import real
 from tests.warm import DATASET_BUILDER, ROOT, Warm
 
@@ -30,13 +39,14 @@ def test_every_build_of_the_same_sources_is_the_same_bytes(tmp_path: Path):
     sources = [str(path) for path in halves(tmp_path, trees=26)]
     (tmp_path / "locales").mkdir()
     known = locales(tmp_path / "locales", ["de_DE.ISO-8859-1"])  # others: just campaign same
+    recipes = [*RECIPES, foreign_recipe(tmp_path)]
     places = [(number, str(tmp_path / f"artifacts {number}")) for number in range(BUILDS)]
     running = []
     for at, threads in enumerate((1, 2, 4)):
         settings = {"POLARS_MAX_THREADS": threads, "OMP_NUM_THREADS": threads}
         settings |= {"PYTHONHASHSEED": at, "LC_ALL": ["C", *known["LOCALES"].split()[-2:]][at]}
         settings |= {"PYTHONUTF8": 0}
-        arguments = [threads, json.dumps(places[at::3]), json.dumps(sources), json.dumps(RECIPES)]
+        arguments = [threads, json.dumps(places[at::3]), json.dumps(sources), json.dumps(recipes)]
         running.append(
             subprocess.Popen(
                 [sys.executable, "-c", MANY, *map(str, arguments)],
@@ -51,7 +61,7 @@ def test_every_build_of_the_same_sources_is_the_same_bytes(tmp_path: Path):
         assert each.returncode == 0, told.decode()[-2000:]
     seen = [files_of(Path(place)) for _, place in places]
     assert len(seen) == BUILDS >= 20
-    assert len(seen[0]) > 5 * len(RECIPES)
+    assert len(seen[0]) > 5 * len(recipes)
     assert all(each == seen[0] for each in seen[1:])
 
 

@@ -78,6 +78,7 @@ while True:
             answer = os.fork()
             if not answer:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 listener.close()
                 os.setpgid(0, 0)
                 begin(asked)

@@ -81,21 +81,24 @@ import pytest
 sys.exit(pytest.main(options, plugins=[Forking(files.split(), Path(asked), Path(answers))]))
 """
 CHANGED = """
-import json, sys
+import json, os, sys
 from pathlib import Path
-from tests.forking import Answer, Asked
 from tests.mutants import install
 file, place, tests, *options = sys.argv[1:]
 install(file, int(place))
 import pytest
 from tests.reaching import Ordered
+sys.path[0] = os.getcwd()
+os.chdir(Path(tests).parent)  # a changed path may lead anywhere
 sys.exit(pytest.main(options, plugins=[Ordered(**json.loads(Path(tests).read_text()))]))
 """
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:anyio", "-m", "not browser")
 OPTIONS += ("-o", "tmp_path_retention_policy=failed", "--tb=short", "--durations=0")
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # hypothesis is there already
 SECONDS = 600  # for all tests of a module
-NEAR = 100  # of those that were seen to run the line, the shortest so many seconds
+# Of those that were seen to run the line the shortest that take so long together, watched: a change
+# that only others would notice counts as one that none does.
+NEAR = 100
 # For those that were not seen to run the line, the shortest first, where others were.
 REST = 4
 ALSO_SECONDS = 20  # for those of ALSO, the shortest first
@@ -130,16 +133,23 @@ def prepare(shared: Path) -> Iterator[Attempt]:
                 near = within(NEAR, near) | within(REST if near else SECONDS, far)
             if not near:
                 return ""
-            if lines is not None:
-                return fork(mutant.file, mutant.place, near, folder)
-            return _imported(process, mutant, near, [*tests], names, folder)
+            if lines is None:
+                return _imported(process, mutant, near, [*tests], names, folder)
+            by = fork(mutant.file, mutant.place, near, folder)
+            if by in near:
+                # The same tests in the same order pass where nothing is changed.
+                again = folder / "again"
+                again.mkdir()
+                upto = [*near][: [*near].index(by) + 1]
+                assert not fork("", 0, {test: near[test] for test in upto}, again), by
+            return by
 
         def attempt(seed: int, folder: Path) -> Outcome:
             mutant = MUTANTS[seed]
             by = noticed(mutant, TESTS[mutant.file], False, folder)
             if not by and mutant.file in ALSO:
                 by = noticed(mutant, ALSO[mutant.file], True, folder)
-            noticing.add(f"tests/{by}")
+            noticing.add(by)
             said = f"{mutant.file}:{mutant.line}: {mutant.change}"
             return Outcome(
                 failed=int(not by), note=f"killed {said}; by {by}" if by else f"survived {said}"
@@ -178,7 +188,9 @@ def _collected(process: Warm, shared: Path) -> Iterator[Fork]:
             lines.flush()
             answer = said.readline()
             assert answer, running.printed() + running.said()
-            return msgspec.json.decode(answer, type=Answer).by
+            found = msgspec.json.decode(answer, type=Answer)
+            assert not found.fault, found.fault
+            return found.by
 
         yield fork
 
@@ -215,7 +227,8 @@ def _imported(
     ended = running.wait()
     # Neither of these is a test that failed: pytest's own fault, its usage, no tests.
     assert ended not in (3, 4, 5), running.printed() + running.said()
-    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", running.printed(), re.MULTILINE)
+    failed = r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$"
+    found = re.search(failed, running.printed(), re.MULTILINE)
     return found[1] if found else f"an end of {ended}" if ended else ""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.builds import MANY, RECIPES, assert_same_files, files_of, halves, locales
+from tests.builds import MANY, RECIPES, assert_same_files, files_of, foreign_recipe, halves, locales
 from tests.campaign import Attempt, Campaign, Outcome
 from tests.warm import ROOT
 
@@ -20,6 +20,7 @@ BUILDS = 6  # a process
 def prepare(shared: Path) -> Iterator[Attempt]:
     """Several recipes over two sources that share trees."""
     sources = [str(path) for path in halves(shared, trees=26)]
+    known_recipes = [*RECIPES, foreign_recipe(shared)]
     (shared / "locales").mkdir()
     known = locales(shared / "locales")
 
@@ -35,7 +36,7 @@ def prepare(shared: Path) -> Iterator[Attempt]:
             # What a file is read as where nobody said: by the locale, or UTF-8 whatever it is.
             "PYTHONUTF8": chance.randint(0, 1),
         }
-        files, recipes = (chance.sample(each, len(each)) for each in (sources, RECIPES))
+        files, recipes = (chance.sample(each, len(each)) for each in (sources, known_recipes))
         arguments = (threads, json.dumps(places), json.dumps(files), json.dumps(recipes))
         done = subprocess.run(
             [sys.executable, "-c", MANY, *map(str, arguments)],
