@@ -55,6 +55,7 @@ class Forking:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         threads = os.listdir("/proc/self/task")
         assert len(threads) == 1, f"{len(threads)} threads: a fork would have one of them"
+        gc.unfreeze()  # of what the process began with, where modules of ours may be
         functions = {file: _functions(str(ROOT / file)) for file in self.files}
         gc.collect()
         gc.freeze()  # no child looks through what all share
@@ -143,7 +144,8 @@ def _functions(file: str) -> dict[Known, list[FunctionType]]:
     """Those of the file, wherever something holds on to them."""
     found: dict[Known, list[FunctionType]] = {}
     for each in gc.get_objects():
-        if isinstance(each, FunctionType) and each.__code__.co_filename == file:
+        # Asking some objects for their class would run code of theirs.
+        if type(each) is FunctionType and each.__code__.co_filename == file:
             found.setdefault(_known(each.__code__), []).append(each)
     return found
 

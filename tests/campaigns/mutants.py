@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -112,7 +112,7 @@ def prepare(shared: Path) -> Iterator[Attempt]:
     """
     process = Warm(shared / "warm", os.getpid(), LIBRARIES)
     ran = {name: _reach(process, name, shared) for name in _names()}
-    with _collected(process, shared) as fork:
+    with collected(process, shared, _names()) as fork:
         # Tests that fail in such a process without a change would notice each.
         everything = {test: each.seconds for tests in ran.values() for test, each in tests.items()}
         by = fork("", 0, everything, shared)
@@ -173,11 +173,12 @@ Fork = Callable[[str, int, dict[str, float], Path], str]
 
 
 @contextmanager
-def _collected(process: Warm, shared: Path) -> Iterator[Fork]:
+def collected(process: Warm, shared: Path, names: Iterable[str]) -> Iterator[Fork]:
+    """A process forked off `process` that has collected these files of tests, to be asked."""
     asked, answers = shared / "asked", shared / "answers"
     for each in (asked, answers):
         os.mkfifo(each)
-    options = (*OPTIONS, "--capture=sys", *map(_path, _names()))
+    options = (*OPTIONS, "--capture=sys", *map(_path, names))
     files = " ".join(TESTS)
     running = process.start(COLLECTED, asked, answers, files, *options, TMPDIR=str(shared))
     with _opened(asked, running) as lines, answers.open("rb") as said:
