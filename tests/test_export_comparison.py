@@ -179,6 +179,11 @@ def test_a_name_in_markdown_is_one_span_of_code():
     assert code("") == code(" ") == "` `"
 
 
+def test_a_backtick_too_many_opens_no_code():
+    said = {"a`b": "a'b", "`a` b": "`a` b", "`a` b`c": "`a` b'c", "`a``b`": "`a``b`"}
+    assert {text: plain(text) for text in said} == said
+
+
 @pytest.mark.parametrize("payload", MARKUP)
 def test_markdown_obeys_no_hostile_text(payload: str):
     for text in (plain(payload), plain(f"`{payload}`"), code(payload)):
