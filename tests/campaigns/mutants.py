@@ -133,15 +133,19 @@ def prepare(shared: Path) -> Iterator[Attempt]:
                 near = within(NEAR, near) | within(REST if near else SECONDS, far)
             if not near:
                 return ""
-            if lines is None:
-                return _imported(process, mutant, near, [*tests], names, folder)
-            by = fork(mutant.file, mutant.place, near, folder)
+
+            def tried(file: str, place: int, asked: dict[str, float], folder: Path) -> str:
+                if lines is not None:
+                    return fork(file, place, asked, folder)
+                return _imported(process, (file, place), asked, [*tests], names, folder)
+
+            by = tried(mutant.file, mutant.place, near, folder)
             if by in near:
                 # The same tests in the same order pass where nothing is changed.
                 again = folder / "again"
                 again.mkdir()
                 upto = [*near][: [*near].index(by) + 1]
-                assert not fork("", 0, {test: near[test] for test in upto}, again), by
+                assert not tried("", -1, {test: near[test] for test in upto}, again), by
             return by
 
         def attempt(seed: int, folder: Path) -> Outcome:
@@ -210,7 +214,7 @@ def _opened(path: Path, running: Started) -> BinaryIO:
 
 def _imported(
     process: Warm,
-    mutant: Mutant,
+    change: tuple[str, int],
     tests: dict[str, float],
     known: list[str],
     names: tuple[str, ...],
@@ -220,15 +224,13 @@ def _imported(
     listed = folder / "tests.json"
     listed.write_bytes(msgspec.json.encode({"seconds": tests, "known": known}))
     options = ("-x", *OPTIONS, *map(_path, names))
-    running = process.start(
-        CHANGED, mutant.file, mutant.place, listed, *options, TMPDIR=str(folder)
-    )
+    running = process.start(CHANGED, *change, listed, *options, TMPDIR=str(folder))
     running.is_running(SECONDS)
     running.kill_all()  # also what it left
     ended = running.wait()
     # Neither of these is a test that failed: pytest's own fault, its usage, no tests.
     assert ended not in (3, 4, 5), running.printed() + running.said()
-    failed = r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$"
+    failed = r"^(?:FAILED|ERROR) \S*?(tests/.+?)(?: - .*)?$"
     found = re.search(failed, running.printed(), re.MULTILINE)
     return found[1] if found else f"an end of {ended}" if ended else ""
 
