@@ -23,7 +23,7 @@ from tests.trainings import LIGHT
 from tests.warm import ALL, DATASET_BUILDER, EVALS, REPORTS, Warm
 
 BUILDERS, EVALUATIONS, READERS = 8, 4, 8
-SECONDS = 60  # a round
+SECONDS = 600  # a round
 
 
 @contextmanager
