@@ -209,6 +209,17 @@ def building(out: Path, *, replaces: bool = False) -> Iterator[Path]:
         raise
 
 
+def in_place(folder: Path, pattern: str) -> list[Path]:
+    """What `pattern` finds below `folder`, sorted, but for what is still being made: it may be gone
+    in the next moment, and what a killed process left of it was never whole.
+    """
+    return [
+        path
+        for path in sorted(folder.glob(pattern))
+        if not any(part.startswith(BUILDING) for part in path.relative_to(folder).parts)
+    ]
+
+
 def sweep(folder: Path) -> None:
     """Remove what builders that are no longer alive left unfinished in `folder`; what one of them
     had moved aside, and put nothing in the place of, goes back.

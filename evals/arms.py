@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.artifacts import artifacts_root, in_place, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
 from dataset_builder.tables import read_table
@@ -163,7 +163,7 @@ def find_evaluation(directory: Path, suite_name: str | None = None) -> Path:
 
 def find_base(evaluation: Evaluation) -> Path | None:
     """The evaluation of the same suite by the base model of this one; None where there is none."""
-    for path in sorted(artifacts_root().glob("bases/*/evals/*/eval.json")):
+    for path in in_place(artifacts_root(), "bases/*/evals/*/eval.json"):
         found = read_json(path, Evaluation)
         is_same = all(
             getattr(found, key) == getattr(evaluation, key)
@@ -264,7 +264,7 @@ def _common_suite(arms: Sequence[Sequence[Path]], suite_name: str | None) -> str
 
 def _evaluations(directory: Path) -> dict[str, Path]:
     """The finished evaluations of a run, by the digest of suite and prompt files."""
-    paths = sorted(directory.glob("evals/*/eval.json"))
+    paths = in_place(directory, "evals/*/eval.json")
     return {read_json(path, Evaluation).suite_digest: path.parent for path in paths}
 
 

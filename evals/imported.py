@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from dataset_builder.artifacts import artifacts_root, building, read_json, write_json
+from dataset_builder.artifacts import artifacts_root, building, in_place, read_json, write_json
 from dataset_builder.digest import rows_digest
 from dataset_builder.errors import InputError
 from dataset_builder.split import letters_and_digits
@@ -72,7 +72,7 @@ class Asked:
 
 def imported_directories() -> list[Path]:
     """Every imported arm, sorted by name."""
-    return sorted(path.parent for path in artifacts_root().glob(f"{IMPORTED}/[!.]*/source.json"))
+    return [path.parent for path in in_place(artifacts_root(), f"{IMPORTED}/*/source.json")]
 
 
 def load_imported(directory: Path) -> Imported:

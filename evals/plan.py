@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from dataset_builder.artifacts import artifacts_root
+from dataset_builder.artifacts import artifacts_root, in_place
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest
 from dataset_builder.settings import parse_settings
@@ -234,7 +234,7 @@ def suite_questions(
 
 
 def _the_tables(named: str | None) -> str:
-    found = [path.parent.name for path in artifacts_root().glob("tables/*/source.json")]
+    found = [path.parent.name for path in in_place(artifacts_root(), "tables/*/source.json")]
     meant = [name for name in sorted(found) if name.startswith(named[:12] if named else "")]
     if len(meant) != 1:
         which = f"{len(meant)} tables are called `{named}`" if named else f"there are {len(found)}"

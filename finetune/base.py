@@ -15,7 +15,14 @@ from typing import Any
 
 import msgspec
 
-from dataset_builder.artifacts import artifacts_root, building, file_digest, read_json, write_json
+from dataset_builder.artifacts import (
+    artifacts_root,
+    building,
+    file_digest,
+    in_place,
+    read_json,
+    write_json,
+)
 from dataset_builder.errors import InputError
 from finetune.foreign import NO_CODE, configuration, weights_of
 from finetune.preset import Base
@@ -77,7 +84,7 @@ def ready_base(base: Base, report: Callable[[str], None] = lambda line: None) ->
 def known_base(base: Base, digest: str) -> BaseFiles | None:
     """What is known of a base model of that digest whose files need not be here: where its own
     evaluations lie. None where no folder among the artefacts is its home."""
-    for path in sorted((artifacts_root() / "bases").glob(f"*-{digest[:12]}/base.json")):
+    for path in in_place(artifacts_root() / "bases", f"*-{digest[:12]}/base.json"):
         record = read_json(path, BaseRecord)
         if record.digest == digest:
             return BaseFiles(

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from dataset_builder.artifacts import artifacts_root, file_digest, read_json
+from dataset_builder.artifacts import artifacts_root, file_digest, in_place, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest
 
@@ -149,8 +149,8 @@ def run_name(
 
 def run_directories() -> list[Path]:
     """Every finished run, sorted by name."""
-    found = (path.parent for path in runs_root().glob("*/*/run.json"))
-    return sorted(directory for directory in found if directory.suffix != ".unfinished")
+    found = (path.parent for path in in_place(runs_root(), "*/*/run.json"))
+    return [directory for directory in found if directory.suffix != ".unfinished"]
 
 
 def find_runs(name: str, others: Sequence[Path] = ()) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from dataset_builder.artifacts import artifacts_root, read_json, write_text
+from dataset_builder.artifacts import artifacts_root, in_place, read_json, write_text
 from dataset_builder.errors import InputError
 from evals.arms import BASE, Answers, find_base, load_answers
 from evals.tables import Comparison, Evaluation
@@ -49,7 +49,7 @@ def refresh_card(directory: Path, run: Run, card: Path | None = None) -> Path:
     Raises InputError where there is no card, or where the run was not evaluated.
     """
     path = card or directory / "adapter" / "README.md"
-    scored = [_scored(found.parent) for found in sorted(directory.glob("evals/*/eval.json"))]
+    scored = [_scored(found.parent) for found in in_place(directory, "evals/*/eval.json")]
     if not scored:
         name = f"{directory.parent.name}/{directory.name}"
         raise InputError(f"run `{name}` was not evaluated", f"type `just eval {name}`")
@@ -160,7 +160,7 @@ def _verdicts(directory: Path) -> list[str]:
     """What comparisons say of the arms that this run is a seed of, as Markdown."""
     place = directory.resolve().parts[-2:]
     lines = []
-    for path in sorted(artifacts_root().glob("comparisons/[!.]*/comparison.json")):
+    for path in in_place(artifacts_root(), "comparisons/*/comparison.json"):
         comparison = read_json(path, Comparison)
         arms = [
             arm for arm in comparison.arms if place in {Path(run).parts[-2:] for run in arm.runs}

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset_builder.artifacts import BUILDING, artifacts_root, read_json
+from dataset_builder.artifacts import artifacts_root, in_place, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.fit import Fit
 from dataset_builder.tables import read_table
@@ -97,8 +97,7 @@ def find_comparison(name: str) -> Path:
         return Path(name)
     finished = {
         path.parent.name: path.parent
-        for path in artifacts_root().glob("comparisons/*/comparison.json")
-        if not path.parent.name.startswith(BUILDING)
+        for path in in_place(artifacts_root(), "comparisons/*/comparison.json")
     }
     matching = [each for each in sorted(finished) if each == name]
     matching = matching or [each for each in sorted(finished) if each.startswith(name)]

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dataset_builder.artifacts import artifacts_root, read_json
+from dataset_builder.artifacts import artifacts_root, in_place, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.json_lines import read_lines
 from dataset_builder.manifest import read_variant
@@ -198,7 +198,7 @@ def _tokens(grid: Grid, arm: str) -> float | None:
 def _base_directory(base: Base) -> Path | None:
     """Where the base model's files lie; None where they are not here, or not made ready yet."""
     if base.model.startswith(PACKAGE):
-        for path in sorted(artifacts_root().glob("bases/*/base.json")):
+        for path in in_place(artifacts_root(), "bases/*/base.json"):
             try:
                 if read_json(path, BaseRecord).model == base.model:
                     return path.parent / "model"

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dataset_builder.artifacts import BUILDING, artifacts_root, read_json
+from dataset_builder.artifacts import artifacts_root, in_place, read_json
 from dataset_builder.errors import InputError
 from dataset_builder.manifest import Manifest, Pointer
 from evals.arms import BASE
@@ -108,13 +108,11 @@ def read_listing(root: Path) -> Listing:
 
 def unfinished_runs(root: Path) -> list[Path]:
     """The folders of runs that were begun and not finished."""
-    return sorted(
+    return [
         path
-        for path in (root / "runs").glob("*/*")
-        if path.is_dir()
-        and not path.name.startswith(BUILDING)
-        and not (path / "run.json").is_file()
-    )
+        for path in in_place(root / "runs", "*/*")
+        if path.is_dir() and not (path / "run.json").is_file()
+    ]
 
 
 def moment(stamp: str) -> str:
@@ -228,9 +226,7 @@ def _records(
     """The records that `pattern` finds, sorted by path; what is damaged goes to `unreadable`, and
     the rest is listed.
     """
-    for path in sorted(root.glob(pattern)):
-        if any(part.startswith(BUILDING) for part in path.relative_to(root).parts):
-            continue
+    for path in in_place(root, pattern):
         try:
             yield path, read_json(path, struct)
         except InputError as error:
