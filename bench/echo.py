@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from dataset_builder.artifacts import artifacts_root
+from dataset_builder.artifacts import artifacts_root, in_place
 from dataset_builder.words import runs_of
 
 RUNS = (1, 4)  # words
@@ -50,7 +50,7 @@ def table(generations: Path) -> Iterator[tuple[int | None, list[float]]]:
 
 def main(suite: str) -> None:
     root = artifacts_root()
-    for path in sorted(root.glob(f"*/**/evals/{suite}-*/generations.parquet")):
+    for path in in_place(root, f"*/**/evals/{suite}-*/generations.parquet"):
         said = [
             f"{limit or 'none'}: " + ", ".join(f"{mean:.0%}" for mean in means)
             for limit, means in table(path)

@@ -213,9 +213,13 @@ def in_place(folder: Path, pattern: str) -> list[Path]:
     """What `pattern` finds below `folder`, sorted, but for what is still being made: it may be gone
     in the next moment, and what a killed process left of it was never whole.
     """
+    try:
+        found = sorted(folder.glob(pattern))
+    except FileNotFoundError:  # a folder got another name while it was looked through
+        return in_place(folder, pattern)
     return [
         path
-        for path in sorted(folder.glob(pattern))
+        for path in found
         if not any(part.startswith(BUILDING) for part in path.relative_to(folder).parts)
     ]
 

@@ -92,9 +92,11 @@ def prepare(shared: Path) -> Iterator[Attempt]:
         acts = [build] * BUILDERS + [evaluate] * EVALUATIONS + [read] * READERS
         with ThreadPoolExecutor(len(acts)) as actors:
             ended = [actors.submit(act, number, what) for number, what in enumerate(acts)]
-            times = sum(each.result() for each in ended)
+        faults = [fault for each in ended if (fault := each.exception())]
+        if faults:
+            raise ExceptionGroup(f"{len(faults)} of {len(acts)} ended", faults)
         _assert_nothing_is_corrupt(artifacts)
-        return Outcome(times)
+        return Outcome(sum(each.result() for each in ended))
 
     yield attempt
 
