@@ -49,28 +49,6 @@ def no_power_is_cut() -> Iterator[None]:
         yield
 
 
-# Begun last, one of these would leave a processor without work; after them comes what others steal.
-LONG = [
-    "test_engine",
-    "test_attention",
-    "test_trust",
-    "test_launch",
-    "test_grpo",
-    "test_browser",
-    "test_model",
-    "test_worker",
-    "test_end_to_end",
-    "test_dpo_resume",
-    "test_checkpoints",
-    "test_scanning",
-]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Collecting tests imports a million objects, none of which is garbage."""
