@@ -43,7 +43,8 @@ def mutants(file: str) -> Iterator[Mutant]:
             yield Mutant(file, place, getattr(node, "lineno", 0), change)
 
 
-# Changed whenever tests were written for what survived: the next sample is one they have not seen.
+# Changed whenever tests were written for what survived of the sample before. Before "3" they were
+# for what survived of all changes in functions: it is a sample of those.
 DRAW = "3"
 
 
